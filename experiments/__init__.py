@@ -1,0 +1,31 @@
+"""Choice: what is run and why. The one list of experiments, and the trials that a selection of them needs."""
+
+from collections.abc import Iterable
+from types import ModuleType
+
+from experiments import bottlenecks, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
+from experiments.profiles import Profile
+from study.spec import Trial, check_choice
+
+EXPERIMENTS = (plain_vs_residual, shortcut_options, depth_scaling, learning_rate, bottlenecks)
+
+
+def name_of(experiment: ModuleType) -> str:
+    """`experiments.plain_vs_residual` is `plain-vs-residual`."""
+    return experiment.__name__.rpartition(".")[2].replace("_", "-")
+
+
+def planned(profile: Profile, names: Iterable[str] = ()) -> dict[Trial, list[str]]:
+    """Every trial of the named experiments (all, if none is named), once, with the experiments that it serves.
+
+    Membership is derived: a net that serves three figures is one trial, because three definitions produce one id.
+    """
+    names = list(names) or [name_of(experiment) for experiment in EXPERIMENTS]
+    for name in names:
+        check_choice("experiment", name, [name_of(experiment) for experiment in EXPERIMENTS])
+    serves: dict[Trial, list[str]] = {}
+    for experiment in EXPERIMENTS:
+        if name_of(experiment) in names:
+            for trial in experiment.trials(profile):
+                serves.setdefault(trial, []).append(name_of(experiment))
+    return serves

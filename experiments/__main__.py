@@ -1,0 +1,182 @@
+"""`python -m experiments list | plan | run | status`: what could be run, what would be, run it, how far it is."""
+
+import json
+from contextlib import ExitStack
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from experiments import EXPERIMENTS, name_of
+from experiments.command import RUN_OPTIONS, Selection, main, selecting, slots
+from experiments.live import duration, percent, watching
+from experiments.profiles import PROFILES
+from experiments.recipes import deviations
+from study import cost, progress
+from study.spec import Trial
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+console = Console(highlight=False)
+
+
+@click.group()
+def cli() -> None:
+    """The study of 'Deep Residual Learning for Image Recognition' (He et al., CVPR 2016)."""
+
+
+@cli.command("list")
+@JSON
+def list_command(as_json: bool) -> None:
+    """Experiments and profiles."""
+    experiments = {name_of(experiment): (experiment.__doc__ or "").strip() for experiment in EXPERIMENTS}
+    profiles = {profile.name: profile.summary for profile in PROFILES}
+    if as_json:
+        print(json.dumps({"experiments": experiments, "profiles": profiles}, indent=2))
+        return
+    for name, text in experiments.items():
+        console.print(f"{name}\n    " + text.replace("\n", "\n    ") + "\n", markup=False)
+    for name, text in profiles.items():
+        console.print(f"PROFILE={name:8}{text}", markup=False)
+
+
+@cli.command()
+@selecting(JSON)
+def plan(selected: Selection) -> None:
+    """Every trial with its predicted seconds and memory, longest first, before anything runs."""
+    runs = logged(selected)
+    factor = cost.calibration((run.trial, float(run.tags["seconds"])) for run in runs.values() if "seconds" in run.tags)
+    rows = [plan_row(selected, trial, factor, runs) for trial in selected.trials]
+    rows.sort(key=lambda row: -row["seconds"])
+    left = [row["seconds"] for row in rows if not row["done"]]
+    result = {
+        "profile": selected.profile.name,
+        "trials": rows,
+        "total_seconds": round(sum(left), 1),
+        "makespan_seconds": round(cost.makespan(left, slots(selected.execution)), 1),
+    }
+    if selected.arguments["as_json"]:
+        print(json.dumps(result, indent=2))
+        return
+    table = Table()
+    for column in ("trial", "serves", "iterations", "parameters", "seconds", "memory", "done"):
+        table.add_column(column, justify="left" if column in ("trial", "serves") else "right")
+    for row in rows:
+        table.add_row(
+            row["id"],
+            ", ".join(row["experiments"]),
+            f"{row['iterations']:,}",
+            f"{row['params']:,}",
+            duration(row["seconds"]),
+            f"{row['memory_bytes'] / 2**30:.1f} GiB",
+            "yes" if row["done"] else "",
+        )
+    console.print(table)
+    scale = "scaled by the trials that have finished" if factor != 1 else "not yet calibrated on this machine"
+    console.print(
+        f"{len(left)} of {len(rows)} trials to run: about {duration(sum(left))} of one core,"
+        f" {duration(result['makespan_seconds'])} with {slots(selected.execution)} at a time (predictions {scale})"
+    )
+
+
+def plan_row(selected: Selection, trial: Trial, factor: float, runs: dict[str, Any]) -> dict[str, Any]:
+    """One trial as `plan --json` prints it."""
+    return {
+        "id": trial.id,
+        "experiments": selected.serves[trial],
+        "family": trial.model.family,
+        "depth": trial.model.depth,
+        "shortcut": trial.model.shortcut,
+        "data": trial.data.name,
+        "seed": trial.seed,
+        "iterations": trial.recipe.iterations,
+        "params": cost.parameters(trial.model, trial.data),
+        "multiply_adds": cost.multiply_adds(trial.model, trial.data),
+        "seconds": round(factor * cost.predicted_seconds(trial), 2),
+        "memory_bytes": cost.predicted_bytes(trial),
+        "done": has_result(runs, trial),
+    }
+
+
+@cli.command()
+@selecting(*RUN_OPTIONS)
+def run(selected: Selection) -> int:
+    """Run what has no result yet. Exit code 1 if a trial then still has none."""
+    from study.launch import launch
+
+    tags = {
+        trial.id: {
+            "profile": selected.profile.name,
+            "experiments": ", ".join(names),
+            "deviations": "; ".join(deviations(trial)) or "none",
+        }
+        for trial, names in selected.serves.items()
+    }
+    with ExitStack() as looking:
+
+        def on_start(todo: list[Trial]) -> None:
+            console.print(
+                f"{len(todo)} of {len(selected.serves)} trials of profile {selected.profile.name} to run,"
+                f" {1 if selected.execution.local else slots(selected.execution)} at a time, longest first",
+            )
+            looking.enter_context(watching(todo, selected.execution, console))
+
+        launch(selected.trials, selected.execution, tags, on_start)
+    runs = logged(selected)
+    missing = [trial for trial in selected.trials if not has_result(runs, trial)]
+    for trial in missing:
+        console.print(f"no result: {trial.id}", markup=False)
+    console.print(f"{len(selected.serves) - len(missing)} of {len(selected.serves)} trials have a result")
+    return 1 if missing else 0
+
+
+@cli.command()
+@selecting(JSON)
+def status(selected: Selection) -> None:
+    """Where each trial of the study stands now."""
+    runs = logged(selected)
+    rows = []
+    for trial in selected.trials:
+        said = progress.read(selected.execution.trial_folder(trial.id))
+        outcome = runs[trial.id].outcome if trial.id in runs else "missing"
+        rows.append(
+            {
+                "id": trial.id,
+                "outcome": outcome,
+                "iteration": said.get("iteration", 0),
+                "iterations": trial.recipe.iterations,
+                "train_error_pct": said.get("train_error_pct"),
+                "seconds_left": said.get("seconds_left") if outcome == "running" else None,
+            }
+        )
+    if selected.arguments["as_json"]:
+        print(json.dumps({"profile": selected.profile.name, "trials": rows}, indent=2))
+        return
+    table = Table()
+    for column in ("trial", "outcome", "iteration", "training error", "left"):
+        table.add_column(column, justify="left" if column in ("trial", "outcome") else "right")
+    for row in rows:
+        left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
+        reached = f"{row['iteration']} / {row['iterations']}"
+        table.add_row(row["id"], row["outcome"], reached, percent(row["train_error_pct"]), left)
+    console.print(table)
+    counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in {row["outcome"] for row in rows}}
+    console.print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
+
+
+def logged(selected: Selection) -> dict[str, Any]:
+    """The logged runs by trial id, without their curves; {} before the first launch."""
+    execution = selected.execution
+    if not execution.tracking_uri and not (execution.storage / "store.json").exists():
+        return {}
+    from study import tracking  # mlflow takes seconds to import
+
+    return {run.trial.id: run for run in tracking.read(execution, selected.trials, records=False)}
+
+
+def has_result(runs: dict[str, Any], trial: Trial) -> bool:
+    return trial.id in runs and runs[trial.id].outcome in ("finished", "diverged")
+
+
+if __name__ == "__main__":
+    main(cli)

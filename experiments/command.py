@@ -1,0 +1,106 @@
+"""What every command line of the study shares: the options that select trials, and the exit codes.
+
+Exit codes: 0 done, 1 something failed or is missing, 2 the user's input is wrong (one line, no traceback), 130
+interrupted (the same command continues).
+"""
+
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments import planned
+from experiments.profiles import PROFILES, Profile, profile
+from study.spec import Execution, InputError, Trial
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The trials a command is about, with the experiments each serves, and how and where they are run."""
+
+    profile: Profile
+    serves: dict[Trial, list[str]]
+    execution: Execution
+    arguments: dict[str, Any] = field(repr=False)
+
+    @property
+    def trials(self) -> list[Trial]:
+        return list(self.serves)
+
+
+OPTIONS = (
+    click.option("--profile", default="quick", help=f"{', '.join(p.name for p in PROFILES)} (default: quick)."),
+    click.option("--experiments", default="", help="Names, separated by spaces; all if none is given."),
+    click.option("--seeds", type=int, help="Seeds of every condition, instead of the profile's."),
+    click.option("--data", default="", help="Other data: digits, fashion-mnist, cifar10, cifar100 or folder:NAME."),
+    click.option("--data-root", type=Path, default=Path("data"), help="Where data sets are kept (default: data)."),
+    click.option("--storage", type=Path, default=Path("store"), help="Folder of the store (default: store)."),
+    click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database."),
+    click.option("--cpus", type=int, default=0, help="Cores to fill (default: all)."),
+    click.option("--threads", type=int, default=1, help="CPU threads of a trial (default: 1)."),
+)
+RUN_OPTIONS = (
+    click.option("--device", default="auto", help="auto, cpu or cuda (default: auto)."),
+    click.option("--gpus-per-trial", type=float, default=1.0, help="Share of a GPU a trial takes (default: 1)."),
+    click.option("--retries", type=int, default=2, help="Further attempts at a trial that failed (default: 2)."),
+    click.option("--checkpoint-seconds", type=float, default=30.0, help="Work lost by a kill, at most (default: 30)."),
+    click.option("--address", default="", help="A running Ray cluster, instead of this machine."),
+    click.option("--local", is_flag=True, help="A plain for-loop in this process, without Ray."),
+)
+
+
+def selecting(*more: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a click command: `OPTIONS` and `more` become its first argument, a `Selection`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(**arguments: Any) -> Any:
+            return command(_select(arguments))
+
+        for option in reversed((*OPTIONS, *more)):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
+
+def _select(arguments: dict[str, Any]) -> Selection:
+    chosen = profile(arguments["profile"])
+    if arguments["seeds"] is not None:
+        chosen = chosen.with_seeds(arguments["seeds"])
+    name, root, ours = arguments["data"], arguments["data_root"], chosen.data
+    if name and name != ours.name:
+        from study.data import describe
+
+        theirs = describe(name, root, padding=ours.padding, flip=ours.flip, normalise=ours.normalise)
+        chosen = chosen.with_data(theirs)
+    known = {option for option in Execution.__dataclass_fields__ if option in arguments}
+    execution = Execution(**{option: arguments[option] for option in known - {"storage"}}, storage=arguments["storage"])
+    return Selection(chosen, planned(chosen, arguments["experiments"].split()), execution, arguments)
+
+
+def slots(execution: Execution) -> int:
+    """How many trials run at a time on this machine's cores."""
+    return max(1, (execution.cpus or os.cpu_count() or 1) // execution.threads)
+
+
+def main(cli: click.Command) -> None:
+    """Run a command line and exit with the study's exit codes."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except InputError as error:
+        message = str(error)
+    except click.ClickException as error:
+        message = error.format_message()
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
+        sys.exit(130)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)

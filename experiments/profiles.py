@@ -1,0 +1,163 @@
+"""Profiles scale every experiment: data, width, recipe, depths, seeds, and the claims that they cannot test."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+from experiments import recipes
+from study.spec import Data, Model, Recipe, Trial, check_at_least, check_choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How large the study is. `untestable` maps a claim's id, or '*' for all, to the reason."""
+
+    name: str
+    summary: str
+    data: Data
+    width: int
+    recipe: Callable[[Model], Recipe]
+    deep_recipe: Callable[[Model], Recipe]
+    depths: tuple[int, ...]  # of plain and residual nets
+    shortcut_depths: tuple[int, ...]  # at which options A, B and C are compared
+    deep_depths: tuple[int, ...]  # of the depth-scaling experiment
+    rate_nets: tuple[tuple[str, int], ...]  # (family, depth) run at the paper's learning rate throughout
+    bottleneck_depths: tuple[int, ...]  # 9n+2
+    seeds: int
+    deep_seeds: int
+    rate_seeds: int
+    untestable: Mapping[str, str] = field(default_factory=dict)
+
+    def model(self, family: str, depth: int, shortcut: str = "A", block: str = "basic") -> Model:
+        shortcut = "none" if family == "plain" else shortcut
+        return Model(family=family, block=block, depth=depth, shortcut=shortcut, width=self.width)
+
+    def trials(self, model: Model, recipe: Recipe, seeds: int) -> list[Trial]:
+        return [Trial(model=model, data=self.data, recipe=recipe, seed=seed) for seed in range(seeds)]
+
+    def with_seeds(self, seeds: int) -> "Profile":
+        """The same profile with `seeds` seeds of every condition."""
+        check_at_least("seeds", seeds, 1)
+        return replace(self, seeds=seeds, deep_seeds=seeds, rate_seeds=seeds)
+
+    def with_data(self, data: Data) -> "Profile":
+        """The same profile on other data, augmented and normalised as the profile does it."""
+        return replace(self, data=data)
+
+
+DIGITS = Data(
+    name="digits",
+    channels=1,
+    size=8,
+    classes=10,
+    held_out=0,
+    padding=0,
+    flip=False,
+    normalise="scalar",  # border pixels are constant: a deviation a pixel would divide by zero
+    digest="",
+)
+FASHION = Data(
+    name="fashion-mnist",
+    channels=1,
+    size=28,
+    classes=10,
+    held_out=0,
+    padding=4,
+    flip=True,
+    normalise="pixel-mean",
+    digest="",
+)
+
+SMOKE = Profile(
+    name="smoke",
+    summary="digits, width 4, a few iterations: every part of the machinery in a minute, no claims",
+    data=DIGITS,
+    width=4,
+    recipe=recipes.seconds,
+    deep_recipe=recipes.seconds_deep,
+    depths=(20, 56),
+    shortcut_depths=(20,),
+    deep_depths=(1202,),
+    rate_nets=(("plain", 20),),
+    bottleneck_depths=(29,),
+    seeds=2,
+    deep_seeds=1,
+    rate_seeds=1,
+    untestable={"*": "a few iterations exercise the machinery; they say nothing about trained nets"},
+)
+
+_FLOOR = "residual nets of every depth are at the floor of this training error (about 0 %)"
+_SMALL_TEST = "differences between residual nets are smaller than what 360 test images resolve"
+_SHORT = "the 1202-layer net is still learning when this schedule ends"
+QUICK = Profile(
+    name="quick",
+    summary="digits, width 8, 450 iterations: the effect on a laptop CPU, with seeds, in minutes",
+    data=DIGITS,
+    width=8,
+    recipe=recipes.minutes,
+    deep_recipe=recipes.minutes_deep,
+    depths=(20, 32, 44, 56, 110),
+    shortcut_depths=(20, 56),
+    deep_depths=(110, 1202),
+    rate_nets=(("plain", 20), ("plain", 56), ("residual", 20)),
+    bottleneck_depths=(),
+    seeds=3,
+    deep_seeds=1,
+    rate_seeds=1,
+    untestable={
+        "S42-4": _FLOOR,
+        "S41-26": _SMALL_TEST,
+        "S42-5": _SMALL_TEST,
+        "S42-11": "the state of the art it is compared with is CIFAR-10's",
+        "S42-15": _SHORT,
+        "S42-16": "7.93 % is a CIFAR-10 error",
+        "S42-17": _SHORT,
+        "S42-18": _SHORT,
+        "S42-19": _SHORT,
+    },
+)
+
+CLASS = Profile(
+    name="class",
+    summary="Fashion-MNIST, width 16, the paper's schedule at an eighth: one GPU or a CPU overnight",
+    data=FASHION,
+    width=16,
+    recipe=recipes.shortened,
+    deep_recipe=recipes.shortened,
+    depths=(20, 32, 44, 56, 110),
+    shortcut_depths=(20, 56),
+    deep_depths=(110,),
+    rate_nets=(("residual", 110),),
+    bottleneck_depths=(29, 83),
+    seeds=1,
+    deep_seeds=1,
+    rate_seeds=1,
+    untestable={
+        "S42-11": "the state of the art it is compared with is CIFAR-10's",
+        **{claim: "this profile has no 1202-layer net" for claim in ("S42-15", "S42-16", "S42-17", "S42-18", "S42-19")},
+    },
+)
+
+PAPER = Profile(
+    name="paper",
+    summary="CIFAR-10, width 16, 64,000 iterations, five seeds: the paper's own, for a GPU cluster",
+    data=recipes.PAPER_DATA,
+    width=recipes.PAPER_WIDTH,
+    recipe=recipes.whole_batch_norm,
+    deep_recipe=recipes.whole_batch_norm,
+    depths=(20, 32, 44, 56, 110),
+    shortcut_depths=(20, 56),
+    deep_depths=(110, 1202),
+    rate_nets=(("plain", 110), ("residual", 110)),
+    bottleneck_depths=(29, 83),
+    seeds=5,
+    deep_seeds=5,
+    rate_seeds=5,
+)
+
+PROFILES = (SMOKE, QUICK, CLASS, PAPER)
+
+
+def profile(name: str) -> Profile:
+    """The profile of that name; raises `InputError` for another."""
+    check_choice("profile", name, [p.name for p in PROFILES])
+    return next(p for p in PROFILES if p.name == name)

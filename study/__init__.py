@@ -1,0 +1,1 @@
+"""Mechanism: knows how to run any trial, knows no particular experiment."""

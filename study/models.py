@@ -1,0 +1,125 @@
+"""The CIFAR family of Sec. 4.2: plain and residual nets, shortcut options A, B and C, basic and bottleneck blocks.
+
+Owns the modules and their initial weights. Knows nothing of data, training or devices.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from study.data import generator
+from study.spec import Model, Trial
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm over at most `images` images at a time, as on the paper's two GPUs; PyTorch's own otherwise."""
+
+    def __init__(self, channels: int, images: int) -> None:
+        super().__init__(channels)
+        self.images = images
+        self.num_batches_tracked = None  # its momentum is constant: a counter would only cost time
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or len(x) <= self.images:
+            return super().forward(x)
+        return torch.cat([super(BatchNorm, self).forward(part) for part in x.split(self.images)])
+
+
+class OptionA(nn.Module):
+    """Identity shortcut: every second pixel where the map shrinks, zeros for added channels. No parameters."""
+
+    def __init__(self, added: int, stride: int) -> None:
+        super().__init__()
+        self.added, self.stride = added, stride
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C + added, H / stride, W / stride]
+        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1; with a shortcut around them unless the net is plain."""
+
+    def __init__(self, inputs: int, inner: int, stride: int, model: Model, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        outputs = inner * model.expansion
+        if model.block == "basic":
+            shapes = [(inputs, inner, 3, stride), (inner, outputs, 3, 1)]
+        else:  # stride in the first 1x1, as Table 1's multiply-adds and the authors' released nets have it
+            shapes = [(inputs, inner, 1, stride), (inner, inner, 3, 1), (inner, outputs, 1, 1)]
+        self.convs = nn.ModuleList(convolution(*shape) for shape in shapes)
+        self.norms = nn.ModuleList(norm(shape[1]) for shape in shapes)
+        changes = inputs != outputs or stride != 1
+        self.shortcut: nn.Module | None
+        if model.family == "plain":
+            self.shortcut = None
+        elif model.shortcut == "C" or (model.shortcut == "B" and changes):
+            self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), norm(outputs))
+        else:
+            self.shortcut = OptionA(outputs - inputs, stride) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
+            y = functional.relu_(norm(conv(y)))
+        y = self.norms[-1](self.convs[-1](y))
+        if self.shortcut is not None:
+            y = y + self.shortcut(x)  # y = F(x, {W_i}) + x, Eq. 1
+        return functional.relu_(y)
+
+
+class Net(nn.Module):
+    """3x3 stem, three stages of n blocks on maps of full, half and quarter size, average pooling, classifier."""
+
+    def __init__(self, model: Model, channels: int, classes: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.stem = convolution(channels, model.width, 3, 1)
+        self.stem_norm = norm(model.width)
+        stages, inputs = [], model.width
+        for stage in range(3):
+            inner, blocks = model.width * 2**stage, []
+            for index in range(model.blocks_per_stage):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(Block(inputs, inner, stride, model, norm))
+                inputs = inner * model.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.classifier = nn.Linear(inputs, classes)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
+        x = functional.relu_(self.stem_norm(self.stem(x)))
+        return self.classifier(self.stages(x).mean(dim=(2, 3)))
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
+    """Without bias: BatchNorm follows."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def build(trial: Trial) -> Net:
+    """The trial's net with its initial weights, on the current default device (also 'meta')."""
+    recipe = trial.recipe
+    net = Net(
+        trial.model, trial.data.channels, trial.data.classes, lambda channels: BatchNorm(channels, recipe.bn_batch)
+    )
+    initialise(net, trial.seed, recipe.init)
+    return net
+
+
+@torch.no_grad()
+def initialise(net: Net, seed: int, mode: str) -> None:
+    """He initialisation (Sec. 3.4): zero-mean Gaussians of deviation sqrt(2 / fan).
+
+    Each tensor is drawn from its own stream, named by seed and parameter, so that nets of one seed start from the same
+    weights wherever their shapes agree, whatever else they contain.
+    """
+    for name, module in net.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
+            fan = fan_out if mode == "fan_out" and isinstance(module, nn.Conv2d) else fan_in
+            draw = torch.randn(module.weight.shape, generator=generator(seed, "weights", name), device="cpu")
+            module.weight.copy_(draw * math.sqrt(2 / fan))
+        if isinstance(module, nn.Linear):
+            module.bias.zero_()

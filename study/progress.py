@@ -1,0 +1,21 @@
+"""How far a trial is, in a small file of its folder. Written by the worker, read by whoever looks; stdlib only."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def write(folder: Path, **progress: Any) -> None:
+    """Replace the trial's progress; the file's age is the heartbeat."""
+    temporary = folder / ".progress.json"
+    temporary.write_text(json.dumps(progress))
+    temporary.replace(folder / "progress.json")
+
+
+def read(folder: Path, since: float = 0.0) -> dict[str, Any]:
+    """What the trial last said: iteration, seconds, seconds_left, train_error_pct, outcome; {} if not since then."""
+    path = folder / "progress.json"
+    try:
+        return json.loads(path.read_text()) if path.stat().st_mtime >= since else {}
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,39 @@
+"""Which code, on what, made a number. Owns the tags that trace a run to its commit, versions and machine."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy")
+
+
+def _git(*arguments: str) -> str:
+    here = Path(__file__).parent
+    try:
+        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):  # not a checkout, or no git
+        return ""
+    return done.stdout
+
+
+@cache
+def patch() -> str:
+    """What the working tree adds to its commit, tracked files only; '' when clean."""
+    return _git("diff", "HEAD", "--", ":/")
+
+
+@cache
+def tags() -> dict[str, str]:
+    """Commit ('unknown' outside a checkout), digest of the dirty patch or 'clean', versions and machine."""
+    changed = patch()
+    return {
+        "git_commit": _git("rev-parse", "HEAD").strip() or "unknown",
+        "git_patch": hashlib.sha256(changed.encode()).hexdigest()[:12] if changed else "clean",
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+    }

@@ -1,0 +1,234 @@
+"""What a trial is, and its id.
+
+Owns identity: two trials are the same exactly when their ids are equal. A field belongs to `Trial` if changing it
+could change a reported number beyond rounding; how a trial is run (`Execution`) is never hashed. Standard library
+only: this file must not know torch, ray, mlflow or any particular experiment.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1  # raise when a field is added, removed or renamed
+PROTOCOL = 1  # raise when the same fields come to mean other numbers; list the ids it invalidates in CHANGELOG.md
+
+
+class InputError(ValueError):
+    """The user's input is wrong. The message is one line: the value, the rule, the alternatives (exit code 2)."""
+
+
+def check_choice(what: str, value: object, allowed: Iterable[Any]) -> None:
+    """Raise `InputError` unless `value` is one of `allowed`."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise InputError(f"{what} {value!r} is unknown; choose one of {', '.join(map(str, allowed))}")
+
+
+def check_at_least(what: str, value: float, least: float) -> None:
+    """Raise `InputError` unless `value >= least`."""
+    if not value >= least:
+        raise InputError(f"{what} {value} is too small; it must be at least {least}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A net of the CIFAR family (Sec. 4.2): 3x3 stem, three stages of `width`, 2 and 4 times `width` filters."""
+
+    family: str  # 'plain' or 'residual'
+    block: str  # 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1; four times wider outside)
+    depth: int  # weighted layers: 6n+2 with basic blocks, 9n+2 with bottlenecks
+    shortcut: str  # 'A', 'B' or 'C' (Sec. 3.3, 4.1); 'none' for plain nets
+    width: int  # filters of the first stage; the paper's CIFAR nets have 16
+
+    def __post_init__(self) -> None:
+        check_choice("family", self.family, ("plain", "residual"))
+        check_choice("block", self.block, ("basic", "bottleneck"))
+        check_choice(
+            f"shortcut of a {self.family} net",
+            self.shortcut,
+            ("none",) if self.family == "plain" else ("A", "B", "C"),
+        )
+        check_at_least("width", self.width, 1)
+        step = 3 * self.convolutions_per_block
+        n = (self.depth - 2) // step
+        if n < 1 or self.depth != step * n + 2:
+            n = max(n, 1)
+            raise InputError(
+                f"depth {self.depth} is not {step}n+2, as nets of {self.block} blocks are;"
+                f" the nearest are {step * n + 2} and {step * (n + 1) + 2}"
+            )
+
+    @property
+    def convolutions_per_block(self) -> int:
+        return 2 if self.block == "basic" else 3
+
+    @property
+    def blocks_per_stage(self) -> int:
+        """The paper's n."""
+        return (self.depth - 2) // (3 * self.convolutions_per_block)
+
+    @property
+    def expansion(self) -> int:
+        """Output channels of a block as a multiple of its stage's filters."""
+        return 1 if self.block == "basic" else 4
+
+    @property
+    def label(self) -> str:
+        """Short name for ids: `plain20`, `resnet110A`, `resnet29B-bottleneck`."""
+        kind, option = ("plain", "") if self.family == "plain" else ("resnet", self.shortcut)
+        return f"{kind}{self.depth}{option}" + ("-bottleneck" if self.block == "bottleneck" else "")
+
+    @property
+    def title(self) -> str:
+        """Name as the paper prints it: `plain-20`, `ResNet-110`; options other than A are named."""
+        title = f"plain-{self.depth}" if self.family == "plain" else f"ResNet-{self.depth}"
+        title += f" ({self.shortcut})" if self.shortcut in ("B", "C") else ""
+        return title + (" bottleneck" if self.block == "bottleneck" else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """A data set as training sees it. `study.data` checks that what it loads is what this says."""
+
+    name: str  # 'digits', 'fashion-mnist', 'cifar10', 'cifar100', 'folder:NAME' or 'synthetic'
+    channels: int
+    size: int  # images are size x size pixels
+    classes: int
+    held_out: int  # training images kept for validation: 5000 in the paper's 45k/5k split, else 0
+    padding: int  # zero pixels on each side before the random crop; 0 crops nothing
+    flip: bool  # random horizontal flips
+    normalise: str  # 'pixel-mean' subtracts the mean image; 'scalar' one mean, and divides by one deviation
+    digest: str  # SHA-256 of a folder's images; '' where the name says exactly which images
+
+    def __post_init__(self) -> None:
+        check_choice("normalise", self.normalise, ("pixel-mean", "scalar"))
+        for what in ("channels", "size", "classes"):
+            check_at_least(what, getattr(self, what), 1)
+        for what in ("held_out", "padding"):
+            check_at_least(what, getattr(self, what), 0)
+
+    @property
+    def label(self) -> str:
+        return self.name.replace(":", "-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The optimisation settings: SGD with momentum, step schedule, optional warm-up (Sec. 4.2)."""
+
+    iterations: int
+    batch: int
+    learning_rate: float
+    drops: tuple[int, ...]  # iterations at which the learning rate is divided by 10
+    momentum: float
+    weight_decay: float
+    decay: str  # 'all' parameters, or only the 'weights' of convolutions and the classifier
+    init: str  # He initialisation by 'fan_in' or 'fan_out'
+    precision: str  # 'fp32', or 'bf16' autocast
+    bn_batch: int  # images a BatchNorm statistic is taken over; the paper's two GPUs had 64 of 128
+    warmup: str  # 'none', 'threshold' (until running training error < 80 %) or 'fixed'
+    warmup_learning_rate: float
+    warmup_iterations: int  # length of a 'fixed' warm-up, longest 'threshold' warm-up, else 0
+    record_every: int  # iterations between records of the running training error
+    evaluate_every: int  # iterations between clean training and test errors
+
+    def __post_init__(self) -> None:
+        check_choice("decay", self.decay, ("all", "weights"))
+        check_choice("init", self.init, ("fan_in", "fan_out"))
+        check_choice("precision", self.precision, ("fp32", "bf16"))
+        check_choice("warmup", self.warmup, ("none", "threshold", "fixed"))
+        for what in ("iterations", "batch", "bn_batch", "record_every", "evaluate_every"):
+            check_at_least(what, getattr(self, what), 1)
+        for what in ("learning_rate", "momentum", "weight_decay", "warmup_learning_rate", "warmup_iterations"):
+            check_at_least(what, getattr(self, what), 0)
+        if list(self.drops) != sorted(set(self.drops)):
+            raise InputError(f"drops {self.drops} must rise strictly, for example (32000, 48000)")
+        if self.batch % self.bn_batch:
+            raise InputError(f"bn_batch {self.bn_batch} does not divide batch {self.batch}")
+        if self.evaluate_every % self.record_every:
+            raise InputError(
+                f"evaluate_every {self.evaluate_every} is not a multiple of record_every {self.record_every};"
+                " an evaluation is part of a record"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One network, one data set, one recipe, one seed."""
+
+    model: Model
+    data: Data
+    recipe: Recipe
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_at_least("seed", self.seed, 0)
+
+    @cached_property
+    def condition(self) -> str:
+        """The id without its seed: `resnet110A-cifar10-7d6af16a54`."""
+        spec = {"schema": SCHEMA, "protocol": PROTOCOL, **self.to_dict()}
+        del spec["seed"]
+        canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        return f"{self.model.label}-{self.data.label}-{digest}"
+
+    @cached_property
+    def id(self) -> str:
+        """The only name a trial ever has: `resnet110A-cifar10-7d6af16a54-s0`."""
+        return f"{self.condition}-s{self.seed}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, spec: dict[str, Any]) -> "Trial":
+        """The inverse of `to_dict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
+        spec = dict(_exactly(cls, spec))
+        recipe = dict(_exactly(Recipe, spec["recipe"]))
+        recipe["drops"] = tuple(recipe["drops"])
+        return cls(
+            model=Model(**_exactly(Model, spec["model"])),
+            data=Data(**_exactly(Data, spec["data"])),
+            recipe=Recipe(**recipe),
+            seed=spec["seed"],
+        )
+
+
+def _exactly(kind: type, spec: dict[str, Any]) -> dict[str, Any]:
+    expected = {field.name for field in fields(kind)}
+    if set(spec) != expected:
+        wrong = ", ".join(sorted(set(spec) ^ expected))
+        raise InputError(f"{kind.__name__} has other fields than its specification: {wrong}")
+    return spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How trials are run: recorded as tags, never part of an id."""
+
+    storage: Path  # holds the store: tracking database, artifacts, a folder a trial
+    data_root: Path  # where data sets are looked for and downloaded to
+    tracking_uri: str = ""  # '' is the sqlite database inside the storage
+    device: str = "auto"  # 'auto', 'cpu' or 'cuda'
+    threads: int = 1  # CPU threads a trial; small nets want one thread each and several at a time
+    cpus: int = 0  # cores to fill; 0 is all that there are
+    gpus_per_trial: float = 1.0  # share of a GPU that a trial takes where there are GPUs
+    retries: int = 2  # further attempts at a trial that failed
+    checkpoint_seconds: float = 30.0  # at most so much work is lost when a trial is killed
+    address: str = ""  # of a running Ray cluster; '' starts Ray on this machine
+    local: bool = False  # a plain for-loop instead of Ray Tune
+
+    def __post_init__(self) -> None:
+        check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        check_at_least("threads", self.threads, 1)
+        check_at_least("cpus", self.cpus, 0)
+        check_at_least("retries", self.retries, 0)
+        check_at_least("checkpoint-seconds", self.checkpoint_seconds, 0)
+
+    def trial_folder(self, trial_id: str) -> Path:
+        return self.storage / "trials" / trial_id

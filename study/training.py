@@ -1,0 +1,165 @@
+"""The training loop: one readable generator of records, and the state it works on.
+
+Owns what an iteration does and what a trial's future depends on. Batches, augmentation and learning rate are pure
+functions of (seed, iteration), so there is no loader, scheduler or generator state to save: a state restored from a
+checkpoint continues bit for bit on a CPU. Does not know where records and checkpoints go.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from study import checkpoints
+from study.data import Dataset
+from study.evaluation import autocast, loss_and_error
+from study.models import Net, build
+from study.spec import Recipe, Trial
+
+Record = dict[str, Any]
+WARMUP_WINDOW = 50  # batches over which the running training error that ends a warm-up is taken
+WARMUP_ERROR_PCT = 80.0  # Sec. 4.2
+CHECK_EVERY = 10  # iterations between looks at whether the loss is finite: looking waits for the device
+EVALUATION_BATCH = 500
+CLEAN_IMAGES = 10_000  # training images of the clean error before the last iteration; the last takes all
+
+
+def learning_rate(recipe: Recipe, iteration: int, warmed_at: int | None) -> float:
+    """Learning rate of the update after `iteration` updates. `warmed_at`: the first update after warm-up, if known."""
+    if warmed_at is None or iteration < warmed_at:
+        return recipe.warmup_learning_rate
+    return recipe.learning_rate / 10 ** sum(iteration >= drop for drop in recipe.drops)
+
+
+class TrainState:
+    """Everything a trial's future depends on, after `iteration` updates."""
+
+    def __init__(self, trial: Trial, device: torch.device) -> None:
+        recipe = trial.recipe
+        self.net: Net = build(trial).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = _sgd(self.net, recipe)
+        self.iteration = 0
+        self.warmed_at = {"none": 0, "fixed": recipe.warmup_iterations, "threshold": None}[recipe.warmup]
+        self.recent: list[float] = []  # training errors of the last batches, while a threshold warm-up lasts
+        self.window = torch.zeros(2, dtype=torch.float64, device=device)  # loss and wrong answers since the last record
+        self.window_batches = 0
+        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)  # first update of non-finite loss
+        self.records: list[Record] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.window.device
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The update at which the loss ceased to be finite. Reading it waits for the device."""
+        bad = int(self.first_bad)
+        return None if bad < 0 else bad
+
+    def save(self, folder: Path, kept: int = checkpoints.KEPT) -> None:
+        tensors = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        plain = {name: getattr(self, name) for name in self._PLAIN}
+        checkpoints.save(folder, self.iteration, tensors | plain, kept)
+
+    @classmethod
+    def restore_or_create(cls, trial: Trial, folder: Path, device: torch.device) -> "TrainState":
+        state = cls(trial, device)
+        saved = checkpoints.load_newest(folder, device)
+        if saved is not None:
+            state.net.load_state_dict(saved["net"])
+            state.optimizer.load_state_dict(saved["optimizer"])
+            for name in cls._PLAIN:
+                setattr(state, name, saved[name])
+        return state
+
+    _PLAIN = ("iteration", "warmed_at", "recent", "window", "window_batches", "first_bad", "records")
+
+
+def train(trial: Trial, state: TrainState, data: Dataset) -> Iterator[Record | None]:
+    """Train from where `state` stands to the last iteration, or to divergence; one item an update.
+
+    Yields the record where the update ends a window of `record_every`, else None, so that the caller can save the
+    state between any two updates. Records are also appended to `state.records` before they are yielded.
+    """
+    recipe = trial.recipe
+    diverged = state.diverged_at is not None
+    while state.iteration < recipe.iterations and not diverged:
+        images, labels = data.batch(trial.seed, state.iteration, recipe.batch)
+        rate = learning_rate(recipe, state.iteration, state.warmed_at)
+        _set_learning_rate(state.optimizer, rate)
+
+        state.net.train()
+        with autocast(state.device, recipe.precision):
+            logits = state.net(images.contiguous(memory_format=torch.channels_last)).float()
+        loss = functional.cross_entropy(logits, labels)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        state.optimizer.step()
+        state.iteration += 1
+
+        wrong = (logits.detach().argmax(1) != labels).sum()
+        _observe(state, recipe, loss.detach(), wrong)
+        last = state.iteration == recipe.iterations
+        checked = last or state.iteration % CHECK_EVERY == 0 or state.iteration < CHECK_EVERY
+        diverged = checked and state.diverged_at is not None
+        record = None
+        if last or diverged or state.iteration % recipe.record_every == 0:
+            record = _record(trial, state, data, rate, diverged)
+            state.records.append(record)
+        yield record
+
+
+def _observe(state: TrainState, recipe: Recipe, loss: Tensor, wrong: Tensor) -> None:
+    """Account for one batch without waiting for the device, except while a threshold warm-up lasts."""
+    state.window += torch.stack([loss.double(), wrong.double()])
+    state.window_batches += 1
+    bad = ~torch.isfinite(loss) & (state.first_bad < 0)
+    state.first_bad = torch.where(bad, state.iteration, state.first_bad)
+    if state.warmed_at is None:
+        state.recent = [*state.recent, 100 * wrong.item() / recipe.batch][-WARMUP_WINDOW:]
+        error = sum(state.recent) / len(state.recent)
+        learned = len(state.recent) == WARMUP_WINDOW and error < WARMUP_ERROR_PCT
+        if learned or state.iteration >= recipe.warmup_iterations:
+            state.warmed_at = state.iteration
+
+
+def _record(trial: Trial, state: TrainState, data: Dataset, rate: float, diverged: bool) -> Record:
+    """One row of measurements; evaluations are None where none is due, everything but the rate where it diverged."""
+    recipe, last = trial.recipe, state.iteration == trial.recipe.iterations
+    loss, wrong = (state.window / state.window_batches).tolist()
+    state.window = torch.zeros_like(state.window)
+    state.window_batches = 0
+    record: Record = {"iteration": state.iteration, "learning_rate": rate}
+    record["train_loss"] = None if diverged else loss
+    record["train_error_pct"] = None if diverged else 100 * wrong / recipe.batch
+    evaluate = not diverged and (last or state.iteration % recipe.evaluate_every == 0)
+    for split, prefix in (("train", "clean_train"), ("validation", "validation"), ("test", "test")):
+        limit = CLEAN_IMAGES if split == "train" and not last else None
+        batches = data.clean(split, EVALUATION_BATCH, limit) if evaluate else ()
+        record[f"{prefix}_loss"], record[f"{prefix}_error_pct"] = loss_and_error(state.net, batches, recipe.precision)
+    return record
+
+
+def _sgd(net: Net, recipe: Recipe) -> torch.optim.SGD:
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim <= 1]  # BatchNorm's scale and shift, the classifier's bias
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": recipe.weight_decay if recipe.decay == "all" else 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, foreach=True)
+
+
+def _set_learning_rate(optimizer: torch.optim.SGD, rate: float) -> None:
+    """Change the rate as Caffe does, whose velocity v = momentum v + rate gradient contains the rate.
+
+    PyTorch's contains gradients only, so where the rate changes it is rescaled by old / new.
+    """
+    for group in optimizer.param_groups:
+        if group["lr"] not in (0.0, rate) and rate > 0:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"].mul_(group["lr"] / rate)
+        group["lr"] = rate
