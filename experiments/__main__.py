@@ -45,7 +45,8 @@ def list_command(as_json: bool) -> None:
 def plan(selected: Selection) -> None:
     """Every trial with its predicted seconds and memory, longest first, before anything runs."""
     runs = logged(selected)
-    factor = cost.calibration((run.trial, float(run.tags["seconds"])) for run in runs.values() if "seconds" in run.tags)
+    finished = [run for run in runs.values() if run.outcome == "finished"]
+    factor = cost.calibration((run.trial, float(run.tags["seconds"])) for run in finished)
     rows = [plan_row(selected, trial, factor, runs) for trial in selected.trials]
     rows.sort(key=lambda row: -row["seconds"])
     left = [row["seconds"] for row in rows if not row["done"]]

@@ -42,7 +42,9 @@ class Watch:
 
     def seconds_left(self) -> float:
         """Until the last trial ends: what running trials say of themselves, and predictions for those that wait."""
-        factor = cost.calibration((trial, said["seconds"]) for trial, said in self.ended)
+        factor = cost.calibration(
+            (trial, said["seconds"]) for trial, said in self.ended if said["outcome"] == "finished"
+        )
         seen = {trial for trial, _ in self.running + self.ended}
         left = [said["seconds_left"] for _, said in self.running]
         left += [factor * cost.predicted_seconds(trial) for trial in self.trials if trial not in seen]

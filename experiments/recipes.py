@@ -93,7 +93,7 @@ def minutes(model: Model) -> Recipe:
 def minutes_deep(model: Model) -> Recipe:
     """`minutes` slowed down until 1202 layers train: lr 0.002, and fewer iterations because each is long."""
     return replace(
-        minutes(model), iterations=280, learning_rate=0.002, drops=(224,), record_every=14, evaluate_every=140
+        minutes(model), iterations=280, learning_rate=0.002, drops=(224,), record_every=14, evaluate_every=70
     )
 
 

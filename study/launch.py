@@ -41,8 +41,7 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
         todo.sort(key=predicted_seconds, reverse=True)
         on_start(todo)
         try:
-            with _terminate_as_interrupt():
-                (_run_locally if execution.local else _run_on_ray)(todo, execution, tags)
+            (_run_locally if execution.local else _run_on_ray)(todo, execution, tags)
         finally:
             tracking.close_stale(execution, "interrupted")
 
@@ -58,13 +57,14 @@ def _check_data(trials: Sequence[Trial], execution: Execution) -> None:
 def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags) -> None:
     from study.worker import run_trial
 
-    for trial in trials:
-        for attempt in range(execution.retries + 1):
-            try:
-                run_trial(trial, execution, tags[trial.id])
-                break
-            except Exception:
-                log.exception("trial %s failed (attempt %d of %d)", trial.id, attempt + 1, execution.retries + 1)
+    with _terminate_as_interrupt():
+        for trial in trials:
+            for attempt in range(execution.retries + 1):
+                try:
+                    run_trial(trial, execution, tags[trial.id])
+                    break
+                except Exception:
+                    log.exception("trial %s failed (attempt %d of %d)", trial.id, attempt + 1, execution.retries + 1)
 
 
 def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags) -> None:
@@ -103,7 +103,8 @@ def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags) -> No
                     verbose=0,
                 ),
             )
-            grid = tuner.fit()
+            with _terminate_as_interrupt():  # inside, because ray.init sets a handler of its own
+                grid = tuner.fit()
             results = [grid[index] for index in range(len(grid))]
         finally:
             ray.shutdown()

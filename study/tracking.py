@@ -20,6 +20,7 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -72,12 +72,13 @@ def _train(
     before = progress.read(folder).get("seconds", 0.0) if state.iteration else 0.0
     started = checkpointed = time.monotonic()
     beaten, first, seconds = 0.0, state.iteration, before
-    for record in train(trial, state, data):
+    for _ in train(trial, state, data):
         now = time.monotonic()
         seconds = before + now - started
-        if record is not None and now - beaten >= HEARTBEAT_SECONDS:
+        if now - beaten >= HEARTBEAT_SECONDS:
             pace = (now - started) / (state.iteration - first)
-            said = {"iteration": state.iteration, "train_error_pct": record["train_error_pct"]}
+            error_pct = state.records[-1]["train_error_pct"] if state.records else None
+            said = {"iteration": state.iteration, "train_error_pct": error_pct}
             left = pace * (trial.recipe.iterations - state.iteration)
             progress.write(folder, **said, seconds=seconds, seconds_left=left)
             beaten = now

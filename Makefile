@@ -1,0 +1,67 @@
+# The command contract: names and meanings are stable. Every target sets up .venv if it must.
+PROFILE ?= quick
+EXPERIMENTS ?=
+SEEDS ?=
+DATA ?=
+STORE ?= store
+RESULTS ?= results
+ARGS ?=
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+
+RUN := .venv/bin/python -m
+SELECT = --profile "$(PROFILE)" --experiments "$(EXPERIMENTS)" --storage "$(STORE)" \
+  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA),--data "$(DATA)") $(ARGS)
+RENDER = --results "$(RESULTS)" $(SELECT)
+
+.DEFAULT_GOAL := help
+.PHONY: help degradation-study test test-all ui figures report notebooks plan status bench lint clean
+
+help:  ## Print the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+	@echo "Variables: PROFILE=smoke|quick|class|paper EXPERIMENTS=\"a b\" SEEDS=n DATA=name STORE=folder RESULTS=folder"
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "setting up .venv (once; some minutes, several GB)"
+	@$(PYTHON) -m venv .venv
+	@.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+degradation-study: .venv/ready  ## Run what is missing, then render results/<profile>/
+	@$(RUN) experiments run $(SELECT); code=$$?; \
+	case $$code in 0|1) $(RUN) analysis report $(RENDER) || code=$$?;; esac; exit $$code
+
+test: .venv/ready  ## The fast test suite
+	@.venv/bin/python -m pytest -m "not slow"
+
+test-all: .venv/ready  ## With the slow, fault, browser and server suites
+	@.venv/bin/python -m pytest
+
+ui: .venv/ready  ## The MLflow UI on loopback over the study's store
+	@$(RUN) dashboards ui --storage "$(STORE)"
+
+figures: .venv/ready  ## Re-render everything from logged runs, training nothing
+	@$(RUN) analysis figures $(RENDER)
+
+report: .venv/ready  ## The same, and print the verdicts and tables
+	@$(RUN) analysis report $(RENDER)
+
+notebooks: .venv/ready  ## Execute the notebooks to HTML from logged runs
+	@$(RUN) analysis notebooks $(RENDER)
+
+plan: .venv/ready  ## Every trial with predicted seconds and memory, before anything runs
+	@$(RUN) experiments plan $(SELECT)
+
+status: .venv/ready  ## Where the study stands now
+	@$(RUN) experiments status $(SELECT)
+
+bench: .venv/ready  ## Benchmarks, as ratios within one run
+	@.venv/bin/python tests/benchmarks/throughput.py
+
+lint: .venv/ready  ## ruff and mypy
+	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+clean:  ## Remove what was generated; never results or the store
+	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -type d -not -path './store/*' -prune -exec rm -rf {} +

@@ -1,0 +1,410 @@
+"""The pictures: pure functions from frames to matplotlib figures, each with a caption that accounts for every trial.
+
+Owns colours, axes, captions and how a figure becomes files. Must not know where runs are kept or what claims are made:
+no picture says in words what it is supposed to show. Lines and means are of finished trials only; a diverged trial is
+a mark, and one without a result is named in the caption.
+"""
+
+import hashlib
+import io
+import re
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
+
+from analysis import files
+from analysis.runs import Frames
+
+TRAINING = "final_train_error_pct"
+TEST = "test_error_pct"
+STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titlepad": 12,  # clear of the marks of diverged trials on the upper edge
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "savefig.dpi": 160,
+    "svg.hashsalt": "degradation-study",  # otherwise element names are random and no two renderings equal
+    "svg.fonttype": "path",  # the reader's machine need not have the font
+}
+# Hue tells the family, to colour-blind readers too; lightness falls with depth, so that grey prints keep the order.
+COLOURMAPS = {"plain": "Oranges", "residual": "Blues"}
+FAMILY_COLOURS = {"plain": "#d9580d", "residual": "#1f6cb0"}
+FAMILY_MARKERS = {"plain": "s", "residual": "o"}
+PAPER_TOP_PCT = 20  # upper end of the error axes of Figs. 1 and 6
+
+styled = matplotlib.rc_context(STYLE)
+
+
+@styled
+def figure_1(frames: Frames, profile: str) -> Figure:
+    """Fig. 1: training error (left) and test error (right) of a shallow and a 56-layer plain net.
+
+    Takes the shallowest plain net of plain-vs-residual, and the 56-layer one (without one, the deepest).
+    """
+    finals = serving(frames.finals, "plain-vs-residual").query("family == 'plain'")
+    depths = set(finals["depth"])
+    chosen = {min(depths), 56 if 56 in depths else max(depths)} if depths else set()
+    finals = finals[finals["depth"].isin(chosen)]
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    top, colours = _top(finals), _colours(finals)
+    _curves(left, frames.curves, finals, {"train_error_pct": "-"}, top, colours)
+    _curves(right, frames.curves, finals, {"test_error_pct": "-"}, top, colours)
+    left.set(title="training error", ylabel="error (%)")
+    right.set(title="test error")
+    _legend(figure, finals, _BAND)
+    text = (
+        "Running training error (on the batches as trained on) and test error of plain nets, as in the paper's Fig. 1."
+    )
+    return _captioned(figure, text, finals, profile)
+
+
+@styled
+def figure_6(frames: Frames, profile: str) -> Figure:
+    """Fig. 6: error while training of plain nets (left), ResNets (middle) and the nets of depth-scaling (right)."""
+    compared = serving(frames.finals, "plain-vs-residual")
+    deep = serving(frames.finals, "depth-scaling")
+    panels = {
+        "plain nets": compared[compared["family"] == "plain"],
+        "ResNets, option A": compared[compared["family"] == "residual"],
+        "depth scaling": deep,
+    }
+    finals = pd.concat(panels.values()).drop_duplicates("id")
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    top, colours = _top(finals), _colours(finals)
+    for axes, (title, rows) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
+        _curves(axes, frames.curves, rows, {"train_error_pct": "--", "test_error_pct": "-"}, top, colours)
+        axes.set(title=title, ylabel="error (%)" if title == "plain nets" else "")
+    _legend(figure, finals, _THIN, _BOLD, _BAND)
+    text = "Running training error (thin, dashed) and test error (bold) while training, as in Fig. 6 of the paper."
+    if len(set(compared["iterations"]) | set(deep["iterations"])) > 1:
+        text += " The nets on the right have a recipe of their own; compare them with each other only."
+    return _captioned(figure, text, finals, profile)
+
+
+@styled
+def error_against_depth(frames: Frames, profile: str) -> Figure:
+    """Final error against depth, plain beside residual: the means as lines, every seed as a dot."""
+    finals = serving(frames.finals, "plain-vs-residual")
+    done = finals[finals["outcome"] == "finished"]
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    top = max(1.08 * float(done[[TRAINING, TEST]].max().max()), 5.0) if len(done) else 100.0
+    for axes, measure, title in zip(panels, (TRAINING, TEST), ("training error", "test error"), strict=True):
+        ends = []
+        for family, rows in done.groupby("family"):
+            colour, marker = FAMILY_COLOURS[str(family)], FAMILY_MARKERS[str(family)]
+            means = rows.groupby("depth")[measure].mean()
+            axes.plot(means.index, means, color=colour, linewidth=2, linestyle="--" if family == "plain" else "-")
+            axes.scatter(
+                rows["depth"], rows[measure], color=colour, marker=marker, s=22, alpha=0.65, linewidth=0, zorder=3,
+                clip_on=False,
+            )  # fmt: skip
+            ends.append((float(means.iloc[-1]), f"{family} nets", colour))
+        for family, rows in finals[finals["outcome"] == "diverged"].groupby("family"):
+            axes.plot(rows["depth"], [top] * len(rows), color=FAMILY_COLOURS[str(family)], **_CROSS)
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        depths = sorted(set(finals["depth"]))
+        axes.set_xticks(depths, [str(depth) for depth in depths])
+        axes.set(title=title, xlabel="layers", ylim=(0, top))
+        _name_ends(axes, ends, top)
+        _say_if_empty(axes, done)
+    panels[0].set_ylabel("final error (%)")
+    _legend(figure, finals, _DOT, _BAR)
+    text = (
+        "Error at the end of training against depth. Training error: running error over the last tenth of the"
+        " iterations. Test error: last iterate. Dots: seeds; lines: their means."
+    )
+    return _captioned(figure, text, finals, profile)
+
+
+@styled
+def shortcut_options(frames: Frames, profile: str) -> Figure:
+    """Options A, B and C beside the plain net at each depth: every seed as a dot, the mean as a bar and a number."""
+    finals = beside_plain(frames.finals)
+    done = finals[finals["outcome"] == "finished"]
+    depths = sorted(set(finals["depth"]))
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    top = max(1.15 * float(done[[TRAINING, TEST]].max().max()), 5.0) if len(done) else 100.0
+    for axes, depth in zip(
+        np.atleast_1d(figure.subplots(1, max(len(depths), 1), sharey=True)), depths or [0], strict=True
+    ):
+        here = done[done["depth"] == depth]
+        for position, shortcut in enumerate(("none", "A", "B", "C")):
+            rows = here[here["shortcut"] == shortcut]
+            colour = FAMILY_COLOURS["plain" if shortcut == "none" else "residual"]
+            for measure, x, face in ((TRAINING, position - 0.2, "white"), (TEST, position + 0.2, colour)):
+                if len(rows):
+                    mean = rows[measure].mean()
+                    axes.hlines(mean, x - 0.15, x + 0.15, color=colour, linewidth=2)
+                    axes.text(x, rows[measure].max() + 0.025 * top, f"{mean:.1f}", ha="center", fontsize=8, color=_GREY)
+                    axes.scatter(
+                        [x] * len(rows), rows[measure], s=22, facecolor=face, edgecolor=colour, zorder=3, clip_on=False
+                    )
+            diverged = finals[
+                (finals["depth"] == depth) & (finals["shortcut"] == shortcut) & (finals["outcome"] == "diverged")
+            ]
+            if len(diverged):  # an empty artist that is not clipped would confuse the layout
+                axes.plot([position] * len(diverged), [top] * len(diverged), color=colour, **_CROSS)
+        axes.set_xticks(range(4), ["plain", "A", "B", "C"])
+        axes.grid(axis="x", visible=False)
+        axes.set(title=f"{depth} layers" if depth else "", ylim=(0, top), xlim=(-0.6, 3.6), xlabel="shortcut option")
+        _say_if_empty(axes, here)
+    figure.axes[0].set_ylabel("final error (%)")
+    _legend(figure, finals, _HOLLOW, _DOT_TEST, _BAR)
+    text = (
+        "Parameter-free shortcuts (A), projections where dimensions grow (B) and projections everywhere (C), beside the"
+        " plain net. Left of each pair: training error; right: test error."
+    )
+    return _captioned(figure, text, finals, profile)
+
+
+FIGURES = (figure_1, figure_6, error_against_depth, shortcut_options)
+
+
+def drawn(frames: Frames, profile: str) -> Iterator[tuple[str, Figure]]:
+    """Every figure with its file name."""
+    for draw in FIGURES:
+        yield draw.__name__, draw(frames, profile)
+
+
+def caption(figure: Figure) -> str:
+    """The caption of a figure of this module, unwrapped."""
+    return " ".join(figure.texts[-1].get_text().split())
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write `name`.svg, .pdf and .png. Equal frames give equal bytes: no dates, no random element names.
+
+    The runs a figure shows go into the files' metadata (Description, or Keywords in a PDF) as a SHA-256 of their ids.
+    """
+    runs = str(figure.get_label())
+    metadata: dict[str, dict[str, str | None]] = {
+        "svg": {"Title": name, "Description": runs, "Date": None},
+        "pdf": {"Title": name, "Keywords": runs, "CreationDate": None},
+        "png": {"Title": name, "Description": runs},
+    }
+    return [files.write(folder / f"{name}.{kind}", _rendered(figure, kind, about)) for kind, about in metadata.items()]
+
+
+def inline(figure: Figure, name: str) -> str:
+    """The figure as an `<svg>` element for a page that holds several, without its caption, which the page prints."""
+    text = figure.texts[-1]
+    text.set_visible(False)
+    svg = _rendered(figure, "svg", {"Title": name, "Date": None}).decode()
+    text.set_visible(True)
+    width, height = 72 * figure.get_size_inches()  # points
+    above = (1 - text.get_position()[1]) * height
+    svg = re.sub(r'viewBox="[^"]*"', f'viewBox="0 0 {width:g} {above:g}"', svg, count=1)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # names must be unique in the page
+    return re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+
+
+def serving(finals: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """The rows of the trials that serve an experiment."""
+    return finals[[experiment in experiments.split(",") for experiments in finals["experiments"]]]
+
+
+def beside_plain(finals: pd.DataFrame) -> pd.DataFrame:
+    """The rows of shortcut-options and, for comparison, of the plain nets as deep as those."""
+    options = serving(finals, "shortcut-options")
+    plain = serving(finals, "plain-vs-residual").query("family == 'plain'")
+    return pd.concat([plain[plain["depth"].isin(set(options["depth"]))], options])
+
+
+_CROSS: dict[str, Any] = {
+    "marker": "x",
+    "markersize": 9,
+    "markeredgewidth": 2,
+    "linestyle": "none",
+    "clip_on": False,
+    "zorder": 5,
+}
+_GREY = "#444444"
+_LEGEND_INCHES = 0.3
+_THIN = Line2D([], [], color=_GREY, linewidth=1, linestyle="--", label="training error")
+_BOLD = Line2D([], [], color=_GREY, linewidth=2.2, label="test error")
+_BAND = Line2D([], [], color=_GREY, linewidth=8, alpha=0.25, label="range over seeds")
+_DOT = Line2D([], [], color=_GREY, marker="o", markersize=5, linestyle="none", label="a seed")
+_HOLLOW = Line2D(
+    [], [], color=_GREY, marker="o", markersize=5, markerfacecolor="white", linestyle="none", label="training error"
+)
+_DOT_TEST = Line2D([], [], color=_GREY, marker="o", markersize=5, linestyle="none", label="test error")
+_BAR = Line2D([], [], color=_GREY, linewidth=2, label="mean over seeds")
+
+
+Colours = dict[str, tuple[float, ...]]  # by the title of a net
+
+
+def _curves(
+    axes: Axes, curves: pd.DataFrame, finals: pd.DataFrame, measures: dict[str, str], top: float, colours: Colours
+) -> None:
+    """Error against iteration, a colour a net: mean over the finished seeds, with the band of their range."""
+    done = finals[finals["outcome"] == "finished"]
+    shown = curves[curves["id"].isin(set(done["id"]))]
+    for measure, style in measures.items() if len(shown) else ():
+        sns.lineplot(
+            data=shown.dropna(subset=[measure]).astype({measure: float}),
+            x="iteration",
+            y=measure,
+            hue="title",
+            palette=colours,
+            errorbar=("pi", 100),  # the full range: a standard deviation of two or three seeds says less
+            err_kws={"linewidth": 0},
+            linestyle=style,
+            linewidth=1 if style == "--" else 2.2,
+            legend=False,
+            ax=axes,
+        )
+    last = TEST if "test_error_pct" in measures else TRAINING
+    ends = [(y, str(title), colours[str(title)]) for title, y in done.groupby("title", sort=False)[last].mean().items()]
+    _name_ends(axes, ends, top)
+    for title, rows in finals[finals["outcome"] == "diverged"].groupby("title"):
+        axes.plot(rows["diverged_at"], [top] * len(rows), color=colours[str(title)], **_CROSS)
+        axes.annotate(
+            str(title), (rows["diverged_at"].max(), top), (8, 0), textcoords="offset points", color=colours[str(title)],
+            va="center", fontsize=8.5, annotation_clip=False,
+        )  # fmt: skip
+    end = finals["iterations"].max() if len(finals) else 1
+    axes.set(xlim=(0, end), ylim=(0, top), xlabel="iteration", ylabel="")
+    axes.yaxis.set_major_locator(MultipleLocator(5 if top == PAPER_TOP_PCT else 20))
+    axes.locator_params(axis="x", nbins=5, integer=True)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    _say_if_empty(axes, done)
+
+
+def _colours(finals: pd.DataFrame) -> Colours:
+    """A colour for each net by its title: hue by family, darker with depth."""
+    depths = sorted(set(finals["depth"]))
+    shades = dict(zip(depths, np.linspace(0.45, 0.95, len(depths)) if len(depths) > 2 else (0.5, 0.9), strict=False))
+    nets = finals.drop_duplicates("title").to_dict("records")
+    return {net["title"]: tuple(matplotlib.colormaps[COLOURMAPS[net["family"]]](shades[net["depth"]])) for net in nets}
+
+
+def _top(finals: pd.DataFrame) -> float:
+    """Upper end of the error axis (%): the paper's 20 where the nets of at most 56 layers end below it, else 100.
+
+    The paper's axis would cut the degradation away where it is large. As in the paper, deeper plain nets do not count:
+    those that end above the axis are named at its upper edge.
+    """
+    errors = finals[finals["depth"] <= 56][[TRAINING, TEST]]
+    return PAPER_TOP_PCT if errors.max().max() < PAPER_TOP_PCT else 100
+
+
+def _name_ends(axes: Axes, ends: Iterable[tuple[float, str, object]], top: float) -> None:
+    """Write each line's name right of the panel at its last value (error %, name, colour), moved apart as needed."""
+    ends = sorted(ends, key=lambda end: end[0])
+    gap = 0.062 * top
+    places: list[float] = []
+    for value, _, _ in ends:
+        places.append(max(min(value, top), places[-1] + gap if places else 0.0))
+    limit = top
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], limit)
+        limit = places[i] - gap
+    for (value, name, colour), place in zip(ends, places, strict=True):
+        axes.annotate(
+            name if value <= top else f"{name} ↑ {value:.0f} %",
+            xy=(1, min(value, top)),
+            xytext=(1.05, place),
+            xycoords=axes.get_yaxis_transform(),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=8.5,
+            color=colour,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.7,
+                "shrinkA": 1,
+                "shrinkB": 0,
+                "relpos": (0, 0.5),
+            },
+            annotation_clip=False,
+        )
+
+
+def _say_if_empty(axes: Axes, done: pd.DataFrame) -> None:
+    if done.empty:
+        axes.text(0.5, 0.5, "no finished trial", transform=axes.transAxes, ha="center", color=_GREY)
+
+
+def _legend(figure: Figure, finals: pd.DataFrame, *handles: Line2D) -> None:
+    """What line styles and marks mean, under the panels: those that are used."""
+    seeds = finals[finals["outcome"] == "finished"].groupby("condition").size()
+    if seeds.max() == 1:
+        handles = tuple(handle for handle in handles if handle is not _BAND)
+    if (finals["outcome"] == "diverged").any():
+        handles = (*handles, Line2D([], [], color=_GREY, **_CROSS, label="diverged"))
+    if handles:
+        figure.legend(handles=handles, loc="lower center", ncols=len(handles)).set_in_layout(False)
+
+
+def _captioned(figure: Figure, text: str, finals: pd.DataFrame, profile: str) -> Figure:
+    """Put the caption under the figure, and the digest of its runs into its label."""
+    width, height = figure.get_size_inches()
+    lines = textwrap.wrap(f"{text} {_account(finals, profile)}", int(width * 17))
+    under = 0.1 + 0.15 * len(lines)  # inches
+    total = height + under
+    figure.set_size_inches(width, total)
+    bottom = (under + _LEGEND_INCHES) / total
+    figure.get_layout_engine().set(rect=(0, bottom, 1, 1 - bottom))  # type: ignore[union-attr, call-arg]
+    for legend in figure.legends:
+        legend.set_bbox_to_anchor((0.5, under / total))
+    figure.text(0.1 / width, (under - 0.05) / total, "\n".join(lines), va="top", fontsize=8, color=_GREY)
+    runs = sorted(finals.loc[finals["run_id"] != "", "run_id"])
+    figure.set_label(
+        f"{len(runs)} runs, SHA-256 of their sorted ids {hashlib.sha256(' '.join(runs).encode()).hexdigest()}"
+    )
+    return figure
+
+
+def _account(finals: pd.DataFrame, profile: str) -> str:
+    """What was drawn and what was not: data, profile, seeds, runs, and every trial that is not a finished one."""
+    if finals.empty:
+        return f"Profile {profile}: no trial of these nets is planned."
+    done = finals[finals["outcome"] == "finished"]
+    seeds = sorted(set(done.groupby("condition").size()))
+    n = f"{seeds[0]}-{seeds[-1]}" if len(seeds) > 1 else f"{seeds[0] if seeds else 0}"
+    account = (
+        f"Data: {', '.join(sorted(set(finals['data'])))}; profile {profile};"
+        f" n = {n} seed{'' if n == '1' else 's'} a net; {len(done)} of {len(finals)} planned trials finished."
+    )
+    for outcome in ("diverged", "failed", "interrupted", "running", "missing"):
+        nets = finals[finals["outcome"] == outcome].groupby("title", sort=False)
+        if len(nets):
+            planned = finals.groupby("title").size()
+            counts = (f"{title} ({len(rows)} of {planned[title]}{_where(rows)})" for title, rows in nets)
+            account += f" {outcome.capitalize()}: {', '.join(counts)}."
+    return account
+
+
+def _where(rows: pd.DataFrame) -> str:
+    at = sorted(set(rows["diverged_at"].dropna().astype(int)))
+    return f", at iteration {', '.join(map(str, at))}" if at else ""
+
+
+@styled
+def _rendered(figure: Figure, kind: str, metadata: Mapping[str, str | None]) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, metadata=metadata)
+    return buffer.getvalue()

@@ -1,0 +1,41 @@
+"""The paper's tables, curves and claims as data. Provenance is in sources.yaml; nothing here was measured by us."""
+
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from study.spec import check_choice
+
+_FOLDER = Path(__file__).parent
+
+
+@cache
+def _yaml(name: str) -> Any:
+    return yaml.safe_load((_FOLDER / name).read_text(encoding="utf-8"))
+
+
+def claims() -> list[dict[str, Any]]:
+    """All 74 claims in the paper's order: id, section, kind, cost, statement, paper (its numbers), digitised."""
+    return deepcopy(_yaml("claims.yaml")["claims"])
+
+
+def table(name: str) -> dict[str, Any]:
+    """One of 'table_1' to 'table_14' or 'cifar_architecture': title, section, rows and what else it prints."""
+    check_choice("table", name, _yaml("tables.yaml"))
+    return deepcopy(_yaml("tables.yaml")[name])
+
+
+def curves(figure: int) -> pd.DataFrame:
+    """Digitised curves of Fig. 1, 4 or 6: figure, panel, curve, series, iteration, value (error, percent)."""
+    everything = pd.read_csv(_FOLDER / "curves.csv")
+    check_choice("figure", figure, everything["figure"].unique().tolist())
+    return everything[everything["figure"] == figure].reset_index(drop=True)
+
+
+def responses() -> pd.DataFrame:
+    """Digitised Fig. 7: curve, layer (1 is the first 3x3 convolution), response_std."""
+    return pd.read_csv(_FOLDER / "responses.csv")

@@ -1,0 +1,285 @@
+"""A study on paper: everything under results/<profile>/, rendered from frames alone, and what the terminal says of it.
+
+Owns the names of the files, the page and the manifest. Must not know where runs are kept: no tracking server, no torch.
+Nothing here contains a date or a duration of rendering, so that the same frames give the same files again.
+"""
+
+import hashlib
+import io
+import json
+import math
+import os
+import platform
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+import pandas as pd
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
+
+from analysis import claims as paper_claims
+from analysis import figures, files, tables
+from analysis.runs import Frames
+from experiments.profiles import Profile
+from experiments.recipes import DEVIATIONS
+from study.spec import InputError
+
+VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention first
+NOTEBOOKS = Path(__file__).parent / "notebooks"
+PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn")
+MANIFEST = "manifest.json"
+Claim = dict[str, Any]
+_QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
+
+_PAGES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+
+
+def write(
+    frames: Frames, profile: Profile, folder: Path, provenance: Mapping[str, str] | None = None, lecture: bool = True
+) -> list[Claim]:
+    """Render everything into `folder` and return the verdicts, one for each claim of the paper.
+
+    `provenance` (commit, versions, machine) goes into the manifest and onto the page as it is. `lecture=False` leaves
+    out the executed notebooks, which take most of the time.
+    """
+    verdicts = paper_claims.evaluate(frames, profile)
+    files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
+    for name, frame in (("runs", frames.finals), ("curves", frames.curves)):
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        files.write(folder / f"{name}.parquet", buffer.getvalue())
+    rendered = {
+        "table_6": tables.table_6(frames, profile.name),
+        "shortcut_options": tables.shortcut_table(frames, profile.name),
+    }
+    for name, table in rendered.items():
+        tables.write(table, folder / "tables", name)
+    pictures = []
+    for name, figure in figures.drawn(frames, profile.name):
+        figures.save(figure, folder / "figures", name)
+        pictures.append({"name": name, "svg": figures.inline(figure, name), "caption": figures.caption(figure)})
+    facts = dict(provenance or {})
+    files.write(folder / "index.html", _page(frames, profile, verdicts, rendered, pictures, facts, lecture))
+    if lecture:
+        notebooks(folder)
+    files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts))
+    return verdicts
+
+
+def read(folder: Path) -> Frames:
+    """The frames a report was rendered from. Raises `InputError` where there is no report."""
+    for name in ("runs", "curves"):
+        if not (folder / f"{name}.parquet").exists():
+            raise InputError(f"{folder} has no {name}.parquet; render it: make report PROFILE={folder.name}")
+    return Frames(
+        finals=pd.read_parquet(folder / "runs.parquet"),
+        curves=pd.read_parquet(folder / "curves.parquet"),
+    )
+
+
+def notebooks(folder: Path) -> list[Path]:
+    """Execute every notebook on the results in `folder`, and write them there as pages that need no kernel.
+
+    They find the results through the environment variable STUDY_RESULTS. A cell that fails raises: half a lecture is
+    not written.
+    """
+    written = []
+    for source in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook = nbformat.read(source, as_version=4)
+        client = NotebookClient(
+            notebook, timeout=600, kernel_name="python3", record_timing=False, extra_arguments=_QUIET
+        )
+        client.resources = {"metadata": {"path": str(NOTEBOOKS.parents[1])}}
+        client.execute(env=os.environ | {"STUDY_RESULTS": str(folder.resolve())})
+        content, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)  # 'lab' loads scripts from afar
+        page = _PAGES.get_template("lecture.html").render(name=source.stem, content=content)
+        written.append(files.write(folder / "notebooks" / f"{source.stem}.html", page))
+    if (folder / MANIFEST).exists():
+        manifest = json.loads((folder / MANIFEST).read_text())
+        files.write(folder / MANIFEST, json.dumps(manifest | {"files": _digests(folder)}, indent=1) + "\n")
+    return written
+
+
+def summary(verdicts: Sequence[Claim], table_6: pd.DataFrame, folder: Path, paper_cost: str = "") -> str:
+    """What the end of a run prints, for a terminal of 80 columns or none.
+
+    In this order: the verdicts, Table 6, where the pictures are, how to open the MLflow UI, and what the paper profile
+    would cost (`paper_cost`, a sentence or two).
+    """
+    lines = [*textwrap.wrap(f"Verdicts on the paper's {len(verdicts)} claims: {counted(verdicts)}", 78), ""]
+    for claim in sorted(verdicts, key=_rank):
+        if _rank(claim) < len(VERDICTS):
+            effect = _effect(claim)
+            first, *rest = textwrap.wrap(claim["statement"], 36, max_lines=2, placeholder=" ...") or [""]
+            lines.append(f"  {claim['verdict'].split(' (')[0]:12} {claim['id']:7} {first:36} {effect}".rstrip())
+            lines += [f"{'':23}{line}" for line in rest]
+    lines += ["", "Table 6 (errors in percent, mean ± standard deviation over n seeds)", ""]
+    shown = tables.printed(table_6)
+    columns = {"net": 12, "iterations": 10, "training error": 17, "test error": 14, "n": 2, "paper": 16}
+    lines.append("  " + " ".join(f"{name:{width}}" for name, width in columns.items()).rstrip())
+    for row in shown.to_dict("records"):
+        lines.append("  " + " ".join(f"{row[name]:{width}}" for name, width in columns.items()).rstrip())
+        lines += [f"    {row['note']}"] if row.get("note") else []
+    for note in tables.footnotes(table_6)[1:]:
+        lines += textwrap.wrap(note, 78, initial_indent="  ", subsequent_indent="  ")
+    lines += ["", f"Pictures  {folder / 'figures'}", f"Page      {folder / 'index.html'}", "MLflow    make ui"]
+    if paper_cost:
+        lines += textwrap.wrap(paper_cost, 70, initial_indent="PROFILE=paper  ", subsequent_indent=" " * 15)
+    return "\n".join(lines) + "\n"
+
+
+def counted(verdicts: Sequence[Claim]) -> str:
+    """`9 supported, 1 contradicted, 2 undecided, 62 not testable in this profile`."""
+    counts = {verdict: sum(claim["verdict"].startswith(verdict) for claim in verdicts) for verdict in VERDICTS}
+    rest = len(verdicts) - sum(counts.values())
+    found = [f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided")]
+    return ", ".join([*found, f"{rest} not testable in this profile"])
+
+
+def verdict_table(verdicts: Sequence[Claim]) -> pd.DataFrame:
+    """The claims that the profile tests, as text: verdict, claim, statement, effect [interval], n."""
+    rows = [
+        (
+            claim["verdict"],
+            claim["id"],
+            claim["statement"],
+            _effect(claim) or tables.DASH,
+            str(claim["n"] or tables.DASH),
+        )
+        for claim in sorted(verdicts, key=_rank)
+        if _rank(claim) < len(VERDICTS)
+    ]
+    return pd.DataFrame(rows, columns=["verdict", "claim", "statement", "effect [interval]", "n"])
+
+
+def untestable_table(verdicts: Sequence[Claim]) -> pd.DataFrame:
+    """Why the profile cannot test the other claims, as text: reason, number of claims, claims."""
+    concerned: dict[str, list[str]] = {}
+    for claim in verdicts:
+        if _rank(claim) == len(VERDICTS):
+            concerned.setdefault(claim["reason"] or "", []).append(claim["id"])
+    rows = [(reason, str(len(ids)), ", ".join(ids)) for reason, ids in concerned.items()]
+    return pd.DataFrame(rows, columns=["reason", "claims", "which"])
+
+
+def deviations(finals: pd.DataFrame) -> Iterator[str]:
+    """Each departure from the paper's recipe, with the nets that it concerns where these are not all."""
+    concerned: dict[str, list[str]] = {}
+    for row in finals.drop_duplicates("condition").to_dict("records"):
+        for deviation in filter(None, row["deviations"].split("; ")):
+            concerned.setdefault(deviation, []).append(row["title"])
+    everything = finals["condition"].nunique()
+    for deviation, nets in concerned.items():
+        yield deviation + ("" if len(nets) == everything else f" — {', '.join(dict.fromkeys(nets))}")
+    yield from DEVIATIONS
+
+
+def _page(
+    frames: Frames,
+    profile: Profile,
+    verdicts: Sequence[Claim],
+    rendered: Mapping[str, pd.DataFrame],
+    pictures: Sequence[Mapping[str, str]],
+    facts: Mapping[str, str],
+    lecture: bool,
+) -> str:
+    """One page that needs nothing but itself: no script, no font, no other server."""
+    testable = sorted((claim for claim in verdicts if _rank(claim) < len(VERDICTS)), key=_rank)
+    undone = frames.finals[~frames.finals["outcome"].isin(("finished", "diverged"))]
+    return _PAGES.get_template("study.html").render(
+        profile=profile,
+        data=", ".join(sorted(set(frames.finals["data"]))),
+        outcomes=_outcomes(frames.finals),
+        undone=undone[["id", "outcome"]].to_dict("records"),
+        counted=counted(verdicts),
+        testable=[claim | {"short": claim["verdict"].split(" (")[0], "shown": _effect(claim)} for claim in testable],
+        untestable=[claim for claim in verdicts if _rank(claim) == len(VERDICTS)],
+        pictures=pictures,
+        tables=[
+            {
+                "name": name,
+                "title": title,
+                "text": tables.printed(rendered[name]),
+                "notes": tables.footnotes(rendered[name]),
+            }
+            for name, title in (("table_6", "Table 6"), ("shortcut_options", "Shortcut options"))
+            if len(rendered[name])
+        ],
+        deviations=list(deviations(frames.finals)),
+        facts=_versions() | dict(facts),
+        runs=frames.finals[frames.finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),
+        notebooks=[source.stem for source in sorted(NOTEBOOKS.glob("*.ipynb"))] if lecture else [],
+    )
+
+
+def _manifest(frames: Frames, profile: Profile, folder: Path, facts: Mapping[str, str]) -> str:
+    finals = frames.finals
+    manifest = {
+        "profile": profile.name,
+        "command": f"make degradation-study PROFILE={profile.name}",
+        "git_commit": facts.get("git_commit", "unknown"),
+        "provenance": dict(facts),
+        "versions": _versions(),
+        "planned": len(finals),
+        "outcomes": _outcomes(finals),
+        "runs": dict(finals.loc[finals["run_id"] != "", ["id", "run_id"]].itertuples(index=False)),
+        "without_a_result": finals.loc[~finals["outcome"].isin(("finished", "diverged")), "id"].tolist(),
+        "files": _digests(folder),
+    }
+    return json.dumps(manifest, indent=1) + "\n"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of the report, by its path in the folder; the manifest cannot hold its own."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+    }
+
+
+def _outcomes(finals: pd.DataFrame) -> dict[str, int]:
+    """How many planned trials have each outcome; finished, diverged and missing always among them."""
+    counts = finals["outcome"].value_counts()
+    outcomes = ("finished", "diverged", "failed", "interrupted", "running", "missing")
+    return {
+        name: int(counts.get(name, 0))
+        for name in outcomes
+        if name in counts or name in ("finished", "diverged", "missing")
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+
+
+def _rank(claim: Claim) -> int:
+    """Place of a claim's verdict in `VERDICTS`; their number for the untestable."""
+    return next((i for i, verdict in enumerate(VERDICTS) if claim["verdict"].startswith(verdict)), len(VERDICTS))
+
+
+def _effect(claim: Claim) -> str:
+    """`+61.2 [55, 67.4]`, as far as there are numbers."""
+    effect, interval = claim["effect"], claim["interval"]
+    if effect is None or math.isnan(effect):
+        return "" if claim["n"] else "by counting"  # parameters, layers and multiply-adds need no run
+    shown = f"{effect:+.3g}"
+    if interval is not None and not any(bound is None or math.isnan(bound) for bound in interval):
+        shown += f" [{interval[0]:.3g}, {interval[1]:.3g}]"
+    return shown
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: numpy's scalars."""
+    return value.item()

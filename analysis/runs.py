@@ -1,0 +1,142 @@
+"""Frames: one row per planned trial, one row per record.
+
+Owns the columns that claims, tables and figures read. Must not know where runs are kept: it is handed plans and runs,
+and touches neither tracking nor files.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pandas as pd
+import pyarrow as pa
+
+from experiments.recipes import deviations
+from study import cost
+from study.spec import InputError, Trial
+
+MEASURES = (
+    "final_train_error_pct",
+    "clean_train_error_pct",
+    "test_error_pct",
+    "train_loss",
+    "best_test_error_pct",
+)
+RECORD = (
+    "iteration",
+    "learning_rate",
+    "train_loss",
+    "train_error_pct",
+    "clean_train_loss",
+    "clean_train_error_pct",
+    "test_loss",
+    "test_error_pct",
+)
+_IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
+
+
+class Run(Protocol):
+    """What a run must say for itself: the fields of `study.tracking.Run`."""
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def trial(self) -> Trial: ...
+    @property
+    def outcome(self) -> str: ...
+    @property
+    def tags(self) -> Mapping[str, str]: ...
+    @property
+    def records(self) -> pa.Table | None: ...
+
+
+@dataclass(frozen=True)
+class Frames:
+    """`finals`: exactly one row per planned trial. `curves`: one row per planned trial that has a run, and record."""
+
+    finals: pd.DataFrame
+    curves: pd.DataFrame
+
+
+def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
+    """The frames of a study: what was planned, with what its runs measured.
+
+    A planned trial without a run is a row with the outcome 'missing'. A run whose trial is not planned is ignored: a
+    store may hold the runs of several profiles. Measures are NaN for every outcome but 'finished', because a diverged
+    net has no error: its outcome is the observation. `recipe` is the hash part of the condition.
+
+    Raises `InputError` if two runs claim one planned trial, or a finished run lacks its last record.
+    """
+    by_id: dict[str, Run] = {}
+    for run in runs:
+        if run.trial in planned:
+            other = by_id.setdefault(run.trial.id, run)
+            if other is not run:
+                raise InputError(f"runs {other.run_id} and {run.run_id} are both of trial {run.trial.id}; delete one")
+    rows, measured = [], []
+    for trial, experiments in planned.items():
+        found = by_id.get(trial.id)
+        records = pd.DataFrame(columns=list(RECORD), dtype=float)
+        if found is not None and found.records is not None:
+            records = found.records.to_pandas()[list(RECORD)]
+        rows.append(_planned(trial, experiments) | _found(trial, found, records))
+        if len(records):
+            measured.append(records.assign(id=trial.id))
+    finals = pd.DataFrame(rows)
+    curves = pd.concat(measured) if measured else pd.DataFrame(columns=["id", *RECORD])
+    curves = finals[[*_IDENTITY, "outcome"]].merge(curves, on="id", validate="one_to_many")
+    return Frames(finals=finals, curves=curves)
+
+
+def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
+    return {
+        "id": trial.id,
+        "condition": trial.condition,
+        "experiments": ",".join(experiments),
+        "title": trial.model.title,
+        "family": trial.model.family,
+        "block": trial.model.block,
+        "depth": trial.model.depth,
+        "shortcut": trial.model.shortcut,
+        "width": trial.model.width,
+        "data": trial.data.name,
+        "seed": trial.seed,
+        "iterations": trial.recipe.iterations,
+        "recipe": trial.condition.rpartition("-")[2],
+        "learning_rate": trial.recipe.learning_rate,
+        "params": cost.parameters(trial.model, trial.data),
+        "deviations": "; ".join(deviations(trial)),
+    }
+
+
+def _found(trial: Trial, run: Run | None, records: pd.DataFrame) -> dict[str, Any]:
+    nothing = dict.fromkeys(MEASURES, float("nan"))
+    if run is None:
+        return {"outcome": "missing", "run_id": "", "diverged_at": float("nan"), "seconds": float("nan"), **nothing}
+    return {
+        "outcome": run.outcome,
+        "run_id": run.run_id,
+        "diverged_at": float(run.tags.get("diverged_at", "nan")),
+        "seconds": float(run.tags.get("seconds", "nan")),
+        **(_measures(trial, run, records) if run.outcome == "finished" else nothing),
+    }
+
+
+def _measures(trial: Trial, run: Run, records: pd.DataFrame) -> dict[str, float]:
+    """Running measures over the last tenth of the iterations; clean and test errors of the last iterate."""
+    iterations = trial.recipe.iterations
+    if records.empty or records["iteration"].iloc[-1] != iterations:
+        raise InputError(
+            f"run {run.run_id} of trial {trial.id} is finished, but its records do not reach iteration {iterations};"
+            " delete the run and run the trial again"
+        )
+    tenth = records[records["iteration"] > 0.9 * iterations]
+    last = records.iloc[-1]
+    return {
+        "final_train_error_pct": float(tenth["train_error_pct"].mean()),
+        "clean_train_error_pct": float(last["clean_train_error_pct"]),
+        "test_error_pct": float(last["test_error_pct"]),
+        "train_loss": float(tenth["train_loss"].mean()),
+        # A labelled extra: it shows what choosing by the test set would have gained. Never a result.
+        "best_test_error_pct": float(records["test_error_pct"].min()),
+    }

@@ -1,0 +1,100 @@
+"""Numbers with their uncertainty: intervals, paired tests, equivalence, correction for many claims.
+
+Owns the arithmetic of a verdict. Must not know claims, frames or figures: it is given numbers.
+
+Every test is a t test on one number per seed, for example the difference of two nets that share the seed. With few
+seeds several such numbers may be equal, because an error is a whole number of wrong images. A standard deviation of 0
+would then claim certainty that a count of images cannot give, so the functions take the `resolution` of one error (one
+image, in percent): rounding two errors to it leaves a deviation of resolution / sqrt(6) in their difference, and no
+smaller one is believed. With resolution 0, equal non-zero differences have p = 0 and an interval of width 0.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+ALPHA = 0.05
+MOST_SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """n values with their mean, standard deviation (n-1) and interval for the mean; NaN where n does not allow one."""
+
+    n: int
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+def estimate(values: Iterable[float], resolution: float = 0.0, level: float = 1 - ALPHA) -> Estimate:
+    """Mean and t interval of values that are one per seed. One value has no deviation and no interval."""
+    x = np.asarray(list(values), dtype=float)
+    if np.isnan(x).any():
+        raise ValueError("a missing value cannot be averaged; drop it and say so")
+    n = len(x)
+    mean = float(x.mean()) if n else math.nan
+    if n < 2:
+        return Estimate(n, mean, math.nan, math.nan, math.nan)
+    sd = float(x.std(ddof=1))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * _believed(sd, resolution) / math.sqrt(n)
+    return Estimate(n, mean, sd, mean - half, mean + half)
+
+
+def p_greater(values: Iterable[float], than: float = 0.0, resolution: float = 0.0) -> float:
+    """One-sided p of 'the mean is not greater than `than`'; NaN for fewer than two values."""
+    found = estimate(values, resolution)
+    if found.n < 2:
+        return math.nan
+    error = _believed(found.sd, resolution) / math.sqrt(found.n)
+    if error == 0:
+        return 0.0 if found.mean > than else 1.0
+    return float(stats.t.sf((found.mean - than) / error, found.n - 1))
+
+
+def p_two_sided(values: Sequence[float], resolution: float = 0.0) -> float:
+    """p of 'the mean is 0': the paired t test, when the values are differences of pairs."""
+    mirrored = [-value for value in values]
+    return min(1.0, 2 * min(p_greater(values, 0.0, resolution), p_greater(mirrored, 0.0, resolution)))
+
+
+def p_equivalent(values: Sequence[float], margin: float, resolution: float = 0.0) -> float:
+    """Two one-sided tests (TOST): p of 'the mean is at least `margin` away from 0'."""
+    mirrored = [-value for value in values]
+    return max(p_greater(values, -margin, resolution), p_greater(mirrored, -margin, resolution))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's step-down correction: adjusted p values in the given order, controlling the family-wise error."""
+    adjusted = [0.0] * len(ps)
+    so_far = 0.0
+    for rank, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        so_far = max(so_far, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = so_far
+    return adjusted
+
+
+def further_seeds(effect: float, sd: float, n: int, alpha: float = ALPHA) -> int | None:
+    """The fewest further seeds with which this effect and deviation would exclude 0 at two-sided level `alpha`.
+
+    None if the effect is 0 or more than 1,000 seeds would not do. An extrapolation, not a promise: effect and
+    deviation will move as seeds are added.
+    """
+    if effect == 0 or math.isnan(effect) or math.isnan(sd):
+        return None
+    total = np.arange(max(n + 1, 2), n + MOST_SEEDS + 1)
+    enough = stats.t.ppf(1 - alpha / 2, total - 1) * sd / np.sqrt(total) < abs(effect)
+    return int(total[enough.argmax()]) - n if enough.any() else None
+
+
+def believed_sd(values: Iterable[float], resolution: float = 0.0) -> float:
+    """The standard deviation that the tests use: the observed one, but no smaller than rounding leaves."""
+    return _believed(estimate(values, resolution).sd, resolution)
+
+
+def _believed(sd: float, resolution: float) -> float:
+    return max(sd, resolution / math.sqrt(6))

@@ -1,0 +1,1 @@
+"""Looking: the MLflow UI over the study's store. Reads only."""

@@ -1,0 +1,55 @@
+"""What several tests share: a trial of a second, an execution in a temporary folder, one thread."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments.profiles import DIGITS
+from experiments.recipes import minutes
+from study import tracking
+from study.spec import Execution, Model, Trial
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def small() -> Callable[..., Trial]:
+    """An 8-layer net on the digits for 24 iterations; keywords change the recipe, `seed` the seed."""
+
+    def make(family: str = "residual", seed: int = 0, **recipe: Any) -> Trial:
+        shortcut = "none" if family == "plain" else "A"
+        model = Model(family=family, block="basic", depth=8, shortcut=shortcut, width=4)
+        short = {"iterations": 24, "drops": (16, 20), "record_every": 4, "evaluate_every": 8, "learning_rate": 0.05}
+        return Trial(model=model, data=DIGITS, recipe=replace(minutes(model), **(short | recipe)), seed=seed)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its database and no runs: creating the database takes seconds, copying it none."""
+    storage = tmp_path_factory.mktemp("template") / "store"
+    tracking.create_store(Execution(storage=storage, data_root=storage))
+    return storage
+
+
+@pytest.fixture
+def store(execution: Execution, empty_store: Path) -> Execution:
+    shutil.copytree(empty_store, execution.storage)
+    return execution
+
+
+@pytest.fixture
+def execution(tmp_path: Path) -> Execution:
+    return Execution(storage=tmp_path / "store", data_root=tmp_path / "data", local=True)

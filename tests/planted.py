@@ -1,0 +1,107 @@
+"""Planted studies: runs with known errors for every planned trial, so that analysis is tried without training.
+
+The numbers are planted, never presented as measured. Noise is seeded by the trial's id, so a study is reproducible.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from analysis.runs import Frames, load
+from experiments import planned as planned_trials
+from experiments.profiles import Profile
+from study.spec import Trial
+
+
+@dataclass(frozen=True)
+class Run:
+    """The fields of `study.tracking.Run`, without importing mlflow for tests that need no tracking."""
+
+    run_id: str
+    trial: Trial
+    outcome: str
+    tags: dict[str, str]
+    records: pa.Table | None
+
+
+def degradation(trial: Trial) -> float:
+    """Final running training error (%) as the paper tells it: plain nets rise with depth, residual nets fall."""
+    if trial.model.family == "plain":
+        return min(1.0 + (trial.model.depth - 20) * 1.2, 88.0)
+    return 0.3 * 20 / trial.model.depth + 0.02
+
+
+def finished(trial: Trial) -> str:
+    return "finished"
+
+
+def planted(
+    profile: Profile,
+    error: Callable[[Trial], float] = degradation,
+    noise: float = 0.1,
+    outcomes: Callable[[Trial], str] = finished,
+    test_error: Callable[[Trial], float] | None = None,
+    pace: Callable[[Trial], float] = lambda trial: 0.08,
+) -> list[Run]:
+    """A run for every planned trial of the profile, except those whose outcome is 'missing'.
+
+    The running training error falls exponentially from 90 % to `error(trial)`, with `pace(trial)` of the iterations as
+    its time constant; `noise` is the standard deviation between seeds (percentage points), drawn anew for training and
+    test error. `test_error` (default: `error` plus 4) is the last iterate's. A run that is not finished stops halfway;
+    a failed one has no records.
+    """
+    test_error = test_error or (lambda trial: error(trial) + 4.0)
+    runs = []
+    for trial in planned_trials(profile):
+        outcome = outcomes(trial)
+        if outcome == "missing":
+            continue
+        rng = np.random.default_rng(int(hashlib.sha256(trial.id.encode()).hexdigest()[:8], 16))
+        train, test = (max(f(trial) + noise * rng.standard_normal(), 0.0) for f in (error, test_error))
+        tags = {"git_commit": "0" * 40, "seconds": str(10.0 * trial.model.depth), "device": "cpu", "data_digest": "0"}
+        if outcome == "diverged":
+            tags["diverged_at"] = str(trial.recipe.iterations // 2)
+        runs.append(
+            Run(
+                run_id=hashlib.sha256(f"run {trial.id}".encode()).hexdigest()[:32],
+                trial=trial,
+                outcome=outcome,
+                tags=tags,
+                records=None if outcome == "failed" else _records(trial, train, test, pace(trial), outcome),
+            )
+        )
+    return runs
+
+
+def frames(profile: Profile, *args, **kwargs) -> Frames:
+    """The frames of `planted(...)`."""
+    return load(planned_trials(profile), planted(profile, *args, **kwargs))
+
+
+def _records(trial: Trial, train: float, test: float, pace: float, outcome: str) -> pa.Table:
+    recipe = trial.recipe
+    end = recipe.iterations if outcome == "finished" else recipe.iterations // 2
+    iteration = np.arange(recipe.record_every, end + 1, recipe.record_every)
+    if outcome == "finished" and (len(iteration) == 0 or iteration[-1] != end):
+        iteration = np.append(iteration, end)
+    left = np.exp(-iteration / (pace * recipe.iterations))
+    train_error = train + (90.0 - train) * left
+    evaluated = (iteration % recipe.evaluate_every == 0) | (iteration == recipe.iterations)
+    test_error = np.where(evaluated, test + (90.0 - test) * left, np.nan)
+    test_error[iteration == recipe.iterations] = test
+    clean_error = np.where(evaluated, 0.9 * train_error, np.nan)
+    drops = np.searchsorted(np.array(recipe.drops), iteration, side="right")
+    columns = {
+        "iteration": iteration,
+        "learning_rate": recipe.learning_rate * 0.1**drops,
+        "train_loss": 0.03 * train_error + 0.01,
+        "train_error_pct": train_error,
+        "clean_train_loss": 0.03 * clean_error + 0.01,
+        "clean_train_error_pct": clean_error,
+        "test_loss": 0.03 * test_error + 0.01,
+        "test_error_pct": test_error,
+    }
+    return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})

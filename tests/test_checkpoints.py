@@ -1,0 +1,63 @@
+"""Checkpoints survive damage and kills, and never run code."""
+
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from study import checkpoints
+
+
+def saved(folder: Path, *iterations: int) -> list[str]:
+    for i in iterations:
+        checkpoints.save(folder, i, {"iteration": i, "weights": torch.full((3,), float(i))})
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_two_newest_are_kept(tmp_path: Path) -> None:
+    assert saved(tmp_path, 9, 10, 100) == ["000000010.checkpoint", "000000100.checkpoint"]
+    newest = checkpoints.load_newest(tmp_path)
+    assert newest is not None and newest["iteration"] == 100 and newest["weights"].tolist() == [100.0] * 3
+
+
+def test_no_checkpoint_is_a_fresh_start(tmp_path: Path) -> None:
+    assert checkpoints.load_newest(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_used(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, 1, 2)
+    path = tmp_path / "000000002.checkpoint"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"truncated": content[:-100], "flipped": content, "empty": b""}[damage])
+    with caplog.at_level(logging.WARNING):
+        state = checkpoints.load_newest(tmp_path)
+    assert state is not None and state["iteration"] == 1
+    assert "000000002.checkpoint is damaged" in caplog.text
+    assert (tmp_path / "000000002.damaged").exists()
+
+
+def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    checkpoints.save(tmp_path, 1, {"iteration": Evil()})
+    with pytest.raises(pickle.UnpicklingError):
+        checkpoints.load_newest(tmp_path)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_write_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    checkpoints.write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        checkpoints.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"

@@ -1,0 +1,112 @@
+"""The command line: what it prints for people and scripts, and what it says of bad input."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import EXPERIMENTS, name_of, planned
+from experiments.live import duration
+from experiments.profiles import PAPER, PROFILES
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments: str, module: str = "experiments") -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+
+
+def test_the_papers_trials_are_listed_in_under_five_seconds(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = command("plan", "--profile", "paper", "--json", "--storage", str(tmp_path / "none"))
+    assert time.monotonic() - started < 5  # the command contract's bound, not a benchmark
+    plan = json.loads(done.stdout)
+    assert set(plan) == {"profile", "trials", "total_seconds", "makespan_seconds"}
+    assert {row["id"] for row in plan["trials"]} == {trial.id for trial in planned(PAPER)}
+    row = next(row for row in plan["trials"] if row["depth"] == 1202 and row["family"] == "residual")
+    assert set(row) == {
+        *("id", "experiments", "family", "depth", "shortcut", "data", "seed", "iterations", "params"),
+        *("multiply_adds", "seconds", "memory_bytes", "done"),
+    }
+    assert (row["params"], row["data"], row["iterations"], row["done"]) == (19_421_274, "cifar10", 64_000, False)
+    assert row["seconds"] == max(row["seconds"] for row in plan["trials"]) == plan["trials"][0]["seconds"]
+    assert plan["makespan_seconds"] >= plan["total_seconds"] / os.cpu_count() * 0.99
+    assert not (tmp_path / "none").exists()  # looking makes nothing
+
+
+def test_status_before_the_first_launch_is_all_missing(tmp_path: Path) -> None:
+    done = command("status", "--profile", "smoke", "--json", "--storage", str(tmp_path / "none"))
+    trials = json.loads(done.stdout)["trials"]
+    assert {row["outcome"] for row in trials} == {"missing"} and {row["iteration"] for row in trials} == {0}
+
+
+def test_list_names_every_experiment_and_profile() -> None:
+    listed = json.loads(command("list", "--json").stdout)
+    assert list(listed["experiments"]) == [name_of(experiment) for experiment in EXPERIMENTS]
+    assert list(listed["profiles"]) == [profile.name for profile in PROFILES]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["plan", "--profile", "fast"], "profile 'fast' is unknown; choose one of smoke, quick, class, paper"),
+        (["plan", "--experiments", "shortcuts"], "experiment 'shortcuts' is unknown; choose one of plain-vs-residual"),
+        (["plan", "--seeds", "0"], "seeds 0 is too small; it must be at least 1"),
+        (["plan", "--seeds", "many"], "'many' is not a valid integer"),
+        (["plan", "--data", "mnist"], "'mnist' is unknown; choose one of digits"),
+        (["plan", "--speed", "9"], "No such option"),
+        (["run", "--storage", "/proc/store"], "store /proc/store cannot be written"),
+        (["run", "--storage", str(ROOT / "study")], "is not a store"),
+        (["run", "--device", "tpu"], "device 'tpu' is unknown; choose one of auto, cpu, cuda"),
+        (["run", "--threads", "0"], "threads 0 is too small"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and not done.stdout
+
+
+def test_missing_data_are_named_before_anything_runs_and_never_replaced(tmp_path: Path) -> None:
+    storage, data = str(tmp_path / "store"), str(tmp_path / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STUDY_OFFLINE", "1")
+        done = command("run", "--profile", "paper", "--storage", storage, "--data-root", data)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    for part in ("cifar10", data, "c58f30108f718f92721af3b95e74349a", "PROFILE=quick"):
+        assert part in done.stderr
+    assert not list((tmp_path / "store" / "trials").iterdir())
+
+
+def test_the_ui_of_a_study_that_was_never_run_says_so(tmp_path: Path) -> None:
+    done = command("ui", "--storage", str(tmp_path / "none"), module="dashboards")
+    assert done.returncode == 2 and "run `make degradation-study` first" in done.stderr
+
+
+def test_every_trial_of_a_profile_has_its_data_and_width() -> None:
+    for profile in PROFILES:
+        for trial in planned(profile):
+            assert trial.data == profile.data and trial.model.width == profile.width
+
+
+def test_a_profile_that_tests_no_claim_says_why() -> None:
+    smoke = next(profile for profile in PROFILES if profile.name == "smoke")
+    assert "*" in smoke.untestable and all(reason for profile in PROFILES for reason in profile.untestable.values())
+
+
+def test_more_seeds_extend_the_same_trials() -> None:
+    assert set(planned(PAPER)) < set(planned(PAPER.with_seeds(6)))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (119, "119 s"), (300, "5 min"), (9_000, "2.5 h"), (400_000, "5 days")]
+)
+def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,168 @@
+"""Claims about the pictures: nothing planned is silently absent, nothing is cut away, equal frames give equal bytes."""
+
+import matplotlib.colors
+import numpy as np
+import pytest
+from planted import degradation, frames
+
+from analysis import figures
+from analysis.runs import Frames
+from experiments.profiles import QUICK
+from study.spec import Trial
+
+
+def large(trial: Trial) -> float:
+    """Errors as the quick profile has them: plain nets far above the paper's axis."""
+    return degradation(trial) if trial.model.family == "residual" else min(1.3 * (trial.model.depth - 19), 88.0)
+
+
+def as_in_the_paper(trial: Trial) -> float:
+    return 65.0 if trial.model.family == "plain" and trial.model.depth >= 110 else 0.05 * trial.model.depth
+
+
+def outcomes(trial: Trial) -> str:
+    if trial.model.title == "plain-1202":
+        return "diverged"
+    return "missing" if trial.model.title == "plain-44" and trial.seed == 2 else "finished"
+
+
+@pytest.fixture(scope="module")
+def quick() -> Frames:
+    return frames(QUICK, error=large, outcomes=outcomes)
+
+
+def words(axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def test_the_left_panel_of_figure_1_shows_the_planted_training_errors(quick):
+    left, right = figures.figure_1(quick, "quick").axes
+    finals = quick.finals.query("family == 'plain' and experiments == 'plain-vs-residual'")
+    for axes, measure in ((left, "train_error_pct"), (right, "test_error_pct")):
+        assert words(axes) == ["plain-20", "plain-56"]  # from the lower end to the upper one
+        for line, title in zip(axes.lines, ("plain-20", "plain-56"), strict=True):
+            of_net = quick.curves[quick.curves["id"].isin(finals.query(f"title == '{title}'")["id"])]
+            means = of_net.dropna(subset=[measure]).groupby("iteration")[measure].mean()
+            np.testing.assert_allclose(line.get_xdata(), means.index)
+            np.testing.assert_allclose(line.get_ydata(), means)
+
+
+def test_large_errors_are_not_clipped_away(quick):
+    assert all(axes.get_ylim() == (0, 100) for axes in figures.figure_6(quick, "quick").axes)
+
+
+def test_small_errors_are_drawn_on_the_papers_axis_and_what_ends_above_it_is_named():
+    left, *_ = figures.figure_6(frames(QUICK, error=as_in_the_paper), "quick").axes
+    assert left.get_ylim() == (0, 20)
+    assert "plain-110 ↑ 69 %" in words(left)
+
+
+def test_a_diverged_trial_is_a_mark_at_its_iteration(quick):
+    figure = figures.figure_6(quick, "quick")
+    crosses = [line for line in figure.axes[2].lines if line.get_marker() == "x"]
+    assert [list(cross.get_xdata()) for cross in crosses] == [[140]]
+    assert "plain-1202" in words(figure.axes[2])
+    assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "Diverged: plain-1202 (1 of 1, at iteration 140)." in figures.caption(figure)
+
+
+def test_without_divergence_the_legend_has_no_such_mark():
+    figure = figures.figure_6(frames(QUICK, error=large), "quick")
+    assert "diverged" not in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+@pytest.mark.parametrize("outcome", ["missing", "failed", "interrupted", "running"])
+def test_a_trial_without_a_result_is_named_in_the_caption(outcome):
+    some = frames(QUICK, outcomes=lambda trial: outcome if trial.model.title == "plain-20" else "finished")
+    for name, figure in figures.drawn(some, "quick"):
+        assert f"{outcome.capitalize()}: plain-20 (3 of 3)." in figures.caption(figure), name
+
+
+def test_a_diverged_or_unfinished_trial_enters_no_mean(quick):
+    """Half a curve of an interrupted seed would bend the mean where it stops."""
+    cut = frames(QUICK, error=large, outcomes=lambda trial: "interrupted" if trial.seed == 2 else "finished")
+    line = figures.figure_1(cut, "quick").axes[0].lines[0]
+    first_two = cut.curves.query("experiments == 'plain-vs-residual' and title == 'plain-20' and seed < 2")
+    np.testing.assert_allclose(line.get_ydata(), first_two.groupby("iteration")["train_error_pct"].mean())
+
+
+def test_the_caption_tells_data_profile_seeds_and_runs(quick):
+    text = figures.caption(figures.error_against_depth(quick, "quick"))
+    assert "Data: digits; profile quick; n = 2-3 seeds a net; 29 of 30 planned trials finished." in text
+
+
+def test_every_seed_is_a_dot_and_the_line_their_mean(quick):
+    training, _ = figures.error_against_depth(quick, "quick").axes
+    planned = quick.finals[["plain-vs-residual" in names.split(",") for names in quick.finals["experiments"]]]
+    for dots, line, family in zip(training.collections, training.lines, ("plain", "residual"), strict=True):
+        done = planned[(planned["family"] == family) & (planned["outcome"] == "finished")]
+        assert sorted(dots.get_offsets()[:, 1]) == sorted(done["final_train_error_pct"])
+        np.testing.assert_allclose(line.get_ydata(), done.groupby("depth")["final_train_error_pct"].mean())
+
+
+def test_shortcut_options_stand_beside_the_plain_net_of_their_depth(quick):
+    for axes, depth in zip(figures.shortcut_options(quick, "quick").axes, (20, 56), strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["plain", "A", "B", "C"]
+        plain = quick.finals.query(
+            "title == @name and experiments == 'plain-vs-residual'", local_dict={"name": f"plain-{depth}"}
+        )
+        assert words(axes)[0] == f"{plain['final_train_error_pct'].mean():.1f}"
+        assert len(words(axes)) == 8  # a mean of training and one of test error, four nets
+
+
+def test_deeper_nets_are_darker_so_that_grey_prints_keep_the_order(quick):
+    colours = figures._colours(quick.finals.query("family == 'plain'"))
+    grey = [
+        np.dot(matplotlib.colors.to_rgb(colours[f"plain-{depth}"]), (0.3, 0.59, 0.11))
+        for depth in (20, 32, 44, 56, 110)
+    ]
+    assert grey == sorted(grey, reverse=True)
+    assert min(-np.diff(grey)) > 0.02
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap():
+    same = frames(QUICK, error=lambda trial: 0.5, noise=0.0)
+    middle = figures.figure_6(same, "quick").axes[1]
+    heights = sorted(text.xyann[1] for text in middle.texts)
+    assert len(heights) == 5
+    assert min(np.diff(heights)) > 0.05 * middle.get_ylim()[1]
+
+
+def test_equal_frames_give_equal_bytes_that_hold_no_date(quick, tmp_path):
+    for folder in ("once", "again"):
+        figures.save(figures.error_against_depth(quick, "quick"), tmp_path / folder, "picture")
+    for kind in ("svg", "pdf", "png"):
+        once, again = ((tmp_path / folder / f"picture.{kind}").read_bytes() for folder in ("once", "again"))
+        assert once == again, kind
+        assert b"CreationDate" not in once and b"<dc:date>" not in once
+
+
+def test_the_files_metadata_tell_other_runs_apart(quick):
+    other = frames(QUICK, error=large)  # plain-44 has one run more
+    labels = {figures.error_against_depth(each, "quick").get_label() for each in (quick, other)}
+    assert {label.split(",")[0] for label in labels} == {"29 runs", "30 runs"}
+
+
+def test_svg_files_hold_the_label_and_pages_hold_no_name_twice(quick, tmp_path):
+    figure = figures.figure_1(quick, "quick")
+    figures.save(figure, tmp_path, "figure_1")
+    assert figure.get_label() in (tmp_path / "figure_1.svg").read_text()
+    page = figures.inline(figure, "figure_1")
+    assert page.startswith("<svg") and "<metadata" not in page
+    assert 'id="figure_1-' in page and page.count('id="') == page.count('id="figure_1-')
+    assert page.count('href="#') == page.count('href="#figure_1-')
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_study_without_any_run_still_draws_and_says_so():
+    empty = frames(QUICK, outcomes=lambda trial: "missing")
+    for name, figure in figures.drawn(empty, "quick"):
+        assert "Missing: " in figures.caption(figure), name
+        assert any("no finished trial" in words(axes) for axes in figure.axes), name
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_selection_without_the_nets_of_a_figure_says_that_none_are_planned(quick):
+    few = Frames(quick.finals.query("experiments == 'learning-rate'"), quick.curves.iloc[:0])
+    for _, figure in figures.drawn(few, "quick"):
+        assert "no trial of these nets is planned" in figures.caption(figure)

@@ -1,0 +1,227 @@
+"""Launching: Ray and the plain loop give the same study, and no death of a process loses or doubles anything."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tiny import TINY
+
+from experiments import planned
+from study import progress, tracking
+from study.launch import launch
+from study.spec import Execution, InputError, Trial
+
+ROOT = Path(__file__).parents[1]
+Small = Callable[..., Trial]
+STUDY = ("--profile", "tiny", "--experiments", "learning-rate", "--checkpoint-seconds", "0.5")
+
+
+def start(storage: Path, *more: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "tests" / "tiny.py"), "run", *STUDY, "--storage", str(storage), *more]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+
+
+def trials() -> list[Trial]:
+    return list(planned(TINY, ["learning-rate"]))
+
+
+def execution_of(storage: Path) -> Execution:
+    return Execution(storage=storage, data_root=storage)
+
+
+def tags(trials: list[Trial]) -> dict[str, dict[str, str]]:
+    return {trial.id: {"profile": "test"} for trial in trials}
+
+
+def wait_until_training(storage: Path, least: int) -> Trial:
+    """The first trial that has passed iteration `least` and has not ended."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for trial in trials():
+            said = progress.read(storage / "trials" / trial.id)
+            if said.get("iteration", 0) > least and "outcome" not in said:
+                return trial
+        time.sleep(0.1)
+    raise AssertionError("no trial began to train")
+
+
+def left_behind(storage: Path) -> list[str]:
+    """Processes that belong to a study in this store, or to Ray, and are still there."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or [])
+        if str(storage) in line or re.search(r"/tmp/study-\S+/ray", line):
+            found.append(line[:200])
+    return found
+
+
+def gone(storage: Path) -> bool:
+    deadline = time.monotonic() + 30
+    while left_behind(storage) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return not left_behind(storage)
+
+
+def numbers(storage: Path) -> Mapping[str, Any]:
+    """Outcome and every record of every trial, as logged."""
+    runs = tracking.read(execution_of(storage), trials())
+    return {run.trial.id: (run.outcome, run.records and run.records.to_pylist()) for run in runs}
+
+
+def complete_and_undoubled(storage: Path) -> bool:
+    """One run a trial, none running, one metric point an iteration."""
+    client = tracking.client(execution_of(storage))
+    everywhere = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert sorted(run.data.tags["trial_id"] for run in everywhere) == sorted(trial.id for trial in trials())
+    assert {run.info.status for run in everywhere} == {"FINISHED"}
+    for run in everywhere:
+        steps = [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")]
+        assert len(steps) == len(set(steps)) == int(run.data.tags["records"])
+    return True
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    storage = tmp_path_factory.mktemp("undisturbed") / "store"
+    done = start(storage)
+    output, _ = done.communicate(timeout=300)
+    assert done.returncode == 0, output
+    assert "2 of 2 trials have a result" in output
+    assert complete_and_undoubled(storage) and gone(storage)
+    return numbers(storage)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "store"
+    assert gone(tmp_path / "store")
+
+
+def finish(storage: Path, undisturbed: Mapping[str, Any], *more: str) -> None:
+    done = start(storage, *more)
+    output, _ = done.communicate(timeout=300)
+    assert done.returncode == 0, output
+    assert complete_and_undoubled(storage)
+    assert numbers(storage) == undisturbed
+
+
+def test_the_plain_loop_gives_rays_numbers_even_after_kill_9(storage: Path, undisturbed: Mapping[str, Any]) -> None:
+    run = start(storage, "--local")
+    wait_until_training(storage, 60)
+    run.kill()
+    run.wait()
+    states = {found.outcome for found in tracking.read(execution_of(storage), trials())}
+    assert "running" in states  # nobody was left to say otherwise; the next launch does
+    finish(storage, undisturbed, "--local")
+
+
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+def test_a_stopped_launch_exits_130_with_no_run_left_running_and_resumes(
+    storage: Path, undisturbed: Mapping[str, Any], stop: signal.Signals
+) -> None:
+    run = start(storage)
+    wait_until_training(storage, 60)
+    run.send_signal(stop)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130, output
+    assert "the same command continues" in output and "Traceback" not in output
+    assert gone(storage)
+    runs = tracking.read(execution_of(storage), trials())
+    assert "interrupted" in {found.outcome for found in runs}
+    assert "running" not in {found.outcome for found in runs}
+    finish(storage, undisturbed, "--local")  # whichever engine goes on
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_terminal_reaches_every_process_and_resumes(storage: Path, undisturbed: Mapping[str, Any]) -> None:
+    run = start(storage)
+    wait_until_training(storage, 60)
+    os.killpg(run.pid, signal.SIGINT)  # a terminal signals the whole process group
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 130, output
+    finish(storage, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_launcher_leaves_nothing_behind_and_the_next_finishes(
+    storage: Path, undisturbed: Mapping[str, Any]
+) -> None:
+    run = start(storage)
+    wait_until_training(storage, 60)
+    run.kill()
+    run.wait()
+    assert gone(storage)
+    finish(storage, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_retried_in_the_same_launch(storage: Path, undisturbed: Mapping[str, Any]) -> None:
+    run = start(storage)
+    wait_until_training(storage, 60)
+    children = psutil.Process(run.pid).children(recursive=True)
+    workers = [child for child in children if "ImplicitFunc.train" in " ".join(child.cmdline())]  # Ray's name for them
+    assert len(workers) == 2
+    workers[0].kill()
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 0, output
+    assert complete_and_undoubled(storage)
+    assert numbers(storage) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_costs_time_only(storage: Path, undisturbed: Mapping[str, Any]) -> None:
+    run = start(storage, "--local")
+    trial = wait_until_training(storage, 100)
+    run.kill()
+    run.wait()
+    newest = max((storage / "trials" / trial.id / "checkpoints").glob("*.checkpoint"))
+    newest.write_bytes(newest.read_bytes()[:-50])
+    finish(storage, undisturbed, "--local")
+    assert newest.with_suffix(".damaged").exists()
+
+
+def test_what_has_a_result_is_not_run_again(store: Execution, small: Small) -> None:
+    first, second, started = small(), small(seed=1), []
+    launch([first], store, tags([first]), started.append)
+    launch([first, second], store, tags([first, second]), started.append)
+    launch([first, second], store, tags([first, second]), started.append)
+    assert started == [[first], [second]]
+
+
+def test_a_trial_that_fails_is_retried_then_left_while_the_rest_goes_on(
+    store: Execution, small: Small, caplog: pytest.LogCaptureFixture
+) -> None:
+    good, bad = small(), small(seed=1)
+    folder = store.trial_folder(bad.id)
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text("another trial's")  # a poison that only the worker meets
+    launch([bad, good], store, tags([bad, good]), lambda todo: None)
+    assert {run.trial: run.outcome for run in tracking.read(store, [good, bad])}[good] == "finished"
+    assert caplog.text.count("failed (attempt") == store.retries + 1
+    assert "holds another specification" in caplog.text
+
+
+def test_a_second_launch_on_one_store_is_refused(store: Execution, small: Small) -> None:
+    def meanwhile(todo: list[Trial]) -> None:
+        with pytest.raises(InputError, match="in use by another launch"):
+            launch([small()], store, tags([small()]), lambda _: None)
+
+    launch([small()], store, tags([small()]), meanwhile)
+
+
+def test_longest_trials_start_first(store: Execution, small: Small) -> None:
+    short, long = small(iterations=8, drops=()), small(iterations=24)
+    order: list[Trial] = []
+    launch([short, long], replace(store, retries=0), tags([short, long]), order.extend)
+    assert order == [long, short]

@@ -1,0 +1,139 @@
+"""The nets are the paper's, to the last parameter."""
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from analysis import paper
+from experiments import recipes
+from experiments.profiles import PAPER
+from study import cost
+from study.models import BatchNorm, build
+from study.spec import Data, Model, Trial
+
+CIFAR = recipes.PAPER_DATA
+TINY = Data(
+    name="synthetic", channels=1, size=8, classes=4, held_out=0, padding=0, flip=False, normalise="scalar", digest=""
+)
+
+
+def trial(model: Model, data: Data = TINY, seed: int = 0, **recipe: Any) -> Trial:
+    return Trial(model=model, data=data, recipe=replace(recipes.minutes(model), **recipe), seed=seed)
+
+
+def net(family: str = "residual", depth: int = 20, shortcut: str = "A", block: str = "basic", width: int = 4) -> Model:
+    return Model(
+        family=family, block=block, depth=depth, shortcut="none" if family == "plain" else shortcut, width=width
+    )
+
+
+def counted(model: Model, data: Data) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build(trial(model, data)).parameters())
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
+@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
+def test_parameter_counts_are_table_6(depth: int, shortcut: str) -> None:
+    row = next(row for row in paper.table("cifar_architecture")["rows"] if row["depth"] == depth)
+    model = PAPER.model("residual", depth, shortcut)
+    assert counted(model, CIFAR) == cost.parameters(model, CIFAR) == row["params"][shortcut]
+
+
+@pytest.mark.parametrize("depth", [20, 32, 44, 56, 110, 1202])
+def test_plain_and_option_a_have_equal_parameters(depth: int) -> None:
+    assert counted(PAPER.model("plain", depth), CIFAR) == counted(PAPER.model("residual", depth), CIFAR)
+
+
+LEGAL = [
+    (family, shortcut, block, width, n)
+    for family, shortcut in (("plain", "none"), ("residual", "A"), ("residual", "B"), ("residual", "C"))
+    for block, width, n in itertools.product(("basic", "bottleneck"), (1, 5, 16), (1, 3, 18, 200))
+]
+
+
+@pytest.mark.parametrize(("family", "shortcut", "block", "width", "n"), LEGAL)
+def test_every_legal_combination_builds_with_the_counted_parameters(
+    family: str, shortcut: str, block: str, width: int, n: int
+) -> None:
+    model = net(family, (6 if block == "basic" else 9) * n + 2, shortcut, block, width)
+    assert counted(model, TINY) == cost.parameters(model, TINY)
+
+
+@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
+@pytest.mark.parametrize("block", ["basic", "bottleneck"])
+@pytest.mark.parametrize("size", [8, 28, 32, 33])
+def test_multiply_adds_are_what_the_convolutions_do(shortcut: str, block: str, size: int) -> None:
+    model = net("plain" if shortcut == "none" else "residual", 20, shortcut, block)
+    data, seen = replace(TINY, size=size), []
+    module = build(trial(model, data))
+
+    def count(layer: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        seen.append(layer.weight[0].numel() * output.numel())  # type: ignore[index]
+
+    for layer in module.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            layer.register_forward_hook(count)
+    module(torch.zeros(1, 1, size, size))
+    assert sum(seen) == cost.multiply_adds(model, data)
+
+
+def test_depth_counts_weighted_layers_and_shortcuts_are_3n() -> None:
+    module = build(trial(net(depth=32)))
+    layers = [m for m in module.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))]
+    assert len(layers) == 32
+    assert sum(len(stage) for stage in module.stages) == 3 * 5
+
+
+def test_option_a_takes_every_second_pixel_and_adds_zero_channels() -> None:
+    module = build(trial(net()))
+    shortcut = module.stages[1][0].shortcut
+    x = torch.randn(2, 4, 8, 8)
+    y = shortcut(x)
+    assert y.shape == (2, 8, 4, 4)
+    assert torch.equal(y[:, :4], x[:, :, ::2, ::2]) and not y[:, 4:].any()
+    assert not list(shortcut.parameters())
+
+
+def test_a_residual_net_computes_plain_plus_identity() -> None:
+    plain, residual = build(trial(net("plain"))), build(trial(net("residual")))
+    x = torch.randn(2, 4, 8, 8).relu()
+    a, b = plain.stages[0][0].eval(), residual.stages[0][0].eval()
+    y = x
+    y = torch.relu(a.norms[0](a.convs[0](y)))
+    y = a.norms[1](a.convs[1](y))
+    assert torch.equal(a(x), torch.relu(y))
+    assert torch.equal(b(x), torch.relu(y + x))
+
+
+def test_the_stride_of_a_bottleneck_is_in_its_first_convolution() -> None:
+    block = build(trial(net(depth=29, block="bottleneck"))).stages[1][0]
+    assert [conv.stride for conv in block.convs] == [(2, 2), (1, 1), (1, 1)]
+
+
+def test_one_seed_starts_every_net_from_the_same_weights_where_shapes_agree() -> None:
+    nets = [build(trial(net(family, depth))) for family, depth in (("plain", 20), ("residual", 56), ("plain", 56))]
+    first, *others = [dict(n.named_parameters()) for n in nets]
+    for other in others:
+        shared = [name for name in first if name in other and first[name].shape == other[name].shape]
+        assert len(shared) > 50
+        assert all(torch.equal(first[name], other[name]) for name in shared)
+    assert not torch.equal(build(trial(net(), seed=1)).stem.weight, build(trial(net(), seed=0)).stem.weight)
+
+
+@pytest.mark.parametrize(("mode", "fan"), [("fan_in", 8 * 9), ("fan_out", 16 * 9)])
+def test_weights_have_the_deviation_of_he_initialisation(mode: str, fan: int) -> None:
+    weight = build(trial(net(width=8), init=mode)).stages[1][0].convs[0].weight  # 8 -> 16 channels
+    assert abs(weight.std().item() / (2 / fan) ** 0.5 - 1) < 0.1
+    assert abs(weight.mean().item()) < 0.02
+
+
+def test_batchnorm_over_sub_batches_normalises_each_alone() -> None:
+    x = torch.randn(8, 3, 4, 4) * torch.arange(1, 9)[:, None, None, None]
+    split, whole = BatchNorm(3, 4), torch.nn.BatchNorm2d(3)
+    assert torch.equal(split(x), torch.cat([whole(x[:4]), whole(x[4:])]))
+    assert torch.equal(split.running_var, whole.running_var)
+    assert torch.equal(split.eval()(x), whole.eval()(x))

@@ -1,0 +1,167 @@
+"""Claims about the report: complete, traceable, self-contained, and honest about what is not there."""
+
+import hashlib
+import json
+import re
+
+import pandas as pd
+import pytest
+from planted import frames
+
+from analysis import files, report, tables
+from experiments.profiles import QUICK
+from study.spec import InputError, Trial
+
+
+def outcomes(trial: Trial) -> str:
+    if trial.model.title == "plain-1202":
+        return "diverged"
+    return "missing" if trial.model.title == "plain-44" and trial.seed == 2 else "finished"
+
+
+@pytest.fixture(scope="module")
+def study():
+    return frames(QUICK, outcomes=outcomes)
+
+
+@pytest.fixture(scope="module")
+def folder(study, tmp_path_factory):
+    where = tmp_path_factory.mktemp("results") / "quick"
+    report.write(study, QUICK, where, {"git_commit": "abc123"}, lecture=False)
+    return where
+
+
+def test_everything_the_contract_names_is_written(folder):
+    names = ["table_6", "shortcut_options"]
+    pictures = ["figure_1", "figure_6", "error_against_depth", "shortcut_options"]
+    expected = {"claims.json", "runs.parquet", "curves.parquet", "manifest.json", "index.html"}
+    expected |= {f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex")}
+    expected |= {f"figures/{name}.{kind}" for name in pictures for kind in ("svg", "pdf", "png")}
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected
+
+
+def test_the_manifest_traces_every_file_and_every_run(folder, study):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["git_commit"] == "abc123"
+    assert manifest["planned"] == sum(manifest["outcomes"].values()) == len(study.finals)
+    assert (manifest["outcomes"]["diverged"], manifest["outcomes"]["missing"]) == (1, 1)
+    assert [re.sub("-[0-9a-f]{10}-", "-", name) for name in manifest["without_a_result"]] == ["plain44-digits-s2"]
+    assert len(manifest["runs"]) == len(study.finals) - 1
+    for name, digest in manifest["files"].items():
+        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest, name
+
+
+def test_claims_have_an_entry_each_with_the_contracts_keys(folder):
+    claims = json.loads((folder / "claims.json").read_text())
+    assert len(claims) == 74
+    keys = {"id", "section", "statement", "verdict", "effect", "interval", "n", "runs", "reason"}
+    assert all(keys <= set(claim) for claim in claims)
+
+
+def test_rendering_twice_gives_equal_files(folder, study, tmp_path):
+    report.write(study, QUICK, tmp_path / "quick", {"git_commit": "abc123"}, lecture=False)
+    again = json.loads((tmp_path / "quick" / "manifest.json").read_text())
+    assert again == json.loads((folder / "manifest.json").read_text())
+
+
+def test_frames_survive_the_trip_through_the_report(folder, study):
+    back = report.read(folder)
+    pd.testing.assert_frame_equal(back.finals, study.finals, check_dtype=False)
+    pd.testing.assert_frame_equal(back.curves, study.curves, check_dtype=False)
+
+
+def test_reading_where_there_is_no_report_names_the_command(tmp_path):
+    with pytest.raises(InputError, match="make report PROFILE=class"):
+        report.read(tmp_path / "class")
+
+
+def test_the_page_needs_nothing_but_itself(folder):
+    page = (folder / "index.html").read_text()
+    assert "<script" not in page and "@import" not in page
+    links = set(re.findall(r'(?:href|src)="([^"#]+)"', page)) - {"data:,"}
+    assert links and all((folder / link).exists() for link in links)
+    assert not re.search(r'(?:href|src)="https?:', page)
+    names = re.findall(r'\bid="([^"]+)"', page)
+    assert len(names) == len(set(names))
+
+
+def test_the_page_puts_verdicts_before_pictures_before_tables(folder):
+    page = (folder / "index.html").read_text()
+    places = [page.index(f'id="{name}"') for name in ("verdicts", "figures", "tables", "deviations", "provenance")]
+    assert places == sorted(places)
+
+
+def test_the_page_names_the_trials_without_a_result(folder, study):
+    (missing,) = study.finals.query("outcome == 'missing'")["id"]
+    assert f"{missing} (missing)" in (folder / "index.html").read_text()
+
+
+def test_a_deviation_names_the_nets_it_concerns(study):
+    found = list(report.deviations(study.finals))
+    assert "width: 8 (paper: 16)" in found
+    assert any(line.startswith("iterations: 280 (paper: 64000) — ResNet-110, plain-110") for line in found)
+    assert len(found) == len(set(found))
+
+
+CLAIMS = [
+    {"verdict": "supported", "id": "S1-1", "statement": "plain-56 trains worse than plain-20, " * 4,
+     "effect": 61.234, "interval": [55.0, 67.4], "n": 3, "reason": ""},
+    {"verdict": "undecided (needs 4 more seeds)", "id": "S42-6", "statement": "residual beats plain",
+     "effect": 0.5, "interval": None, "n": 2, "reason": ""},
+    {"verdict": "contradicted", "id": "S42-3", "statement": "plain-110 has error over 60 %",
+     "effect": None, "interval": None, "n": 3, "reason": ""},
+    {"verdict": "not testable in this profile", "id": "S43-1", "statement": "detection improves",
+     "effect": None, "interval": None, "n": 0, "reason": "no detection here"},
+]  # fmt: skip
+
+
+def test_the_summary_keeps_its_order_and_fits_80_columns(study, folder):
+    text = report.summary(CLAIMS, tables.table_6(study, "quick"), folder.relative_to(folder.parent), "Five GPU days.")
+    parts = ["1 supported, 1 contradicted, 1 undecided, 1 not testable", "S42-3", "+61.2 [55, 67.4]", "S42-6",
+             "Table 6", "plain-1202", "figures", "make ui", "Five GPU days."]  # fmt: skip
+    words = " ".join(text.split())
+    places = [words.index(part) for part in parts]
+    assert places == sorted(places)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "S43-1" not in text  # untestable claims are counted, not listed
+    assert "\x1b" not in text  # reads as well in a log
+
+
+def test_untestable_claims_are_grouped_by_their_reason():
+    table = report.untestable_table([*CLAIMS, CLAIMS[-1] | {"id": "S43-2"}])
+    assert table.values.tolist() == [["no detection here", "2", "S43-1, S43-2"]]
+
+
+def test_a_study_without_any_run_renders_and_says_what_is_missing(tmp_path):
+    empty = frames(QUICK, outcomes=lambda trial: "missing")
+    verdicts = report.write(empty, QUICK, tmp_path / "quick", lecture=False)
+    manifest = json.loads((tmp_path / "quick" / "manifest.json").read_text())
+    assert manifest["outcomes"] == {"finished": 0, "diverged": 0, "missing": len(empty.finals)}
+    assert "PROFILE=quick" in report.summary(verdicts, tables.table_6(empty, "quick"), tmp_path)
+    assert len(report.read(tmp_path / "quick").curves) == 0
+
+
+def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
+    path = files.write(tmp_path / "claims.json", "old")
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        files.write(path, "new")
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["claims.json"]
+
+
+def test_the_lecture_runs_on_the_files_of_a_report_alone(folder):
+    (page,) = report.notebooks(folder)
+    text = page.read_text()
+    assert "Why deeper was worse" in text and text.count("svg+xml") + text.count("<svg") >= 4
+    assert "<script" not in text and not re.search(r'(?:href|src)="https?:', text)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert "notebooks/degradation.html" in manifest["files"]
+
+
+def test_the_notebook_is_committed_without_outputs():
+    for source in report.NOTEBOOKS.glob("*.ipynb"):
+        cells = [cell for cell in json.loads(source.read_text())["cells"] if cell["cell_type"] == "code"]
+        assert cells
+        assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
+        assert not any(re.search(r"^\s*(def|class) ", "".join(cell["source"]), re.MULTILINE) for cell in cells)

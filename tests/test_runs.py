@@ -1,0 +1,134 @@
+"""Frames show everything that was planned, and average nothing that has no error."""
+
+import dataclasses
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from planted import Run, frames, planted
+
+from analysis.runs import MEASURES, load
+from experiments import planned
+from experiments.profiles import profile
+from study.spec import InputError, Trial
+
+QUICK = profile("quick")
+
+
+def diverging_1202(trial: Trial) -> str:
+    return "diverged" if trial.model.depth == 1202 and trial.model.family == "plain" else "finished"
+
+
+def test_finals_has_exactly_one_row_per_planned_trial():
+    finals = frames(QUICK).finals
+    assert list(finals["id"]) == [trial.id for trial in planned(QUICK)]
+
+
+def test_a_missing_trial_is_a_visible_row():
+    finals = frames(QUICK, outcomes=lambda trial: "missing" if trial.seed == 1 else "finished").finals
+    missing = finals[finals["seed"] == 1]
+    assert len(missing) > 0
+    assert set(missing["outcome"]) == {"missing"}
+    assert set(missing["run_id"]) == {""}
+    assert missing[list(MEASURES)].isna().all(axis=None)
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "failed", "interrupted", "running"])
+def test_only_a_finished_trial_has_an_error(outcome):
+    finals = frames(QUICK, outcomes=lambda trial: outcome if trial.model.family == "plain" else "finished").finals
+    plain = finals["family"] == "plain"
+    assert set(finals.loc[plain, "outcome"]) == {outcome}
+    assert finals.loc[plain, list(MEASURES)].isna().all(axis=None)
+    assert finals.loc[~plain, list(MEASURES)].notna().all(axis=None)
+
+
+def test_a_diverged_trial_keeps_its_curve_and_says_when():
+    both = frames(QUICK, outcomes=diverging_1202)
+    (row,) = both.finals[both.finals["outcome"] == "diverged"].to_dict("records")
+    curve = both.curves[both.curves["id"] == row["id"]]
+    assert row["diverged_at"] == 140
+    assert 0 < curve["iteration"].max() <= 140
+
+
+def test_training_error_is_the_mean_of_the_last_tenth_and_test_error_the_last_iterate():
+    trial, run = _first()
+    assert run.records is not None
+    records = run.records.to_pandas()
+    last_tenth = records["iteration"] > 405  # of 450
+    records["train_error_pct"] = np.where(last_tenth, np.arange(len(records)), 90.0)
+    records["test_error_pct"] = np.where(records["iteration"] == 450, 7.0, 3.0)
+    (row,) = load({trial: ["x"]}, [_with(run, records)]).finals.to_dict("records")
+    assert row["final_train_error_pct"] == np.mean([27, 28, 29])
+    assert row["test_error_pct"] == 7.0
+    assert row["best_test_error_pct"] == 3.0  # what choosing by the test set would have reported
+
+
+def test_curves_have_one_row_per_trial_and_record_in_order():
+    both = frames(QUICK)
+    lengths = both.curves.groupby("id").size()
+    assert set(lengths.index) == set(both.finals["id"])
+    assert set(lengths) == {450 // 15, 280 // 14}
+    assert both.curves.groupby("id")["iteration"].apply(lambda x: x.is_monotonic_increasing).all()
+
+
+def test_a_net_that_serves_two_experiments_is_one_row_that_names_both():
+    finals = frames(QUICK).finals
+    shared = finals[(finals["title"] == "ResNet-20") & (finals["learning_rate"] == 0.005)]
+    assert set(shared["experiments"]) == {"plain-vs-residual,shortcut-options"}
+
+
+def test_recipes_of_one_net_are_told_apart():
+    finals = frames(QUICK).finals
+    of_110 = finals[finals["title"] == "ResNet-110"]
+    assert of_110["recipe"].nunique() == of_110["iterations"].nunique() == 2
+
+
+def test_departures_from_the_paper_are_listed_and_the_paper_has_one():
+    assert frames(QUICK).finals["deviations"].str.contains("width: 8 (paper: 16)", regex=False).all()
+    at_20 = frames(profile("paper")).finals.query("title == 'plain-20'")
+    assert set(at_20["deviations"]) == {"bn_batch: 128 (paper: 64)"}
+
+
+def test_two_runs_of_one_trial_are_an_error_that_names_both():
+    trial, run = _first()
+    again = dataclasses.replace(run, run_id="again")
+    with pytest.raises(InputError, match=f"{run.run_id} and again.*{trial.id}"):
+        load({trial: ["x"]}, [run, again])
+
+
+def test_a_run_of_an_unplanned_trial_is_ignored():
+    one, two, *_ = planted(QUICK)
+    both = load({one.trial: ["x"]}, [one, two])
+    assert list(both.finals["id"]) == [one.trial.id]
+    assert set(both.curves["id"]) == {one.trial.id}
+
+
+def test_a_finished_run_without_its_last_record_is_an_error():
+    trial, run = _first()
+    assert run.records is not None
+    with pytest.raises(InputError, match="do not reach iteration 450"):
+        load({trial: ["x"]}, [_with(run, run.records.to_pandas().iloc[:-1])])
+    with pytest.raises(InputError, match="do not reach iteration 450"):
+        load({trial: ["x"]}, [dataclasses.replace(run, records=None)])
+
+
+def test_nothing_run_yet_is_a_study_of_missing_trials():
+    both = load(planned(QUICK), [])
+    assert set(both.finals["outcome"]) == {"missing"}
+    assert both.curves.empty
+
+
+def test_planted_runs_have_the_fields_of_logged_runs():
+    from study.tracking import Run as Logged
+
+    assert [field.name for field in dataclasses.fields(Run)] == [field.name for field in dataclasses.fields(Logged)]
+
+
+def _first() -> tuple[Trial, Run]:
+    run = planted(QUICK)[0]
+    return run.trial, run
+
+
+def _with(run: Run, records) -> Run:
+
+    return dataclasses.replace(run, records=pa.Table.from_pandas(records, preserve_index=False))

@@ -1,0 +1,156 @@
+"""Identity: what makes two trials the same, and what is refused."""
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments import planned, recipes
+from experiments.profiles import PAPER, QUICK
+from study.spec import Data, Execution, InputError, Model, Recipe, Trial
+
+RESNET110 = Trial(
+    model=PAPER.model("residual", 110),
+    data=recipes.PAPER_DATA,
+    recipe=recipes.paper_cifar(PAPER.model("residual", 110)),
+    seed=0,
+)
+# Another legal value of every field, by part: the identity test below fails for a field that is missing here.
+OTHER: dict[type, dict[str, Any]] = {
+    Model: {"family": "plain", "block": "bottleneck", "depth": 56, "shortcut": "B", "width": 8},
+    Data: {
+        "name": "cifar100",
+        "channels": 1,
+        "size": 16,
+        "classes": 100,
+        "held_out": 5000,
+        "padding": 2,
+        "flip": False,
+        "normalise": "scalar",
+        "digest": "0",
+    },
+    Recipe: {
+        "iterations": 64_100,
+        "batch": 256,
+        "learning_rate": 0.2,
+        "drops": (32_000,),
+        "momentum": 0.8,
+        "weight_decay": 0.0,
+        "decay": "weights",
+        "init": "fan_out",
+        "precision": "bf16",
+        "bn_batch": 32,
+        "warmup": "fixed",
+        "warmup_learning_rate": 0.02,
+        "warmup_iterations": 400,
+        "record_every": 50,
+        "evaluate_every": 500,
+    },
+}
+TOGETHER = {  # fields whose other value is legal only beside another
+    ("model", "family"): {"shortcut": "none"},
+    ("model", "block"): {"depth": 83},
+}
+
+
+def test_golden_ids_never_change_without_raising_schema_or_protocol() -> None:
+    """Computed by this code when the ids were defined; a difference means that logged studies are orphaned."""
+    quick = Trial(
+        model=QUICK.model("plain", 20), data=QUICK.data, recipe=recipes.minutes(QUICK.model("plain", 20)), seed=2
+    )
+    bottleneck = replace(RESNET110, model=PAPER.model("residual", 29, "B", "bottleneck"))
+    assert RESNET110.id == "resnet110A-cifar10-5448de4cdc-s0"
+    assert quick.id == "plain20-digits-fe9d66b310-s2"
+    assert bottleneck.id == "resnet29B-bottleneck-cifar10-5d1545b967-s0"
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (part, field.name)
+        for part, kind in (("model", Model), ("data", Data), ("recipe", Recipe))
+        for field in fields(kind)
+    ],
+)
+def test_every_identity_field_changes_the_id(part: str, name: str) -> None:
+    before = getattr(RESNET110, part)
+    value = OTHER[type(before)][name]
+    assert value != getattr(before, name)
+    changed = replace(before, **{name: value, **TOGETHER.get((part, name), {})})
+    assert replace(RESNET110, **{part: changed}).condition != RESNET110.condition
+
+
+def test_the_seed_changes_the_id_but_not_the_condition() -> None:
+    other = replace(RESNET110, seed=1)
+    assert other.id != RESNET110.id and other.condition == RESNET110.condition
+
+
+def test_an_id_is_the_same_in_another_process() -> None:
+    script = "import json, sys; from study.spec import Trial; print(Trial.from_dict(json.load(sys.stdin)).id)"
+    spec = json.dumps(RESNET110.to_dict())
+    there = subprocess.run([sys.executable, "-c", script], input=spec, capture_output=True, text=True, check=True)
+    assert there.stdout.strip() == RESNET110.id
+
+
+def test_all_planned_ids_are_distinct_and_survive_json() -> None:
+    for profile in (QUICK, PAPER):
+        trials = list(planned(profile))
+        assert len({trial.id for trial in trials}) == len(trials)
+        assert [Trial.from_dict(json.loads(json.dumps(trial.to_dict()))) for trial in trials] == trials
+
+
+def test_how_a_trial_is_run_is_never_part_of_its_identity() -> None:
+    execution = {field.name for field in fields(Execution)}
+    identity = {field.name for kind in (Model, Data, Recipe) for field in fields(kind)}
+    assert not execution & identity
+
+
+def test_an_unknown_or_missing_field_is_refused() -> None:
+    spec = RESNET110.to_dict()
+    spec["recipe"]["nesterov"] = True
+    with pytest.raises(InputError, match="Recipe has other fields than its specification: nesterov"):
+        Trial.from_dict(spec)
+    spec = RESNET110.to_dict()
+    del spec["data"]["flip"]
+    with pytest.raises(InputError, match="flip"):
+        Trial.from_dict(spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 21}, r"depth 21 is not 6n\+2.*nearest are 20 and 26"),
+        ({"depth": 2}, "nearest are 8 and 14"),
+        ({"block": "bottleneck", "depth": 32}, r"depth 32 is not 9n\+2"),
+        ({"shortcut": "D"}, "shortcut of a residual net 'D' is unknown; choose one of A, B, C"),
+        ({"family": "plain"}, "shortcut of a plain net 'A' is unknown; choose one of none"),
+        ({"width": 0}, "width 0 is too small"),
+    ],
+)
+def test_a_net_outside_the_family_is_refused_with_the_rule(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(RESNET110.model, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drops": (48_000, 32_000)}, "must rise strictly"),
+        ({"bn_batch": 50}, "bn_batch 50 does not divide batch 128"),
+        ({"evaluate_every": 150}, "not a multiple of record_every"),
+        ({"iterations": 0}, "iterations 0 is too small"),
+        ({"precision": "fp16"}, "precision 'fp16' is unknown; choose one of fp32, bf16"),
+    ],
+)
+def test_an_impossible_recipe_is_refused_with_the_rule(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(RESNET110.recipe, **change)
+
+
+def test_a_trial_lives_in_one_folder_named_by_its_id() -> None:
+    execution = Execution(storage=Path("store"), data_root=Path("data"))
+    assert execution.trial_folder(RESNET110.id) == Path("store/trials") / RESNET110.id

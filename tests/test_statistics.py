@@ -1,0 +1,90 @@
+"""Statistics agree with scipy and with examples worked by hand."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from analysis.statistics import (
+    believed_sd,
+    estimate,
+    further_seeds,
+    holm,
+    p_equivalent,
+    p_greater,
+    p_two_sided,
+)
+
+FIVE = [6.43, 6.77, 6.55, 6.71, 6.59]
+OTHER = [6.90, 7.10, 6.80, 7.30, 6.95]
+DIFFERENCES = [b - a for a, b in zip(FIVE, OTHER, strict=True)]
+
+
+def test_the_interval_is_scipys_t_interval():
+    found = estimate(FIVE)
+    low, high = stats.t.interval(0.95, 4, loc=found.mean, scale=stats.sem(FIVE))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.sd == pytest.approx(stats.tstd(FIVE))
+
+
+def test_the_paired_test_is_scipys():
+    assert p_two_sided(DIFFERENCES) == pytest.approx(stats.ttest_rel(OTHER, FIVE).pvalue)
+    assert p_greater(DIFFERENCES) == pytest.approx(stats.ttest_rel(OTHER, FIVE, alternative="greater").pvalue)
+    assert p_greater([-d for d in DIFFERENCES]) == pytest.approx(1 - p_greater(DIFFERENCES))
+
+
+def test_one_seed_has_a_mean_but_no_interval_and_no_p():
+    found = estimate([6.43])
+    assert found.mean == 6.43
+    assert math.isnan(found.sd) and math.isnan(found.low) and math.isnan(found.high)
+    assert math.isnan(p_greater([6.43]))
+
+
+def test_a_missing_value_is_never_averaged():
+    with pytest.raises(ValueError, match="missing"):
+        estimate([1.0, math.nan, 2.0])
+
+
+def test_holm_agrees_with_an_example_worked_by_hand():
+    # sorted: .005*4 = .02, .01*3 = .03, .03*2 = .06, .04*1 = .04 which may not fall below .06
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.7, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_equal_differences_are_no_surer_than_one_image():
+    resolution = 100 / 360
+    assert p_two_sided([resolution] * 2, resolution) > 0.05  # one image of 360, twice: nothing
+    assert p_two_sided([40.0] * 3, resolution) < 0.001  # 144 images, three times
+    assert believed_sd([40.0] * 3, resolution) == pytest.approx(resolution / math.sqrt(6))
+
+
+def test_without_a_resolution_equal_differences_are_certain_and_zero_is_no_effect():
+    assert p_two_sided([1.0, 1.0]) == 0.0
+    assert p_two_sided([0.0, 0.0]) == 1.0
+
+
+def test_equivalence_needs_a_small_difference_and_a_small_error():
+    assert p_equivalent([0.1, -0.1, 0.05, 0.0], 0.5) < 0.05
+    assert p_equivalent([0.9, 1.1, 1.0, 1.0], 0.5) > 0.95
+    assert p_equivalent([2.0, -2.0, 1.5, -1.5], 0.5) > 0.05  # no mean difference, but far too uncertain
+    upper = stats.ttest_1samp(DIFFERENCES, 0.5, alternative="less").pvalue
+    lower = stats.ttest_1samp(DIFFERENCES, -0.5, alternative="greater").pvalue
+    assert p_equivalent(DIFFERENCES, 0.5) == pytest.approx(max(upper, lower))
+
+
+def test_further_seeds_are_the_fewest_that_exclude_zero():
+    def half_width(n):
+        return stats.t.ppf(0.975, n - 1) * 1.0 / math.sqrt(n)
+
+    k = further_seeds(effect=0.5, sd=1.0, n=5)
+    assert k is not None
+    assert half_width(5 + k) < 0.5 <= half_width(5 + k - 1)
+    assert further_seeds(effect=-0.5, sd=1.0, n=5) == k
+    stricter = further_seeds(effect=0.5, sd=1.0, n=5, alpha=0.005)
+    assert stricter is not None and stricter > k
+
+
+def test_no_number_of_seeds_finds_an_absent_effect():
+    assert further_seeds(effect=0.0, sd=1.0, n=5) is None
+    assert further_seeds(effect=0.001, sd=1.0, n=5) is None

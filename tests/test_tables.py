@@ -1,0 +1,138 @@
+"""Claims about the tables: right numbers, no number that is not there, nothing compared that cannot be."""
+
+import csv
+import re
+
+import pandas as pd
+import pytest
+from planted import frames
+
+from analysis import tables
+from experiments.profiles import PAPER, QUICK
+from study.spec import Trial
+
+
+def known(trial: Trial) -> float:
+    """2, 3 and 4 % in the three seeds of every net: mean 3, deviation 1."""
+    return 2.0 + trial.seed
+
+
+def diverged_and_missing(trial: Trial) -> str:
+    if trial.model.title in ("plain-1202", "plain-110"):
+        return "diverged"
+    return {("plain-44", 0): "missing", ("plain-44", 1): "failed"}.get((trial.model.title, trial.seed), "finished")
+
+
+def row(table: pd.DataFrame, net: str, iterations: int = 450) -> pd.Series:
+    (found,) = [each for _, each in table.iterrows() if (each["net"], each["iterations"]) == (net, iterations)]
+    return found
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    return tables.table_6(frames(QUICK, error=known, noise=0.0, outcomes=diverged_and_missing), "quick")
+
+
+def test_each_planned_net_is_a_row(table):
+    main = [f"{kind}-{depth}" for kind in ("plain", "ResNet") for depth in (20, 32, 44, 56, 110)]
+    assert list(table["net"]) == [*main, "ResNet-110", "plain-110", "ResNet-1202", "plain-1202"]
+
+
+def test_mean_deviation_and_interval_are_those_of_the_planted_errors(table):
+    net = row(table, "ResNet-20")
+    assert (net["n"], net["test_error_pct"], net["test_error_sd"]) == (3, pytest.approx(7.0), pytest.approx(1.0))
+    half = 4.30265 / 3**0.5  # the 97.5 % point of Student's t with two degrees of freedom
+    assert net["test_error_low"] == pytest.approx(7.0 - half, abs=1e-4)
+    assert net["test_error_high"] == pytest.approx(7.0 + half, abs=1e-4)
+
+
+def test_a_single_seed_has_neither_deviation_nor_interval(table):
+    text = row(tables.printed(table), "ResNet-1202", "280")
+    assert (text["test error"], text["95 % interval"], text["n"]) == ("6.00", tables.DASH, "1")
+
+
+def test_a_diverged_net_says_so_and_has_no_error(table):
+    text = row(tables.printed(table), "plain-110", "450")
+    assert (text["training error"], text["test error"], text["n"]) == ("diverged (3 of 3)", tables.DASH, "0")
+
+
+def test_what_is_missing_names_the_command_that_fills_it(table):
+    net = row(table, "plain-44")
+    assert net["n"] == 1
+    assert net["note"] == "1 of 3 failed, 1 of 3 missing: make degradation-study PROFILE=quick"
+
+
+def test_a_net_without_any_result_is_dashes():
+    empty = tables.printed(tables.table_6(frames(QUICK, outcomes=lambda trial: "missing"), "quick"))
+    assert set(empty["training error"]) == set(empty["test error"]) == {tables.DASH}
+    assert empty["note"].str.endswith("missing: make degradation-study PROFILE=quick").all()
+
+
+def test_numbers_on_other_data_are_not_compared_with_the_papers(table):
+    assert table["difference_pct"].isna().all()
+    assert row(table, "ResNet-56")["paper_test_error_pct"] == 6.97
+    assert tables.COMPARABLE in tables.footnotes(table)
+
+
+def test_on_the_papers_data_and_schedule_the_difference_is_printed():
+    ours = tables.table_6(frames(PAPER, error=lambda trial: 5.0, noise=0.0), "paper")
+    expected = {"plain-20": 9.69, "plain-56": 13.26, "ResNet-20": 8.75, "ResNet-110": 6.61, "ResNet-1202": 7.93}
+    for net, theirs in expected.items():
+        assert row(ours, net, 64_000)["difference_pct"] == pytest.approx(9.0 - theirs, abs=0.011), net
+    assert tables.COMPARABLE not in tables.footnotes(ours)
+
+
+def test_parameters_are_printed_as_in_table_6():
+    ours = tables.printed(tables.table_6(frames(PAPER.with_seeds(1)), "paper"))
+    counts = {each["net"]: each["params"].split()[0] for _, each in ours.iterrows()}
+    printed = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M", 1202: "19.4M"}
+    assert {depth: counts[f"ResNet-{depth}"] for depth in printed} == printed
+
+
+def test_an_interval_does_not_leave_what_an_error_can_be():
+    ours = tables.table_6(frames(QUICK, error=lambda trial: 0.1 + trial.seed, test_error=known, noise=0.0), "quick")
+    assert ours["test_error_low"].min() == pytest.approx(3 - 4.30265 / 3**0.5, abs=1e-4)
+    wide = tables.table_6(frames(QUICK, test_error=lambda trial: 5.0 * trial.seed, noise=0.0), "quick")
+    assert wide["test_error_low"].min() == 0
+
+
+def test_equal_seeds_claim_no_certainty_that_a_count_of_images_cannot_give():
+    equal = tables.table_6(frames(QUICK, error=lambda trial: 5.0, noise=0.0), "quick")
+    net = row(equal, "ResNet-20")
+    assert net["test_error_sd"] == 0
+    assert net["test_error_low"] < 9.0 < net["test_error_high"]
+
+
+def test_options_stand_under_the_plain_net_of_their_depth():
+    options = tables.shortcut_table(frames(QUICK), "quick")
+    names = ["plain-{}", "ResNet-{} (A)", "ResNet-{} (B)", "ResNet-{} (C)"]
+    assert list(options["net"]) == [name.format(depth) for depth in (20, 56) for name in names]
+    assert options["params"].is_monotonic_increasing  # B and C pay for their projections
+
+
+def test_a_written_table_keeps_its_numbers_and_escapes_for_its_reader(table, tmp_path):
+    tables.write(table, tmp_path, "table_6")
+    with (tmp_path / "table_6.csv").open() as file:
+        net = next(each for each in csv.DictReader(file) if each["net"] == "ResNet-20")
+    assert float(net["test_error_pct"]) == pytest.approx(7.0)
+    markdown = (tmp_path / "table_6.md").read_text().splitlines()
+    assert {line.count("|") for line in markdown[:16]} == {11}
+    tex = (tmp_path / "table_6.tex").read_text()
+    body = [line for line in tex.splitlines() if not line.startswith("%")]
+    assert tables.SPREAD in tex
+    assert not re.search(r"(?<!\\)%|±|—", "\n".join(body))
+    assert r"95 \% interval" in tex and r"7.00 $\pm$ 1.00" in tex
+
+
+def test_latex_and_markdown_survive_special_characters():
+    text = pd.DataFrame({"a_b": ["50 % & {more} | $x^2$ \\"]})
+    assert r"50 \% \& \{more\} | \$x\textasciicircum{}2\$ \textbackslash{} \\" in tables.latex(text)
+    assert "\\|" in tables.markdown(text)
+
+
+def test_an_experiment_that_is_not_planned_gives_an_empty_table():
+    none = frames(QUICK)
+    none = type(none)(none.finals.query("experiments == 'learning-rate'"), none.curves)
+    for build in (tables.table_6, tables.shortcut_table):
+        assert len(build(none, "quick")) == 0
+        assert len(tables.printed(build(none, "quick"))) == 0

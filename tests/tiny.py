@@ -1,0 +1,18 @@
+"""The real command line with one more profile, whose two trials take seconds: what the fault tests run and kill."""
+
+from dataclasses import replace
+
+from experiments import profiles
+
+TINY = replace(
+    profiles.QUICK,
+    name="tiny",
+    rate_nets=(("plain", 32), ("residual", 20)),
+)
+profiles.PROFILES += (TINY,)
+
+if __name__ == "__main__":
+    from experiments.__main__ import cli
+    from experiments.command import main
+
+    main(cli)
