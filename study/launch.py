@@ -15,7 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from study import tracking
+from study import progress, tracking
 from study.cost import predicted_seconds
 from study.spec import Execution, InputError, Trial
 
@@ -38,6 +38,7 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
         if not todo:
             return
         _check_data(todo, execution)
+        progress.stop_file(execution.storage).unlink(missing_ok=True)
         todo.sort(key=predicted_seconds, reverse=True)
         on_start(todo)
         try:
@@ -57,11 +58,12 @@ def _check_data(trials: Sequence[Trial], execution: Execution) -> None:
 def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags) -> None:
     from study.worker import run_trial
 
-    with _terminate_as_interrupt():
+    with _stopping_on_signals(execution):
         for trial in trials:
             for attempt in range(execution.retries + 1):
                 try:
-                    run_trial(trial, execution, tags[trial.id])
+                    if run_trial(trial, execution, tags[trial.id]) == "interrupted":
+                        raise KeyboardInterrupt
                     break
                 except Exception:
                     log.exception("trial %s failed (attempt %d of %d)", trial.id, attempt + 1, execution.retries + 1)
@@ -103,7 +105,7 @@ def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags) -> No
                     verbose=0,
                 ),
             )
-            with _terminate_as_interrupt():  # inside, because ray.init sets a handler of its own
+            with _stopping_on_signals(execution):  # inside, because ray.init sets a handler of its own
                 grid = tuner.fit()
             results = [grid[index] for index in range(len(grid))]
         finally:
@@ -113,9 +115,6 @@ def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags) -> No
             trial, _ = by_id[(result.config or {})["trial_id"]]
             tracking.fail(execution, trial, str(result.error))
             log.error("trial %s failed: %s", trial.id, str(result.error).strip().splitlines()[-1])
-    ended = [result for result in results if result.error is not None or "outcome" in (result.metrics or {})]
-    if len(ended) < len(trials):
-        raise KeyboardInterrupt
 
 
 def _quiet_ray(scratch: Path) -> None:
@@ -125,6 +124,7 @@ def _quiet_ray(scratch: Path) -> None:
         RAY_AIR_NEW_OUTPUT="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",
         RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+        TUNE_DISABLE_SIGINT_HANDLER="1",  # ours asks trials to save first
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # MLflow has the results
         TUNE_MAX_PENDING_TRIALS_PG="1",
     )
@@ -168,14 +168,25 @@ def _only_launcher(storage: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops the study as Ctrl-C does: resumably."""
+def _stopping_on_signals(execution: Execution) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM asks every trial to save and stop, and Tune to start no more; a second stops at once.
+
+    Leaves the block with `KeyboardInterrupt` if the first came.
+    """
+    stop, signals = progress.stop_file(execution.storage), (signal.SIGINT, signal.SIGTERM)
 
     def handler(signum: int, frame: Any) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        stop.touch()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN):  # Tune listens
+            signal.raise_signal(signal.SIGUSR1)
 
-    before = signal.signal(signal.SIGTERM, handler)
+    before = [signal.signal(one, handler) for one in signals]
     try:
         yield
+        if stop.exists():
+            raise KeyboardInterrupt
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, previous in zip(signals, before, strict=True):
+            signal.signal(one, previous)
+        stop.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How far a trial is, in a small file of its folder. Written by the worker, read by whoever looks; stdlib only."""
+"""Small files between launcher, workers and onlookers: how far a trial is, and whether all should stop. Stdlib only."""
 
 import json
 from pathlib import Path
@@ -19,3 +19,8 @@ def read(folder: Path, since: float = 0.0) -> dict[str, Any]:
         return json.loads(path.read_text()) if path.stat().st_mtime >= since else {}
     except (OSError, ValueError):
         return {}
+
+
+def stop_file(storage: Path) -> Path:
+    """While it exists, workers save their state and stop: it reaches every node that sees the storage."""
+    return storage / "stop"

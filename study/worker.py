@@ -31,11 +31,13 @@ def device_of(execution: Execution) -> torch.device:
 
 
 def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
-    """Run the trial to its end and seal its run; returns 'finished' or 'diverged'.
+    """Run the trial to its end and seal its run; returns 'finished', 'diverged', or 'interrupted' if asked to stop.
 
     May be killed at any instant and called again: it goes on from the newest checkpoint and, on a CPU, ends with the
     same numbers bit for bit. Exceptions are recorded as the run's outcome and raised again.
     """
+    if progress.stop_file(execution.storage).exists():
+        return "interrupted"
     device = device_of(execution)
     torch.set_num_threads(execution.threads)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
@@ -48,8 +50,12 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
         data = load(trial.data, execution.data_root, device)
         state = TrainState.restore_or_create(trial, folder / "checkpoints", device)
         seconds = _train(trial, state, data, folder, execution, run)
-        state.save(folder / "checkpoints", kept=1)  # the final weights
         diverged_at = state.diverged_at
+        if diverged_at is None and state.iteration < trial.recipe.iterations:
+            state.save(folder / "checkpoints")
+            run.stop("interrupted", "asked to stop")
+            return "interrupted"
+        state.save(folder / "checkpoints", kept=1)  # the final weights
         outcome = "finished" if diverged_at is None else "diverged"
         how = {"seconds": f"{seconds:.2f}", "memory_mib": str(_peak_memory_mib(device)), "data_digest": data.digest}
         if diverged_at is not None:
@@ -68,7 +74,10 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
 def _train(
     trial: Trial, state: TrainState, data: Dataset, folder: Path, execution: Execution, run: tracking.OpenRun
 ) -> float:
-    """Drive the training generator; returns the seconds spent on this trial by all its attempts."""
+    """Drive the training generator to its end, or until asked to stop.
+
+    Returns the seconds spent on this trial, earlier attempts included.
+    """
     before = progress.read(folder).get("seconds", 0.0) if state.iteration else 0.0
     started = checkpointed = time.monotonic()
     beaten, first, seconds = 0.0, state.iteration, before
@@ -82,6 +91,8 @@ def _train(
             left = pace * (trial.recipe.iterations - state.iteration)
             progress.write(folder, **said, seconds=seconds, seconds_left=left)
             beaten = now
+            if progress.stop_file(execution.storage).exists():
+                break
         if now - checkpointed >= execution.checkpoint_seconds:
             state.save(folder / "checkpoints")
             run.log(state.records)
