@@ -29,8 +29,7 @@ help:  ## Print the targets
 	@touch $@
 
 degradation-study: .venv/ready  ## Run what is missing, then render results/<profile>/
-	@$(RUN) experiments run $(SELECT); code=$$?; \
-	case $$code in 0|1) $(RUN) analysis report $(RENDER) || code=$$?;; esac; exit $$code
+	@exec $(RUN) analysis study $(RENDER)
 
 test: .venv/ready  ## The fast test suite
 	@.venv/bin/python -m pytest -m "not slow"
@@ -39,22 +38,22 @@ test-all: .venv/ready  ## With the slow, fault, browser and server suites
 	@.venv/bin/python -m pytest
 
 ui: .venv/ready  ## The MLflow UI on loopback over the study's store
-	@$(RUN) dashboards ui --storage "$(STORE)"
+	@exec $(RUN) dashboards ui --storage "$(STORE)"
 
 figures: .venv/ready  ## Re-render everything from logged runs, training nothing
-	@$(RUN) analysis figures $(RENDER)
+	@exec $(RUN) analysis figures $(RENDER)
 
 report: .venv/ready  ## The same, and print the verdicts and tables
-	@$(RUN) analysis report $(RENDER)
+	@exec $(RUN) analysis report $(RENDER)
 
 notebooks: .venv/ready  ## Execute the notebooks to HTML from logged runs
-	@$(RUN) analysis notebooks $(RENDER)
+	@exec $(RUN) analysis notebooks $(RENDER)
 
 plan: .venv/ready  ## Every trial with predicted seconds and memory, before anything runs
-	@$(RUN) experiments plan $(SELECT)
+	@exec $(RUN) experiments plan $(SELECT)
 
 status: .venv/ready  ## Where the study stands now
-	@$(RUN) experiments status $(SELECT)
+	@exec $(RUN) experiments status $(SELECT)
 
 bench: .venv/ready  ## Benchmarks, as ratios within one run
 	@.venv/bin/python tests/benchmarks/throughput.py

@@ -1,4 +1,7 @@
-"""`python -m analysis report | figures | notebooks`: render results from logged runs, training nothing."""
+"""`python -m analysis study | report | figures | notebooks`: render results from logged runs.
+
+Only `study`, the whole of `make degradation-study` in one process, trains what is missing first.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -9,13 +12,14 @@ from rich.console import Console
 from analysis import report as page
 from analysis import runs, tables
 from experiments import planned
-from experiments.command import Selection, main, selecting
+from experiments.command import RUN_OPTIONS, Selection, main, selecting
 from experiments.live import duration
 from experiments.profiles import PAPER
+from experiments.running import run_missing
 from study import cost, provenance, tracking
 
 RESULTS = click.option("--results", type=Path, default=Path("results"), help="Folder of results (default: results).")
-console = Console(highlight=False, markup=False, soft_wrap=True)
+console = Console(highlight=False)
 
 
 @click.group()
@@ -24,12 +28,19 @@ def cli() -> None:
 
 
 @cli.command()
+@selecting(RESULTS, *RUN_OPTIONS)
+def study(selected: Selection) -> int:
+    """Run what is missing, then report. Exit code 1 if a trial still has no result."""
+    missing = run_missing(selected, console)
+    show(selected)
+    return 1 if missing else 0
+
+
+@cli.command()
 @selecting(RESULTS)
 def report(selected: Selection) -> None:
     """Render everything, then print verdicts, Table 6, where things are and what the paper's profile would cost."""
-    frames, verdicts, folder = render(selected)
-    table = tables.table_6(frames, selected.profile.name)
-    console.print(page.summary(verdicts, table, folder, paper_cost(selected, frames)))
+    show(selected)
 
 
 @cli.command()
@@ -37,7 +48,7 @@ def report(selected: Selection) -> None:
 def figures(selected: Selection) -> None:
     """Render everything."""
     *_, folder = render(selected)
-    console.print(f"rendered {folder / 'index.html'}, with its figures and tables beside it")
+    print(f"rendered {folder / 'index.html'}, with its figures and tables beside it")
 
 
 @cli.command()
@@ -46,7 +57,14 @@ def notebooks(selected: Selection) -> None:
     """Render everything, and say where the executed notebooks are."""
     *_, folder = render(selected)
     for path in sorted((folder / "notebooks").glob("*.html")):
-        console.print(str(path))
+        print(path)
+
+
+def show(selected: Selection) -> None:
+    """Render everything and print what it says."""
+    frames, verdicts, folder = render(selected)
+    table = tables.table_6(frames, selected.profile.name)
+    print(page.summary(verdicts, table, folder, paper_cost(selected, frames)))
 
 
 def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], Path]:

@@ -1,7 +1,6 @@
 """`python -m experiments list | plan | run | status`: what could be run, what would be, run it, how far it is."""
 
 import json
-from contextlib import ExitStack
 from typing import Any
 
 import click
@@ -10,9 +9,9 @@ from rich.table import Table
 
 from experiments import EXPERIMENTS, name_of
 from experiments.command import RUN_OPTIONS, Selection, main, selecting, slots
-from experiments.live import duration, percent, watching
+from experiments.live import duration, percent
 from experiments.profiles import PROFILES
-from experiments.recipes import deviations
+from experiments.running import has_result, logged, run_missing
 from study import cost, progress
 from study.spec import Trial
 
@@ -103,32 +102,7 @@ def plan_row(selected: Selection, trial: Trial, factor: float, runs: dict[str, A
 @selecting(*RUN_OPTIONS)
 def run(selected: Selection) -> int:
     """Run what has no result yet. Exit code 1 if a trial then still has none."""
-    from study.launch import launch
-
-    tags = {
-        trial.id: {
-            "profile": selected.profile.name,
-            "experiments": ", ".join(names),
-            "deviations": "; ".join(deviations(trial)) or "none",
-        }
-        for trial, names in selected.serves.items()
-    }
-    with ExitStack() as looking:
-
-        def on_start(todo: list[Trial]) -> None:
-            console.print(
-                f"{len(todo)} of {len(selected.serves)} trials of profile {selected.profile.name} to run,"
-                f" {1 if selected.execution.local else slots(selected.execution)} at a time, longest first",
-            )
-            looking.enter_context(watching(todo, selected.execution, console))
-
-        launch(selected.trials, selected.execution, tags, on_start)
-    runs = logged(selected)
-    missing = [trial for trial in selected.trials if not has_result(runs, trial)]
-    for trial in missing:
-        console.print(f"no result: {trial.id}", markup=False)
-    console.print(f"{len(selected.serves) - len(missing)} of {len(selected.serves)} trials have a result")
-    return 1 if missing else 0
+    return 1 if run_missing(selected, console) else 0
 
 
 @cli.command()
@@ -163,20 +137,6 @@ def status(selected: Selection) -> None:
     console.print(table)
     counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in {row["outcome"] for row in rows}}
     console.print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
-
-
-def logged(selected: Selection) -> dict[str, Any]:
-    """The logged runs by trial id, without their curves; {} before the first launch."""
-    execution = selected.execution
-    if not execution.tracking_uri and not (execution.storage / "store.json").exists():
-        return {}
-    from study import tracking  # mlflow takes seconds to import
-
-    return {run.trial.id: run for run in tracking.read(execution, selected.trials, records=False)}
-
-
-def has_result(runs: dict[str, Any], trial: Trial) -> bool:
-    return trial.id in runs and runs[trial.id].outcome in ("finished", "diverged")
 
 
 if __name__ == "__main__":

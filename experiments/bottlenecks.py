@@ -1,7 +1,7 @@
 """Is the degradation problem also witnessed for bottleneck plain nets?
 
 Paper: Sec. 4.1, footnote 4. Claim S41-27: plain nets of 1x1-3x3-1x1 blocks, 9n+2 layers, beside residual ones.
-Cost: class, four trials of 8,000 iterations; not part of the quick profile.
+Cost: class, eight trials of 2,000 iterations; not part of the quick profile.
 """
 
 from experiments.profiles import Profile

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ OPTIONS = (
     click.option("--experiments", default="", help="Names, separated by spaces; all if none is given."),
     click.option("--seeds", type=int, help="Seeds of every condition, instead of the profile's."),
     click.option("--data", default="", help="Other data: digits, fashion-mnist, cifar10, cifar100 or folder:NAME."),
+    click.option(
+        "--held-out", type=int, default=0, help="Training images kept for validation: 5000 is the 45k/5k split."
+    ),
     click.option("--data-root", type=Path, default=Path("data"), help="Where data sets are kept (default: data)."),
     click.option("--storage", type=Path, default=Path("store"), help="Folder of the store (default: store)."),
     click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database."),
@@ -80,6 +83,8 @@ def _select(arguments: dict[str, Any]) -> Selection:
 
         theirs = describe(name, root, padding=ours.padding, flip=ours.flip, normalise=ours.normalise)
         chosen = chosen.with_data(theirs)
+    if arguments["held_out"]:
+        chosen = chosen.with_data(replace(chosen.data, held_out=arguments["held_out"]))
     known = {option for option in Execution.__dataclass_fields__ if option in arguments}
     execution = Execution(**{option: arguments[option] for option in known - {"storage"}}, storage=arguments["storage"])
     return Selection(chosen, planned(chosen, arguments["experiments"].split()), execution, arguments)

@@ -65,17 +65,17 @@ def whole_batch_norm(model: Model) -> Recipe:
 
 
 def shortened(model: Model) -> Recipe:
-    """The paper's schedule at an eighth of its length: 8,000 iterations, the same shape."""
-    return replace(whole_batch_norm(model), iterations=8_000, drops=(4_000, 6_000), record_every=50, evaluate_every=500)
+    """The paper's schedule at a thirty-second of its length: 2,000 iterations, the same shape."""
+    return replace(whole_batch_norm(model), iterations=2_000, drops=(1_000, 1_500), record_every=20, evaluate_every=200)
 
 
 def minutes(model: Model) -> Recipe:
     """A few hundred small steps at a low rate: the effect on a laptop CPU in seconds a trial."""
     return Recipe(
-        iterations=450,
+        iterations=360,
         batch=32,
         learning_rate=0.005,
-        drops=(360,),
+        drops=(288,),
         momentum=0.9,
         weight_decay=1e-4,
         decay="all",
@@ -85,15 +85,15 @@ def minutes(model: Model) -> Recipe:
         warmup="none",
         warmup_learning_rate=0.0,
         warmup_iterations=0,
-        record_every=15,
-        evaluate_every=90,
+        record_every=12,
+        evaluate_every=72,
     )
 
 
 def minutes_deep(model: Model) -> Recipe:
     """`minutes` slowed down until 1202 layers train: lr 0.002, and fewer iterations because each is long."""
     return replace(
-        minutes(model), iterations=280, learning_rate=0.002, drops=(224,), record_every=14, evaluate_every=70
+        minutes(model), iterations=200, learning_rate=0.002, drops=(160,), record_every=10, evaluate_every=100
     )
 
 

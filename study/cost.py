@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from study.spec import Data, Model, Trial
 
 # Of one x86-64 core with AVX-512, fp32: fitted to the quick profile's trials and a width-16, 32x32 ResNet-20.
-SECONDS_A_LAYER = 3.4e-4  # forward, backward and update of one convolution with BatchNorm, however small
+SECONDS_A_LAYER = 5.2e-4  # forward, backward and update of one convolution with BatchNorm, however small
 MULTIPLY_ADDS_A_SECOND = 3.0e10
-BYTES_A_PROCESS = 450 * 2**20  # the interpreter and its libraries
-TENSORS_A_CONVOLUTION = 3  # kept for the backward pass: its output, BatchNorm's, and half of the rest
+BYTES_A_PROCESS = 820 * 2**20  # the interpreter and its libraries
+TENSORS_A_CONVOLUTION = 3.4  # of the size of its output that are kept for the backward pass, fitted likewise
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def predicted_bytes(trial: Trial) -> int:
     model, data, recipe = trial.model, trial.data, trial.recipe
     outputs = sum(c.outputs * c.size**2 for c in convolutions(model, data))
     weights = parameters(model, data)
-    return BYTES_A_PROCESS + 4 * (3 * weights + TENSORS_A_CONVOLUTION * outputs * recipe.batch)
+    return BYTES_A_PROCESS + int(4 * (3 * weights + TENSORS_A_CONVOLUTION * outputs * recipe.batch))
 
 
 def calibration(took: Iterable[tuple[Trial, float]]) -> float:

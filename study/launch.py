@@ -4,10 +4,12 @@ Owns placement, retries, resumption and interruption. Ray Tune places and retrie
 tracking store alone, so every launch simply works on what has no result yet. Does not know why a trial is run.
 """
 
+import hashlib
 import logging
 import os
+import secrets
+import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,13 +72,13 @@ def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags) -> N
 
 
 def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags) -> None:
-    with tempfile.TemporaryDirectory(prefix="study-", dir="/tmp") as scratch:  # short: Ray puts sockets there
-        _quiet_ray(Path(scratch))
+    with _scratch(execution.storage) as scratch:
+        _set_environment(execution)
         import ray
         from ray import tune
 
         try:
-            _start_ray(ray, execution, Path(scratch))
+            _start_ray(ray, execution, scratch)
             resources = _resources(ray, execution)
             slots = int(min(ray.cluster_resources()[kind] / share for kind, share in resources.items()))
             if slots < 1:
@@ -100,7 +102,7 @@ def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags) -> No
                 ),
                 run_config=tune.RunConfig(
                     name="tune",
-                    storage_path=scratch,
+                    storage_path=str(scratch),
                     failure_config=tune.FailureConfig(max_failures=execution.retries),
                     verbose=0,
                 ),
@@ -117,8 +119,24 @@ def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags) -> No
             log.error("trial %s failed: %s", trial.id, str(result.error).strip().splitlines()[-1])
 
 
-def _quiet_ray(scratch: Path) -> None:
-    """Settings that Ray reads from the environment, for this process and those it starts."""
+@contextmanager
+def _scratch(storage: Path) -> Iterator[Path]:
+    """Ray's folder, gone afterwards. A killed launch leaves it behind; the next one on the same store clears it.
+
+    Its path is short because Ray puts sockets there, and only its owner may enter.
+    """
+    name = hashlib.sha256(str(storage.resolve()).encode()).hexdigest()[:10]
+    scratch = Path(f"/tmp/study-{os.getuid()}-{name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _set_environment(execution: Execution) -> None:
+    """Settings that Ray reads from the environment when it is imported, for this process and those it starts."""
     os.environ.update(
         RAY_USAGE_STATS_ENABLED="0",
         RAY_AIR_NEW_OUTPUT="0",
@@ -126,10 +144,10 @@ def _quiet_ray(scratch: Path) -> None:
         RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
         TUNE_DISABLE_SIGINT_HANDLER="1",  # ours asks trials to save first
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # MLflow has the results
-        TUNE_MAX_PENDING_TRIALS_PG="1",
+        TUNE_MAX_PENDING_TRIALS_PG="1",  # keeps the order when resource shapes differ
     )
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # loopback; a cluster sets its own
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    if not execution.address:  # other users of this machine stay out; a cluster brings its own token
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
 
 
 def _start_ray(ray: Any, execution: Execution, scratch: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from study.data import generator
+from study.seeds import generator
 from study.spec import Model, Trial
 
 

@@ -22,6 +22,8 @@ import torch
 from PIL import Image
 
 from study import data
+from study.data import sources
+from study.seeds import generator
 from study.spec import Data, InputError
 
 NOWHERE = Path("/nonexistent")
@@ -46,13 +48,13 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_random_numbers_never_change() -> None:
     # Golden: made by this module's first version. Other numbers mean other batches and weights: raise PROTOCOL.
-    assert data.generator(0, "weights", "fc").initial_seed() == 5905409127210222413
-    assert torch.randperm(10, generator=data.generator(0, "order", 0)).tolist() == [1, 6, 0, 8, 7, 9, 5, 3, 2, 4]
-    assert torch.randint(9, (8,), generator=data.generator(1, "augment", 7)).tolist() == [6, 7, 2, 6, 7, 2, 8, 4]
+    assert generator(0, "weights", "fc").initial_seed() == 5905409127210222413
+    assert torch.randperm(10, generator=generator(0, "order", 0)).tolist() == [1, 6, 0, 8, 7, 9, 5, 3, 2, 4]
+    assert torch.randint(9, (8,), generator=generator(1, "augment", 7)).tolist() == [6, 7, 2, 6, 7, 2, 8, 4]
 
 
 def test_keys_are_told_apart() -> None:
-    seeds = {data.generator(*keys).initial_seed() for keys in [(0, "order", 1), (0, "order", 11), (1, "order", 1)]}
+    seeds = {generator(*keys).initial_seed() for keys in [(0, "order", 1), (0, "order", 11), (1, "order", 1)]}
     assert len(seeds) == 3
 
 
@@ -105,9 +107,9 @@ def test_order_and_flips_do_not_depend_on_padding_so_conditions_are_paired() -> 
 
 @pytest.mark.parametrize(("channels", "size", "padding"), [(3, 6, 2), (1, 8, 1), (2, 5, 0)])
 def test_crop_and_flip_agree_with_a_loop_over_samples(channels: int, size: int, padding: int) -> None:
-    images = torch.randn(40, channels, size, size, generator=data.generator("images"))
-    corners = torch.randint(2 * padding + 1, (2, 40), generator=data.generator("corners"))
-    flipped = torch.randint(2, (40,), generator=data.generator("flips")).bool()
+    images = torch.randn(40, channels, size, size, generator=generator("images"))
+    corners = torch.randint(2 * padding + 1, (2, 40), generator=generator("corners"))
+    flipped = torch.randint(2, (40,), generator=generator("flips")).bool()
     expected = []
     for image, y, x, flip in zip(images, *corners.tolist(), flipped.tolist(), strict=True):
         padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)))
@@ -200,7 +202,7 @@ def test_a_gpu_sees_the_same_bits_as_a_cpu() -> None:
 
 def test_describe_is_instant_and_reads_nothing() -> None:
     start = time.perf_counter()
-    specs = [data.describe(name, NOWHERE) for name in data.SHAPES]
+    specs = [data.describe(name, NOWHERE) for name in sources.SHAPES]
     assert time.perf_counter() - start < 0.05
     assert [(s.name, s.channels, s.size, s.classes) for s in specs][:4] == [
         ("digits", 1, 8, 10),
@@ -259,8 +261,8 @@ def md5(contents: bytes) -> str:
 
 def tiny_cifar(name: str) -> tuple[bytes, dict[str, bytes]]:
     """An archive with the structure of CIFAR's, of ten (or a hundred) images a file, and the files in it."""
-    _, *files, key = data.CIFAR[name]
-    classes = data.SHAPES[name][2]
+    _, *files, key = sources.CIFAR[name]
+    classes = sources.SHAPES[name][2]
     random = np.random.default_rng(0)
     contents = {}
     for file in files:
@@ -279,7 +281,7 @@ def tiny_cifar(name: str) -> tuple[bytes, dict[str, bytes]]:
 def cifar(monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, dict[str, bytes]]:
     archive, files = tiny_cifar("cifar10")
     for file, content in {"cifar-10-python.tar.gz": archive, **files}.items():
-        monkeypatch.setitem(data.CHECKSUMS, file, md5(content))
+        monkeypatch.setitem(sources.CHECKSUMS, file, md5(content))
     return archive, files
 
 
@@ -297,15 +299,15 @@ def test_cifar_is_read_from_its_archive_and_from_its_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive, files = tiny_cifar(name)
-    for file, content in {data.CIFAR[name][0]: archive, **files}.items():
-        monkeypatch.setitem(data.CHECKSUMS, file, md5(content))
-        write(tmp_path / ("packed" if file == data.CIFAR[name][0] else "unpacked") / file, content)
+    for file, content in {sources.CIFAR[name][0]: archive, **files}.items():
+        monkeypatch.setitem(sources.CHECKSUMS, file, md5(content))
+        write(tmp_path / ("packed" if file == sources.CIFAR[name][0] else "unpacked") / file, content)
     spec = data.describe(name, NOWHERE)
     packed, unpacked = (data.load(spec, tmp_path / place) for place in ("packed", "unpacked"))
     assert packed.digest == unpacked.digest
     first = pickle.loads(next(iter(files.values())))
     assert packed.train_images[0].flatten().tolist() == first["data"][0].tolist()
-    assert packed.train_labels[: spec.classes].tolist() == first[data.CIFAR[name][-1]]
+    assert packed.train_labels[: spec.classes].tolist() == first[sources.CIFAR[name][-1]]
     assert packed.count("train") == spec.classes * (len(files) - 1) and packed.count("test") == spec.classes
 
 
@@ -365,8 +367,8 @@ def idx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, bytes]:
             bytes([0, 0, 8, 1]) + np.array([count], ">i4").tobytes() + labels.tobytes()
         )
     for file, content in contents.items():
-        monkeypatch.setitem(data.CHECKSUMS, file, md5(content))
-    monkeypatch.setattr(data, "DEBIAN", tmp_path / "debian")
+        monkeypatch.setitem(sources.CHECKSUMS, file, md5(content))
+    monkeypatch.setattr(sources, "DEBIAN", tmp_path / "debian")
     return contents
 
 
@@ -378,7 +380,7 @@ def test_fashion_mnist_is_the_same_from_torchvisions_files_and_debians(tmp_path:
         write(tmp_path / "zipped/FashionMNIST/raw" / f"{file}.gz", gzip.compress(content))
     datasets = [data.load(spec, tmp_path / place) for place in ("plain", "zipped")]
     for file, content in idx.items():
-        write(data.DEBIAN / f"{file}.gz", gzip.compress(content, mtime=1))
+        write(sources.DEBIAN / f"{file}.gz", gzip.compress(content, mtime=1))
     datasets.append(data.load(spec, tmp_path / "empty"))
     assert len({dataset.digest for dataset in datasets}) == 1
     assert datasets[0].train_images[3].flatten().tolist() == list(
@@ -395,7 +397,7 @@ def test_truncated_gzip_is_refused(tmp_path: Path, idx: dict[str, bytes]) -> Non
         data.load(data.describe("fashion-mnist", NOWHERE), tmp_path)
 
 
-@pytest.mark.skipif(not data.DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist")
+@pytest.mark.skipif(not sources.DEBIAN.is_dir(), reason="needs Debian's dataset-fashion-mnist")
 @pytest.mark.usefixtures("offline")
 def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
     dataset = data.load(data.describe("fashion-mnist", NOWHERE, held_out=5000), tmp_path)
@@ -431,7 +433,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("STUDY_DATA_MIRRORS", url)
     monkeypatch.delenv("STUDY_OFFLINE", raising=False)
-    monkeypatch.setattr(data, "MIRRORS", dict.fromkeys(data.MIRRORS, (f"{url}/official/",)))
+    monkeypatch.setattr(sources, "MIRRORS", dict.fromkeys(sources.MIRRORS, (f"{url}/official/",)))
     yield url, served, asked
     running.shutdown()
     thread.join()
@@ -497,8 +499,8 @@ def test_two_processes_download_once(
     write(server[1] / "cifar-10-python.tar.gz", cifar[0])
     root = tmp_path / "root"
     script = (
-        "from pathlib import Path; from study import data; import sys\n"
-        f"data.CHECKSUMS['cifar-10-python.tar.gz'] = {md5(cifar[0])!r}\n"
+        "import sys; from pathlib import Path; from study import data; from study.data import sources\n"
+        f"sources.CHECKSUMS['cifar-10-python.tar.gz'] = {md5(cifar[0])!r}\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         f"print(data.load(data.describe('cifar10', Path()), Path({str(root)!r})).digest)\n"
     )

@@ -64,7 +64,7 @@ def test_golden_ids_never_change_without_raising_schema_or_protocol() -> None:
     )
     bottleneck = replace(RESNET110, model=PAPER.model("residual", 29, "B", "bottleneck"))
     assert RESNET110.id == "resnet110A-cifar10-5448de4cdc-s0"
-    assert quick.id == "plain20-digits-fe9d66b310-s2"
+    assert quick.id == "plain20-digits-241abd7383-s2"
     assert bottleneck.id == "resnet29B-bottleneck-cifar10-5d1545b967-s0"
 
 

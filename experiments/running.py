@@ -1,0 +1,57 @@
+"""Run a selection: what is missing is launched, watched and counted."""
+
+from contextlib import ExitStack
+from typing import Any
+
+from rich.console import Console
+
+from experiments.command import Selection, slots
+from experiments.live import watching
+from experiments.recipes import deviations
+from study.spec import Trial
+
+
+def run_missing(selected: Selection, console: Console) -> int:
+    """Launch every selected trial that has no result; returns how many then still have none, after naming them."""
+    from study.launch import launch  # with torch and mlflow: seconds that commands which only look do not spend
+
+    tags = {
+        trial.id: {
+            "profile": selected.profile.name,
+            "experiments": ", ".join(names),
+            "deviations": "; ".join(deviations(trial)) or "none",
+        }
+        for trial, names in selected.serves.items()
+    }
+    with ExitStack() as looking:
+
+        def on_start(todo: list[Trial]) -> None:
+            at_a_time = 1 if selected.execution.local else slots(selected.execution)
+            console.print(
+                f"{len(todo)} of {len(selected.serves)} trials of profile {selected.profile.name} to run,"
+                f" {at_a_time} at a time, longest first",
+                soft_wrap=True,
+            )
+            looking.enter_context(watching(todo, selected.execution, console))
+
+        launch(selected.trials, selected.execution, tags, on_start)
+    runs = logged(selected)
+    missing = [trial for trial in selected.trials if not has_result(runs, trial)]
+    for trial in missing:
+        console.print(f"no result: {trial.id}", markup=False, soft_wrap=True)
+    console.print(f"{len(selected.serves) - len(missing)} of {len(selected.serves)} trials have a result")
+    return len(missing)
+
+
+def logged(selected: Selection) -> dict[str, Any]:
+    """The logged runs by trial id, without their curves; {} before the first launch."""
+    execution = selected.execution
+    if not execution.tracking_uri and not (execution.storage / "store.json").exists():
+        return {}
+    from study import tracking
+
+    return {run.trial.id: run for run in tracking.read(execution, selected.trials, records=False)}
+
+
+def has_result(runs: dict[str, Any], trial: Trial) -> bool:
+    return trial.id in runs and runs[trial.id].outcome in ("finished", "diverged")
