@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
@@ -57,8 +57,8 @@ class Watch:
             f" about {duration(self.seconds_left())} left"
         )
 
-    def table(self) -> Table:
-        table = Table(title=self.summary(), title_justify="left")
+    def table(self) -> Group:
+        table = Table()
         for column in ("running trial", "iteration", "training error", "left"):
             table.add_column(column, justify="left" if column == "running trial" else "right")
         for trial, said in self.running:
@@ -68,7 +68,7 @@ class Watch:
                 percent(said["train_error_pct"]),
                 duration(said["seconds_left"]),
             )
-        return table
+        return Group(self.summary(), table)
 
 
 @contextmanager

@@ -60,10 +60,10 @@ def test_small_errors_are_drawn_on_the_papers_axis_and_what_ends_above_it_is_nam
 def test_a_diverged_trial_is_a_mark_at_its_iteration(quick):
     figure = figures.figure_6(quick, "quick")
     crosses = [line for line in figure.axes[2].lines if line.get_marker() == "x"]
-    assert [list(cross.get_xdata()) for cross in crosses] == [[140]]
+    assert [list(cross.get_xdata()) for cross in crosses] == [[100]]
     assert "plain-1202" in words(figure.axes[2])
     assert "diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
-    assert "Diverged: plain-1202 (1 of 1, at iteration 140)." in figures.caption(figure)
+    assert "Diverged: plain-1202 (1 of 1, at iteration 100)." in figures.caption(figure)
 
 
 def test_without_divergence_the_legend_has_no_such_mark():

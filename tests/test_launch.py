@@ -61,8 +61,8 @@ def family(run: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def gone(processes: list[psutil.Process]) -> bool:
-    """Whether all of them end within half a minute."""
-    return not psutil.wait_procs(processes, timeout=30)[1]
+    """Whether all of them end by themselves: Ray's agents look for their parent only now and then."""
+    return not psutil.wait_procs(processes, timeout=120)[1]
 
 
 def numbers(storage: Path) -> Mapping[str, Any]:

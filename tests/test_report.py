@@ -99,7 +99,7 @@ def test_the_page_names_the_trials_without_a_result(folder, study):
 def test_a_deviation_names_the_nets_it_concerns(study):
     found = list(report.deviations(study.finals))
     assert "width: 8 (paper: 16)" in found
-    assert any(line.startswith("iterations: 280 (paper: 64000) — ResNet-110, plain-110") for line in found)
+    assert any(line.startswith("iterations: 200 (paper: 64000) — ResNet-110, plain-110") for line in found)
     assert len(found) == len(set(found))
 
 

@@ -46,17 +46,17 @@ def test_a_diverged_trial_keeps_its_curve_and_says_when():
     both = frames(QUICK, outcomes=diverging_1202)
     (row,) = both.finals[both.finals["outcome"] == "diverged"].to_dict("records")
     curve = both.curves[both.curves["id"] == row["id"]]
-    assert row["diverged_at"] == 140
-    assert 0 < curve["iteration"].max() <= 140
+    assert row["diverged_at"] == 100
+    assert 0 < curve["iteration"].max() <= 100
 
 
 def test_training_error_is_the_mean_of_the_last_tenth_and_test_error_the_last_iterate():
     trial, run = _first()
     assert run.records is not None
     records = run.records.to_pandas()
-    last_tenth = records["iteration"] > 405  # of 450
+    last_tenth = records["iteration"] > 324  # of 360
     records["train_error_pct"] = np.where(last_tenth, np.arange(len(records)), 90.0)
-    records["test_error_pct"] = np.where(records["iteration"] == 450, 7.0, 3.0)
+    records["test_error_pct"] = np.where(records["iteration"] == 360, 7.0, 3.0)
     (row,) = load({trial: ["x"]}, [_with(run, records)]).finals.to_dict("records")
     assert row["final_train_error_pct"] == np.mean([27, 28, 29])
     assert row["test_error_pct"] == 7.0
@@ -67,7 +67,7 @@ def test_curves_have_one_row_per_trial_and_record_in_order():
     both = frames(QUICK)
     lengths = both.curves.groupby("id").size()
     assert set(lengths.index) == set(both.finals["id"])
-    assert set(lengths) == {450 // 15, 280 // 14}
+    assert set(lengths) == {360 // 12, 200 // 10}
     assert both.curves.groupby("id")["iteration"].apply(lambda x: x.is_monotonic_increasing).all()
 
 
@@ -106,9 +106,9 @@ def test_a_run_of_an_unplanned_trial_is_ignored():
 def test_a_finished_run_without_its_last_record_is_an_error():
     trial, run = _first()
     assert run.records is not None
-    with pytest.raises(InputError, match="do not reach iteration 450"):
+    with pytest.raises(InputError, match="do not reach iteration 360"):
         load({trial: ["x"]}, [_with(run, run.records.to_pandas().iloc[:-1])])
-    with pytest.raises(InputError, match="do not reach iteration 450"):
+    with pytest.raises(InputError, match="do not reach iteration 360"):
         load({trial: ["x"]}, [dataclasses.replace(run, records=None)])
 
 

@@ -23,7 +23,7 @@ def diverged_and_missing(trial: Trial) -> str:
     return {("plain-44", 0): "missing", ("plain-44", 1): "failed"}.get((trial.model.title, trial.seed), "finished")
 
 
-def row(table: pd.DataFrame, net: str, iterations: int = 450) -> pd.Series:
+def row(table: pd.DataFrame, net: str, iterations: int = 360) -> pd.Series:
     (found,) = [each for _, each in table.iterrows() if (each["net"], each["iterations"]) == (net, iterations)]
     return found
 
@@ -47,12 +47,12 @@ def test_mean_deviation_and_interval_are_those_of_the_planted_errors(table):
 
 
 def test_a_single_seed_has_neither_deviation_nor_interval(table):
-    text = row(tables.printed(table), "ResNet-1202", "280")
+    text = row(tables.printed(table), "ResNet-1202", "200")
     assert (text["test error"], text["95 % interval"], text["n"]) == ("6.00", tables.DASH, "1")
 
 
 def test_a_diverged_net_says_so_and_has_no_error(table):
-    text = row(tables.printed(table), "plain-110", "450")
+    text = row(tables.printed(table), "plain-110", "360")
     assert (text["training error"], text["test error"], text["n"]) == ("diverged (3 of 3)", tables.DASH, "0")
 
 
