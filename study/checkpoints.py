@@ -40,7 +40,7 @@ def save(folder: Path, iteration: int, state: dict[str, Any], kept: int = KEPT) 
     path = folder / f"{iteration:09d}.checkpoint"
     write_atomically(path, hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
     for old in _newest_first(folder)[kept:]:
-        old.unlink()
+        old.unlink(missing_ok=True)  # an orphan of a killed launch may be dropping it, too
     return path
 
 

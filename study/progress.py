@@ -1,13 +1,14 @@
 """Small files between launcher, workers and onlookers: how far a trial is, and whether all should stop. Stdlib only."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 
 def write(folder: Path, **progress: Any) -> None:
     """Replace the trial's progress; the file's age is the heartbeat."""
-    temporary = folder / ".progress.json"
+    temporary = folder / f".progress.json.{os.getpid()}"  # an orphan of a killed launch may write here, too
     temporary.write_text(json.dumps(progress))
     temporary.replace(folder / "progress.json")
 
