@@ -129,7 +129,8 @@ def _experiment(mlflow: MlflowClient, execution: Execution, profile: str) -> str
     found = mlflow.get_experiment_by_name(name)
     if found is not None:
         return found.experiment_id
-    place = None if execution.tracking_uri else (execution.storage.resolve() / "artifacts").as_uri()
+    served = execution.tracking_uri.startswith("http")  # a server knows where its artifacts are; a database does not
+    place = None if served else (execution.storage.resolve() / "artifacts").as_uri()
     try:
         return mlflow.create_experiment(name, artifact_location=place, tags={"study": STUDY, "profile": profile})
     except MlflowException:  # another process was first
@@ -157,7 +158,8 @@ class OpenRun:
                 _experiment(self.mlflow, execution, tags["profile"]), run_name=trial.id, tags=identity
             )
             self.run_id, self.started, self.logged = run.info.run_id, run.info.start_time, 0
-        self._tag({**_trial_tags(trial), **provenance.tags(), **tags})
+        where = {"storage": str(execution.storage.resolve())}
+        self._tag({**_trial_tags(trial), **provenance.tags(), **where, **tags})
         parameters = [Param(key, str(value)) for key, value in _flat(trial)]
         self.mlflow.log_batch(self.run_id, params=parameters)
         self._end("running")
@@ -239,9 +241,13 @@ def read(execution: Execution, trials: Iterable[Trial], records: bool = True) ->
 
 
 def close_stale(execution: Execution, reason: str) -> list[str]:
-    """Mark every run of the study that is still running as interrupted; for a launcher that holds the store's lock."""
-    mlflow = client(execution)
-    stale = list(_search(mlflow, None, "attributes.status = 'RUNNING'"))
+    """Mark every run of this store that is still running as interrupted; for a launcher that holds the store's lock.
+
+    A tracking server may serve other stores, too: theirs are left alone.
+    """
+    mlflow, here = client(execution), str(execution.storage.resolve())
+    running = _search(mlflow, None, "attributes.status = 'RUNNING'")
+    stale = [run for run in running if run.data.tags.get("storage", here) == here]
     for run in stale:
         tags = [RunTag("outcome", "interrupted"), RunTag("reason", reason)]
         mlflow.log_batch(run.info.run_id, tags=tags)

@@ -174,6 +174,21 @@ def test_a_killed_worker_is_retried_in_the_same_launch(storage: Path, undisturbe
 
 
 @pytest.mark.slow
+def test_a_poison_trial_on_ray_fails_after_its_retries_and_the_rest_finishes(
+    storage: Path, undisturbed: Mapping[str, Any]
+) -> None:
+    bad, good = trials()
+    tracking.create_store(execution_of(storage))
+    (storage / "trials" / bad.id).mkdir()
+    (storage / "trials" / bad.id / "spec.json").write_text("another trial's")
+    run = start(storage)
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 1, output
+    assert f"no result: {bad.id}" in output and "holds another specification" in output
+    assert numbers(storage)[good.id] == undisturbed[good.id]
+
+
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_time_only(storage: Path, undisturbed: Mapping[str, Any]) -> None:
     run = start(storage, "--local")
     trial = wait_until_training(storage, 100)

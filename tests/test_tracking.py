@@ -94,6 +94,16 @@ def test_runs_of_a_killed_launcher_are_closed(store: Execution, small: Small) ->
     assert tracking.close_stale(store, "test") == []
 
 
+def test_running_runs_of_another_store_on_the_same_server_are_left_alone(store: Execution, small: Small) -> None:
+    uri = tracking.uri_of(store)
+    other = replace(store, storage=store.storage.parent / "other", tracking_uri=uri)
+    run = tracking.OpenRun(other, small(), TAGS)
+    assert tracking.close_stale(store, "test") == []
+    there = tracking.client(store).get_run(run.run_id)
+    assert there.info.status == "RUNNING"
+    assert there.info.artifact_uri.startswith((store.storage.parent / "other" / "artifacts").as_uri())
+
+
 def test_a_curve_altered_after_sealing_is_refused(store: Execution, small: Small) -> None:
     run = tracking.OpenRun(store, small(), TAGS)
     run.finish("finished", [record(4), record(8)], {})

@@ -1,0 +1,157 @@
+"""Batches as pure functions of (seed, iteration).
+
+Owns the statistics that normalise images, their order and their augmentation (Sec. 4.2), on whatever device they are
+held. Knows no nets and no training; where images come from is `study.data.sources`.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from study.data.sources import SHAPES, decode, folder_of_images, refusal
+from study.seeds import generator
+from study.spec import Data, InputError, check_at_least, check_choice
+
+
+def describe(
+    name: str, root: Path, *, held_out: int = 0, padding: int = 0, flip: bool = False, normalise: str = "pixel-mean"
+) -> Data:
+    """The specification of a data set by name. Reads nothing, except the images of 'folder:NAME' under `root`."""
+    if name.startswith("folder:"):
+        facts = _facts(*folder_of_images(name, root))
+    else:
+        check_choice("data set", name, [*SHAPES, "folder:NAME"])
+        facts = dict(zip(("channels", "size", "classes", "digest"), (*SHAPES[name], ""), strict=True))
+    return Data(name=name, held_out=held_out, padding=padding, flip=flip, normalise=normalise, **facts)
+
+
+def _facts(arrays: list[np.ndarray], digest: str) -> dict[str, Any]:
+    """What a specification says of decoded images."""
+    _, channels, size, _ = arrays[0].shape
+    return {"channels": channels, "size": size, "classes": int(arrays[1].max()) + 1, "digest": digest}
+
+
+@dataclass(eq=False)
+class Dataset:
+    """A data set on one device. Images are uint8 [N, C, H, W], labels int64 [N]; `load` makes it."""
+
+    spec: Data
+    digest: str  # SHA-256 of all decoded images and labels, whichever of them are held out
+    train_images: Tensor
+    train_labels: Tensor
+    validation_images: Tensor  # the held-out training images; none if the specification holds none out
+    validation_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    mean: Tensor  # float32 [C, H, W] or [1, 1, 1], in pixel values 0..255
+    scale: Tensor  # float32 [1, 1, 1]; normalised = (pixel - mean) * scale, the same bits on every device
+    _order: tuple[tuple[int, int], Tensor] | None = field(default=None, init=False, repr=False)
+
+    def count(self, split: str) -> int:
+        """Number of images of 'train', 'validation' or 'test'."""
+        return len(self._split(split)[1])
+
+    def batch(self, seed: int, iteration: int, size: int) -> tuple[Tensor, Tensor]:
+        """Augmented training images float32 [size, C, H, W] and labels [size]: a pure function of the arguments.
+
+        An epoch is count('train') // size iterations; the images left over are dropped. No draw depends on the device
+        or on anything but the seed and the iteration, so every condition sees the same images (paired seeds).
+        Raises `InputError` if `size` is not in 1..count('train').
+        """
+        check_at_least("batch", size, 1)
+        if size > self.count("train"):
+            raise InputError(
+                f"batch {size} is larger than the {self.count('train')} training images of {self.spec.name};"
+                f" choose at most {self.count('train')}"
+            )
+        epoch, step = divmod(iteration, self.count("train") // size)
+        if self._order is None or self._order[0] != (seed, epoch):
+            order = torch.randperm(self.count("train"), generator=generator(seed, "order", epoch))
+            self._order = (seed, epoch), order.to(self.train_labels.device)
+        chosen = self._order[1][step * size : (step + 1) * size]
+        draw = generator(seed, "augment", iteration)
+        flipped = torch.randint(2, (size,), generator=draw).bool() & self.spec.flip
+        corners = torch.randint(2 * self.spec.padding + 1, (2, size), generator=draw)
+        images = self._normalised(self.train_images[chosen])
+        return _augmented(images, self.spec.padding, corners, flipped), self.train_labels[chosen]
+
+    def clean(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches without augmentation in a fixed order, of `size` images (the last may have fewer), `limit` in all."""
+        check_at_least("batch", size, 1)
+        images, labels = (tensor[:limit] for tensor in self._split(split))
+        return (
+            (self._normalised(images[start : start + size]), labels[start : start + size])
+            for start in range(0, len(labels), size)
+        )
+
+    def _split(self, split: str) -> tuple[Tensor, Tensor]:
+        check_choice("split", split, ("train", "validation", "test"))
+        return getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images.float() - self.mean) * self.scale
+
+
+def _augmented(images: Tensor, padding: int, corners: Tensor, flipped: Tensor) -> Tensor:
+    """Crop each image [B, C, H, W], zero-padded on each side, at its corner [2, B] (y, x); then flip some, [B]."""
+    if not padding and not flipped.any():
+        return images
+    count, channels, height, width = images.shape
+    rows = corners[0, :, None] + torch.arange(height)
+    columns = corners[1, :, None] + torch.arange(width)
+    columns = torch.where(flipped[:, None], columns.flip(1), columns)
+    rows, columns = rows.to(images.device), columns.to(images.device)
+    image = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[:, None, None]
+    # Mean first, zeros second: the padding is the mean image's grey (ambiguity padding_order of the protocol).
+    padded = functional.pad(images, (padding,) * 4)
+    return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def load(spec: Data, root: Path, device: torch.device | str = "cpu") -> Dataset:
+    """The data set that `spec` says, from `root`, downloaded if need be.
+
+    Pixels are divided by 255; then 'pixel-mean' subtracts the mean training image, and 'scalar' subtracts the mean of
+    all training pixels and divides by their standard deviation. Held-out images belong to neither statistic. They are
+    the last of a permutation that depends on the data set alone. Raises `InputError` if the data are missing, damaged,
+    or other than `spec` says.
+    """
+    arrays, digest = folder_of_images(spec.name, root) if spec.name.startswith("folder:") else (decode(spec, root), "")
+    for what, value in _facts(arrays, digest).items():
+        if value != getattr(spec, what):
+            raise refusal(spec.name, f"in {root} has {what} {value}, not {getattr(spec, what)}; describe it anew")
+
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(np.ascontiguousarray(array).data)
+    images, labels, test_images, test_labels = (torch.tensor(array) for array in arrays)
+    if spec.held_out >= len(labels):
+        raise InputError(
+            f"held_out {spec.held_out} leaves no training image of {spec.name}; choose at most {len(labels) - 1}"
+        )
+    order = torch.randperm(len(labels), generator=generator(spec.name, "held-out"))
+    kept, held = order[: len(labels) - spec.held_out].sort().values, order[len(labels) - spec.held_out :].sort().values
+    mean, scale = _statistics(images[kept], spec)
+    tensors = (images[kept], labels[kept], images[held], labels[held], test_images, test_labels, mean, scale)
+    return Dataset(spec, sha.hexdigest(), *(tensor.to(device) for tensor in tensors))
+
+
+def _statistics(images: Tensor, spec: Data) -> tuple[Tensor, Tensor]:
+    """Mean in pixel values and scale, from exact integer sums: no order of summation can change a bit of them."""
+    if spec.normalise == "pixel-mean":
+        mean = torch.from_numpy(images.numpy().sum(axis=0, dtype=np.int64)).double() / len(images)
+        return mean.float(), torch.full((1, 1, 1), 1 / 255)
+    counts = torch.bincount(images.flatten(), minlength=256).double() / images.numel()
+    values = torch.arange(256).double()
+    centre = (counts * values).sum()
+    deviation = (counts * (values - centre) ** 2).sum().sqrt()
+    if not deviation:
+        raise refusal(spec.name, "has training images of one single value, which 'scalar' cannot normalise")
+    return centre.float().reshape(1, 1, 1), (1 / deviation).float().reshape(1, 1, 1)
