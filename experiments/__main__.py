@@ -1,11 +1,11 @@
 """`python -m experiments list | plan | run | status`: what could be run, what would be, run it, how far it is."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from experiments import EXPERIMENTS, name_of
 from experiments.command import RUN_OPTIONS, Selection, main, selecting, slots
@@ -34,9 +34,9 @@ def list_command(as_json: bool) -> None:
         print(json.dumps({"experiments": experiments, "profiles": profiles}, indent=2))
         return
     for name, text in experiments.items():
-        console.print(f"{name}\n    " + text.replace("\n", "\n    ") + "\n", markup=False)
+        print(f"{name}\n    " + text.replace("\n", "\n    ").replace("    \n", "\n") + "\n")
     for name, text in profiles.items():
-        console.print(f"PROFILE={name:8}{text}", markup=False)
+        print(f"PROFILE={name:8}{text}")
 
 
 @cli.command()
@@ -58,23 +58,17 @@ def plan(selected: Selection) -> None:
     if selected.arguments["as_json"]:
         print(json.dumps(result, indent=2))
         return
-    table = Table()
-    for column in ("trial", "serves", "iterations", "parameters", "seconds", "memory", "done"):
-        table.add_column(column, justify="left" if column in ("trial", "serves") else "right")
+    lines = [("trial", "iterations", "parameters", "predicted", "memory", "")]
     for row in rows:
-        table.add_row(
-            row["id"],
-            ", ".join(row["experiments"]),
-            f"{row['iterations']:,}",
-            f"{row['params']:,}",
-            duration(row["seconds"]),
-            f"{row['memory_bytes'] / 2**30:.1f} GiB",
-            "yes" if row["done"] else "",
+        memory = f"{row['memory_bytes'] / 2**30:.1f} GiB"
+        done = "done" if row["done"] else ""
+        lines.append(
+            (row["id"], f"{row['iterations']:,}", f"{row['params']:,}", duration(row["seconds"]), memory, done)
         )
-    console.print(table)
+    print_aligned(lines)
     scale = "scaled by the trials that have finished" if factor != 1 else "not yet calibrated on this machine"
-    console.print(
-        f"{len(left)} of {len(rows)} trials to run: about {duration(sum(left))} of one core,"
+    print(
+        f"\n{len(left)} of {len(rows)} trials to run: about {duration(sum(left))} of one core,"
         f" {duration(result['makespan_seconds'])} with {slots(selected.execution)} at a time (predictions {scale})"
     )
 
@@ -127,16 +121,22 @@ def status(selected: Selection) -> None:
     if selected.arguments["as_json"]:
         print(json.dumps({"profile": selected.profile.name, "trials": rows}, indent=2))
         return
-    table = Table()
-    for column in ("trial", "outcome", "iteration", "training error", "left"):
-        table.add_column(column, justify="left" if column in ("trial", "outcome") else "right")
+    lines = [("trial", "outcome", "iteration", "training error", "left")]
     for row in rows:
         left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
         reached = f"{row['iteration']} / {row['iterations']}"
-        table.add_row(row["id"], row["outcome"], reached, percent(row["train_error_pct"]), left)
-    console.print(table)
+        lines.append((row["id"], row["outcome"], reached, percent(row["train_error_pct"]), left))
+    print_aligned(lines)
     counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in {row["outcome"] for row in rows}}
-    console.print(", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
+    print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
+
+
+def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
+    """A table of which no cell is ever cut, because ids are there to be copied: the first column left, others right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        print("  ".join(cells).rstrip())
 
 
 if __name__ == "__main__":
