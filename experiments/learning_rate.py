@@ -2,7 +2,7 @@
 
 Paper: Sec. 4.2 and footnote 5. Claim S42-8 (paper profile); in the quick profile, whose recipe is slower, a check
 that plain nets degrade at the paper's rate as well.
-Cost: quick, three trials of 6 to 15 CPU seconds.
+Cost: quick, three trials of 4 to 15 CPU seconds.
 """
 
 from experiments.profiles import Profile

@@ -1,7 +1,7 @@
 """Does training error rise with depth in plain nets, and do residual nets cure it?
 
 Paper: Figs. 1 and 6 (left, middle), Table 6; Sec. 1 and 4.2. Claims S1-1 to S1-5, S3-1, S41-14, S42-1 to S42-6, S42-10.
-Cost: quick, about 30 trials of 6 to 30 CPU seconds; paper, 50 trials of 64,000 iterations.
+Cost: quick, 30 trials of 4 to 25 CPU seconds; paper, 50 trials of 64,000 iterations.
 """
 
 from experiments.profiles import Profile

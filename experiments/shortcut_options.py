@@ -2,7 +2,7 @@
 
 Paper: Table 3 on ImageNet, Sec. 4.1; here its CIFAR proxy, claim S41-15. The ranking of A, B and C on a 34-layer
 ImageNet net does not carry over to other depths (He et al. 2016b report 12.2 % for C at 110 CIFAR layers).
-Cost: quick, about 18 trials of 6 to 15 CPU seconds, of which those with option A are shared with plain-vs-residual.
+Cost: quick, 18 trials of 4 to 20 CPU seconds, of which those with option A are shared with plain-vs-residual.
 """
 
 from experiments.profiles import Profile
