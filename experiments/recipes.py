@@ -37,7 +37,7 @@ DEVIATIONS = (
 def paper_cifar(model: Model) -> Recipe:
     """Sec. 4.2 to the letter where it is explicit: 64k iterations of 128, lr 0.1 divided by 10 at 32k and 48k.
 
-    Cost: 64,000 iterations; see `PROFILE=paper make plan`.
+    Cost: 64,000 iterations; see `make plan PROFILE=paper`.
     """
     deep = model.depth >= 110
     return Recipe(

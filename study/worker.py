@@ -61,13 +61,14 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
         if diverged_at is not None:
             how["diverged_at"] = str(diverged_at)
         run.finish(outcome, state.records, how)
-        error_pct = state.records[-1]["train_error_pct"]
-        said = {"iteration": state.iteration, "train_error_pct": error_pct, "outcome": outcome}
-        progress.write(folder, **said, seconds=seconds, seconds_left=0.0)
     except BaseException as error:
         interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
         run.stop("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
         raise
+    # Only now, outside the block that would call a sealed run failed if this small file cannot be written.
+    error_pct = state.records[-1]["train_error_pct"]
+    said = {"iteration": state.iteration, "train_error_pct": error_pct, "outcome": outcome}
+    progress.write(folder, **said, seconds=seconds, seconds_left=0.0)
     return outcome
 
 

@@ -134,8 +134,7 @@ def test_the_update_is_caffes_momentum(small: Small) -> None:
 
 
 def test_weight_decay_can_spare_batchnorm_and_biases(small: Small) -> None:
-    """With a learning signal of zero, only decay moves parameters: here the last layer's gradient still acts, so look
-    at BatchNorm's scale, which starts at one."""
+    """BatchNorm's scale starts at one: strong decay pulls it down unless it is spared."""
     by_decay = {
         decay: run(small(decay=decay, weight_decay=0.5, iterations=4, drops=())).net.stem_norm.weight.mean().item()
         for decay in ("all", "weights")
