@@ -121,7 +121,7 @@ def summary(verdicts: Sequence[Claim], table_6: pd.DataFrame, folder: Path, pape
     for claim in sorted(verdicts, key=_rank):
         if _rank(claim) < len(VERDICTS):
             effect = _effect(claim)
-            first, *rest = textwrap.wrap(claim["statement"], 36, max_lines=2, placeholder=" ...") or [""]
+            first, *rest = textwrap.wrap(_statement(claim), 36, max_lines=2, placeholder=" ...") or [""]
             lines.append(f"  {claim['verdict'].split(' (')[0]:12} {claim['id']:7} {first:36} {effect}".rstrip())
             lines += [f"{'':23}{line}" for line in rest]
     lines += ["", "Table 6 (errors in percent, mean ± standard deviation over n seeds)", ""]
@@ -153,7 +153,7 @@ def verdict_table(verdicts: Sequence[Claim]) -> pd.DataFrame:
         (
             claim["verdict"],
             claim["id"],
-            claim["statement"],
+            _statement(claim),
             _effect(claim) or tables.DASH,
             str(claim["n"] or tables.DASH),
         )
@@ -203,7 +203,10 @@ def _page(
         outcomes=_outcomes(frames.finals),
         undone=undone[["id", "outcome"]].to_dict("records"),
         counted=counted(verdicts),
-        testable=[claim | {"short": claim["verdict"].split(" (")[0], "shown": _effect(claim)} for claim in testable],
+        testable=[
+            claim | {"short": claim["verdict"].split(" (")[0], "shown": _effect(claim), "statement": _statement(claim)}
+            for claim in testable
+        ],
         untestable=[claim for claim in verdicts if _rank(claim) == len(VERDICTS)],
         pictures=pictures,
         tables=[
@@ -267,6 +270,11 @@ def _versions() -> dict[str, str]:
 def _rank(claim: Claim) -> int:
     """Place of a claim's verdict in `VERDICTS`; their number for the untestable."""
     return next((i for i, verdict in enumerate(VERDICTS) if claim["verdict"].startswith(verdict)), len(VERDICTS))
+
+
+def _statement(claim: Claim) -> str:
+    """What the paper says; marked where the study tests it on other nets or data than the paper did."""
+    return f"By proxy: {claim['statement']}" if "A proxy on" in claim["reason"] else claim["statement"]
 
 
 def _effect(claim: Claim) -> str:

@@ -85,8 +85,7 @@ def _select(arguments: dict[str, Any]) -> Selection:
         chosen = chosen.with_data(theirs)
     if arguments["held_out"]:
         chosen = chosen.with_data(replace(chosen.data, held_out=arguments["held_out"]))
-    known = {option for option in Execution.__dataclass_fields__ if option in arguments}
-    execution = Execution(**{option: arguments[option] for option in known - {"storage"}}, storage=arguments["storage"])
+    execution = Execution(**{name: arguments[name] for name in Execution.__dataclass_fields__ if name in arguments})
     return Selection(chosen, planned(chosen, arguments["experiments"].split()), execution, arguments)
 
 

@@ -165,3 +165,9 @@ def test_the_notebook_is_committed_without_outputs():
         assert cells
         assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)
         assert not any(re.search(r"^\s*(def|class) ", "".join(cell["source"]), re.MULTILINE) for cell in cells)
+
+
+def test_a_claim_tested_on_other_nets_than_the_papers_is_marked_as_a_proxy(folder):
+    page = (folder / "index.html").read_text()
+    assert "By proxy: ResNet-18 converges faster than plain-18" in page
+    assert "By proxy: plain-56 has higher" not in page
