@@ -4,11 +4,13 @@ Owns the modules and their initial weights. Knows nothing of data, training or d
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from study.seeds import generator
 from study.spec import Model, Trial
@@ -17,15 +19,34 @@ from study.spec import Model, Trial
 class BatchNorm(nn.BatchNorm2d):
     """BatchNorm over at most `images` images at a time, as on the paper's two GPUs; PyTorch's own otherwise."""
 
+    observing = True  # whether a pass in training mode moves the running averages; see `without_observing`
+
     def __init__(self, channels: int, images: int) -> None:
         super().__init__(channels)
         self.images = images
         self.num_batches_tracked = None  # its momentum is constant: a counter would only cost time
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or len(x) <= self.images:
+        if not self.training:
             return super().forward(x)
-        return torch.cat([super(BatchNorm, self).forward(part) for part in x.split(self.images)])
+        running, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        if not self.observing:
+            running = (self.running_mean.clone(), self.running_var.clone())  # these move in vain
+        parts = [
+            functional.batch_norm(part, *running, *affine, training=True, momentum=self.momentum, eps=self.eps)
+            for part in x.split(self.images)
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@contextmanager
+def without_observing() -> Iterator[None]:
+    """Passes in training mode normalise by their batch but leave every BatchNorm's running averages alone."""
+    BatchNorm.observing = False
+    try:
+        yield
+    finally:
+        BatchNorm.observing = True
 
 
 class OptionA(nn.Module):
@@ -66,7 +87,7 @@ class Block(nn.Module):
             y = functional.relu_(norm(conv(y)))
         y = self.norms[-1](self.convs[-1](y))
         if self.shortcut is not None:
-            y = y + self.shortcut(x)  # y = F(x, {W_i}) + x, Eq. 1
+            y += self.shortcut(x)  # y = F(x, {W_i}) + x, Eq. 1
         return functional.relu_(y)
 
 
@@ -87,10 +108,39 @@ class Net(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(inputs, classes)
+        self.segments = [self.blocks]  # all but the last are computed again in the backward pass; see study.memory
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [block for stage in self.stages for block in stage]
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
         x = functional.relu_(self.stem_norm(self.stem(x)))
-        return self.classifier(self.stages(x).mean(dim=(2, 3)))
+        for segment in self.segments[:-1]:
+            x = _recomputed(segment, x) if torch.is_grad_enabled() else _in_turn(segment, x)
+        x = _in_turn(self.segments[-1], x)
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+def _in_turn(blocks: list[nn.Module], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def _recomputed(blocks: list[nn.Module], x: Tensor) -> Tensor:
+    """The same numbers, keeping only `x`: the rest is computed again when the backward pass needs it.
+
+    The second time must not move BatchNorm's running averages again (pytorch issue 96136).
+    """
+    return checkpoint(
+        _in_turn,
+        blocks,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,  # nothing in a net is random
+        context_fn=lambda: (nullcontext(), without_observing()),
+    )
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
