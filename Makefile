@@ -6,6 +6,7 @@ DATA ?=
 STORE ?= store
 RESULTS ?= results
 ARGS ?=
+BENCH ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 RUN := .venv/bin/python -m
@@ -56,7 +57,7 @@ status: .venv/ready  ## Where the study stands now
 	@exec $(RUN) experiments status $(SELECT)
 
 bench: .venv/ready  ## Benchmarks, as ratios within one run
-	@.venv/bin/python tests/benchmarks/throughput.py
+	@STORE="$(STORE)" .venv/bin/python tests/benchmarks $(BENCH)
 
 lint: .venv/ready  ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

@@ -3,11 +3,18 @@
 from collections.abc import Iterable
 from types import ModuleType
 
-from experiments import bottlenecks, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
+from experiments import (
+    bottlenecks,
+    depth_scaling,
+    learning_rate,
+    plain_vs_residual,
+    reimplementations,
+    shortcut_options,
+)
 from experiments.profiles import Profile
 from study.spec import Trial, check_choice
 
-EXPERIMENTS = (plain_vs_residual, shortcut_options, depth_scaling, learning_rate, bottlenecks)
+EXPERIMENTS = (plain_vs_residual, shortcut_options, depth_scaling, learning_rate, bottlenecks, reimplementations)
 
 
 def name_of(experiment: ModuleType) -> str:

@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from experiments import EXPERIMENTS, name_of
-from experiments.command import RUN_OPTIONS, Selection, main, selecting, slots
+from experiments.command import RUN_OPTIONS, Selection, main, selecting
 from experiments.live import duration, percent
 from experiments.profiles import PROFILES
 from experiments.running import has_result, logged, run_missing
@@ -53,7 +53,7 @@ def plan(selected: Selection) -> None:
         "profile": selected.profile.name,
         "trials": rows,
         "total_seconds": round(sum(left), 1),
-        "makespan_seconds": round(cost.makespan(left, slots(selected.execution)), 1),
+        "makespan_seconds": round(cost.makespan(left, selected.execution.trials_at_once), 1),
     }
     if selected.arguments["as_json"]:
         print(json.dumps(result, indent=2))
@@ -66,10 +66,11 @@ def plan(selected: Selection) -> None:
             (row["id"], f"{row['iterations']:,}", f"{row['params']:,}", duration(row["seconds"]), memory, done)
         )
     print_aligned(lines)
+    at_once = selected.execution.trials_at_once
     scale = "scaled by the trials that have finished" if factor != 1 else "not yet calibrated on this machine"
     print(
         f"\n{len(left)} of {len(rows)} trials to run: about {duration(sum(left))} of one core,"
-        f" {duration(result['makespan_seconds'])} with {slots(selected.execution)} at a time (predictions {scale})"
+        f" {duration(result['makespan_seconds'])} with {at_once} at a time (predictions {scale})"
     )
 
 

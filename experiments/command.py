@@ -6,7 +6,6 @@ interrupted (the same command continues).
 
 import functools
 import logging
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -53,6 +52,16 @@ RUN_OPTIONS = (
     click.option("--gpus-per-trial", type=float, default=1.0, help="Share of a GPU a trial takes (default: 1)."),
     click.option("--retries", type=int, default=2, help="Further attempts at a trial that failed (default: 2)."),
     click.option("--checkpoint-seconds", type=float, default=30.0, help="Work lost by a kill, at most (default: 30)."),
+    click.option("--memory-gib", type=float, default=0.0, help="Memory a trial may take (default: an equal share)."),
+    click.option("--compile", is_flag=True, help="torch.compile the training pass: for trials of an hour and more."),
+    click.option("--deterministic/--no-deterministic", default=True, help="On a GPU: results that repeat (default)."),
+    click.option(
+        "--profile-trace",
+        is_flag=False,
+        flag_value="longest",
+        default="",
+        help="Profile three updates of the trial of this id (default: the first that is started).",
+    ),
     click.option("--address", default="", help="A running Ray cluster, instead of this machine."),
     click.option("--local", is_flag=True, help="A plain for-loop in this process, without Ray."),
 )
@@ -87,11 +96,6 @@ def _select(arguments: dict[str, Any]) -> Selection:
         chosen = chosen.with_data(replace(chosen.data, held_out=arguments["held_out"]))
     execution = Execution(**{name: arguments[name] for name in Execution.__dataclass_fields__ if name in arguments})
     return Selection(chosen, planned(chosen, arguments["experiments"].split()), execution, arguments)
-
-
-def slots(execution: Execution) -> int:
-    """How many trials run at a time on this machine's cores."""
-    return max(1, (execution.cpus or os.cpu_count() or 1) // execution.threads)
 
 
 def main(cli: click.Command) -> None:

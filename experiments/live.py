@@ -13,7 +13,6 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from experiments.command import slots
 from study import cost, progress
 from study.spec import Execution, Trial
 
@@ -48,7 +47,7 @@ class Watch:
         seen = {trial for trial, _ in self.running + self.ended}
         left = [said["seconds_left"] for _, said in self.running]
         left += [factor * cost.predicted_seconds(trial) for trial in self.trials if trial not in seen]
-        return cost.makespan(left, slots(self.execution))
+        return cost.makespan(left, self.execution.trials_at_once)
 
     def summary(self) -> str:
         waiting = len(self.trials) - len(self.ended) - len(self.running)

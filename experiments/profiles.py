@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from experiments import recipes
+from experiments.recipes import PRESETS, Preset
 from study.spec import Data, Model, Recipe, Trial, check_at_least, check_choice
 
 
@@ -22,6 +23,8 @@ class Profile:
     deep_depths: tuple[int, ...]  # of the depth-scaling experiment
     rate_nets: tuple[tuple[str, int], ...]  # (family, depth) run at the paper's learning rate throughout
     bottleneck_depths: tuple[int, ...]  # 9n+2
+    preset_depths: tuple[int, ...]  # of the nets trained as public repositories train theirs
+    presets: tuple[Preset, ...]
     seeds: int
     deep_seeds: int
     rate_seeds: int
@@ -79,6 +82,8 @@ SMOKE = Profile(
     deep_depths=(1202,),
     rate_nets=(("plain", 20),),
     bottleneck_depths=(29,),
+    preset_depths=(20,),
+    presets=(PRESETS["kuangliu"].as_long_as(recipes.seconds),),
     seeds=2,
     deep_seeds=1,
     rate_seeds=1,
@@ -100,6 +105,8 @@ QUICK = Profile(
     deep_depths=(110, 1202),
     rate_nets=(("plain", 20), ("plain", 56), ("residual", 20)),
     bottleneck_depths=(),
+    preset_depths=(),
+    presets=(),
     seeds=3,
     deep_seeds=1,
     rate_seeds=1,
@@ -128,6 +135,8 @@ CLASS = Profile(
     deep_depths=(110,),
     rate_nets=(("residual", 110),),
     bottleneck_depths=(29, 83),
+    preset_depths=(20,),
+    presets=tuple(preset.as_long_as(recipes.shortened) for preset in PRESETS.values()),
     seeds=2,
     deep_seeds=2,
     rate_seeds=2,
@@ -149,6 +158,8 @@ PAPER = Profile(
     deep_depths=(110, 1202),
     rate_nets=(("plain", 110), ("residual", 110)),
     bottleneck_depths=(29, 83),
+    preset_depths=(20, 56, 110),
+    presets=tuple(PRESETS.values()),
     seeds=5,
     deep_seeds=5,
     rate_seeds=5,

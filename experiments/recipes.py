@@ -3,7 +3,8 @@
 Every recipe is a pure function of the net, because the paper's own depends on depth (Sec. 4.2: warm-up at 110 layers).
 """
 
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 
 from study.spec import Data, Model, Recipe, Trial
 
@@ -19,11 +20,12 @@ PAPER_DATA = Data(
     digest="",
 )
 PAPER_WIDTH = 16
+EPOCH = 391  # updates that an epoch of CIFAR-10 takes elsewhere: batches of 128 of 50,000 images, the last one of 80
 
 # Departures that no field of a trial shows.
 DEVIATIONS = (
-    "PyTorch instead of Caffe: BatchNorm's running averages (momentum 0.1, epsilon 1e-5) are used for evaluation; the"
-    " paper does not say which statistics its CIFAR nets used.",
+    "PyTorch instead of Caffe: BatchNorm's running averages (momentum 0.1, epsilon 1e-5) are used for evaluation unless"
+    " the recipe says `recalibrate`; the paper does not say which statistics its CIFAR nets used.",
     "He initialisation by fan-in, Caffe's default; the paper does not say which fan it took, nor how it initialised"
     " the classifier (here: the same rule, zero bias).",
     "Weight decay acts on all parameters, as in Caffe unless told otherwise; the paper does not say.",
@@ -44,13 +46,16 @@ def paper_cifar(model: Model) -> Recipe:
         iterations=64_000,
         batch=128,
         learning_rate=0.1,
+        schedule="steps",
         drops=(32_000, 48_000),
         momentum=0.9,
+        momentum_rule="caffe",
         weight_decay=1e-4,
         decay="all",
         init="fan_in",
         precision="fp32",
         bn_batch=64,
+        recalibrate=0,
         warmup="threshold" if deep else "none",
         warmup_learning_rate=0.01 if deep else 0.0,
         warmup_iterations=2_000 if deep else 0,
@@ -75,13 +80,16 @@ def minutes(model: Model) -> Recipe:
         iterations=360,
         batch=32,
         learning_rate=0.005,
+        schedule="steps",
         drops=(288,),
         momentum=0.9,
+        momentum_rule="caffe",
         weight_decay=1e-4,
         decay="all",
         init="fan_in",
         precision="fp32",
         bn_batch=32,
+        recalibrate=0,
         warmup="none",
         warmup_learning_rate=0.0,
         warmup_iterations=0,
@@ -111,10 +119,158 @@ def at_paper_rate(recipe: Recipe) -> Recipe:
     return replace(recipe, learning_rate=0.1, warmup="none", warmup_learning_rate=0.0, warmup_iterations=0)
 
 
+def akamaster(model: Model) -> Recipe:
+    """akamaster/pytorch_resnet_cifar10 at d5489e8: 200 epochs, lr divided by 10 at 100 and 150, PyTorch's momentum.
+
+    Copied: batch 128, decay 1e-4 of all parameters, He initialisation by fan-in, option A, ImageNet's mean and
+    deviation, one epoch at 0.01 for 110 and 1202 layers. Read at another commit: its momentum is PyTorch's.
+    Not copied: with a current PyTorch its warm-up does not end, and the rate stays at 0.01 until epoch 100 (its issue
+    21); it reports the best test epoch. Read at another commit: it pads images with black before it normalises. From
+    memory: the classifier's bias begins as PyTorch's.
+    """
+    deep = model.depth >= 110
+    return replace(
+        at_paper_rate(whole_batch_norm(model)),
+        iterations=200 * EPOCH,
+        drops=(100 * EPOCH, 150 * EPOCH),
+        momentum_rule="torch",
+        warmup="fixed" if deep else "none",
+        warmup_learning_rate=0.01 if deep else 0.0,
+        warmup_iterations=EPOCH if deep else 0,
+    )
+
+
+def fb_resnet_torch(model: Model) -> Recipe:
+    """facebookarchive/fb.resnet.torch at 985e569: 164 epochs, lr divided by 10 at 81 and 122, Nesterov's momentum.
+
+    Copied: batch 128, decay 1e-4 of all parameters, He initialisation by fan-out, option A, mean and deviation of each
+    channel, no warm-up. Read at another commit: epochs are counted from 1, so that 80 and 121 pass before the drops;
+    its instructions for CIFAR-10 take two GPUs, so that BatchNorm sees 64 images.
+    Not copied: read at another commit, the classifier's weights begin as Torch's.
+    """
+    return replace(
+        at_paper_rate(paper_cifar(model)),
+        iterations=164 * EPOCH,
+        drops=(80 * EPOCH, 121 * EPOCH),
+        momentum_rule="nesterov",
+        init="fan_out",
+    )
+
+
+def tensorpack(model: Model) -> Recipe:
+    """tensorpack/tensorpack at 1547a54, examples/ResNet: 64,000 updates, decay 2e-4, lr 0.01 for the first 1,000.
+
+    Copied: 64 images on each of two GPUs, decay of weights only, He initialisation by fan-out, a 2x2 average pooling in
+    the shortcuts, the mean image subtracted and the rest divided by 128. Read at another commit: it drops the ragged
+    batch, as this study does. From memory: its momentum (TensorFlow's) is the same as PyTorch's.
+    Not copied: its blocks are of the pre-activation kind, which this study does not have. Read at another commit: it
+    pads images with black before it subtracts the mean.
+    """
+    return replace(
+        paper_cifar(model),
+        momentum_rule="torch",
+        weight_decay=2e-4,
+        decay="weights",
+        init="fan_out",
+        warmup="fixed",
+        warmup_learning_rate=0.01,
+        warmup_iterations=1_000,
+    )
+
+
+def mmpretrain(model: Model) -> Recipe:
+    """open-mmlab/mmpretrain at ee7f2e8: 200 epochs, lr divided by 10 at 100 and 150, PyTorch's momentum.
+
+    Copied: batch 128, decay 1e-4. Read at another commit: decay of all parameters, eight GPUs of 16 images each, mean
+    and deviation of each channel. From memory: BatchNorm sees one GPU's 16 images; He initialisation by fan-out;
+    projections where dimensions grow.
+    Not copied: its nets, which are ImageNet's (64 to 512 filters, 18 to 152 layers) behind a 3x3 stem; this is its
+    recipe on the paper's. Read at another commit: its deviations are a fifth smaller than the channels'; it pads
+    images with black before it normalises. From memory: the classifier begins with a deviation of 0.01.
+    """
+    return replace(
+        at_paper_rate(whole_batch_norm(model)),
+        iterations=200 * EPOCH,
+        drops=(100 * EPOCH, 150 * EPOCH),
+        momentum_rule="torch",
+        init="fan_out",
+        bn_batch=16,
+    )
+
+
+def kuangliu(model: Model) -> Recipe:
+    """kuangliu/pytorch-cifar at 49b7aa9: 200 epochs of a cosine from lr 0.1, decay 5e-4, PyTorch's momentum.
+
+    Read at another commit: decay of all parameters, mean and deviation of each channel. From memory: batch 128,
+    PyTorch's initialisation, projections where dimensions grow.
+    Not copied: its nets, which are ImageNet's (64 to 512 filters) behind a 3x3 stem; that it reports the best test
+    epoch. Read at another commit: its cosine moves once an epoch, not at every update; its deviations are a fifth
+    smaller than the channels'; it pads images with black before it normalises.
+    """
+    return replace(
+        at_paper_rate(whole_batch_norm(model)),
+        iterations=200 * EPOCH,
+        schedule="cosine",
+        drops=(),
+        momentum_rule="torch",
+        weight_decay=5e-4,
+        init="torch",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """How a public repository trains, as far as the fields of a trial can say it; its recipe says what they cannot.
+
+    Where epochs are counted, there one ends with a ragged batch and is 391 updates, and so it is here; but here every
+    batch is full, and 390 of them are a pass over the images.
+    """
+
+    recipe: Callable[[Model], Recipe]
+    shortcut: str
+    normalise: str
+
+    def data(self, data: Data) -> Data:
+        """A profile's data in its normalisation: all of them crop and flip as the paper does, and hold nothing out.
+
+        ImageNet's constants are of three colours; other images have their own.
+        """
+        foreign = self.normalise == "imagenet" and data.channels != 3
+        return replace(data, normalise="channel" if foreign else self.normalise)
+
+    def as_long_as(self, ours: Callable[[Model], Recipe]) -> "Preset":
+        """The preset for a shorter profile: as many iterations and records as `ours`, its schedule in proportion."""
+
+        def recipe(model: Model) -> Recipe:
+            theirs, length = self.recipe(model), ours(model)
+            share = length.iterations / theirs.iterations
+            return replace(
+                theirs,
+                iterations=length.iterations,
+                drops=tuple(round(share * drop) for drop in theirs.drops),
+                warmup_iterations=round(share * theirs.warmup_iterations),
+                record_every=length.record_every,
+                evaluate_every=length.evaluate_every,
+            )
+
+        return replace(self, recipe=recipe)
+
+
+PRESETS = {
+    "akamaster": Preset(recipe=akamaster, shortcut="A", normalise="imagenet"),
+    "fb-resnet-torch": Preset(recipe=fb_resnet_torch, shortcut="A", normalise="channel"),
+    "tensorpack": Preset(recipe=tensorpack, shortcut="A-average", normalise="pixel-mean-128"),
+    "mmpretrain": Preset(recipe=mmpretrain, shortcut="B", normalise="channel"),
+    "kuangliu": Preset(recipe=kuangliu, shortcut="B", normalise="channel"),
+}
+
+
 def deviations(trial: Trial) -> list[str]:
     """Each field in which a trial departs from the paper's, as `field: ours (paper: theirs)`."""
-    ours = {"width": trial.model.width, **asdict(trial.data), **asdict(trial.recipe)}
-    theirs = {"width": PAPER_WIDTH, **asdict(PAPER_DATA), **asdict(paper_cifar(trial.model))}
+    model = trial.model
+    shortcut = "A" if model.shortcut == "A-average" else model.shortcut  # the others are the paper's own
+    ours = {"width": model.width, "shortcut": model.shortcut, **asdict(trial.data), **asdict(trial.recipe)}
+    theirs = {"width": PAPER_WIDTH, "shortcut": shortcut, **asdict(PAPER_DATA), **asdict(paper_cifar(model))}
     how_recorded = {"record_every", "evaluate_every"}
     return [
         f"{field}: {value} (paper: {theirs[field]})"

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.command import Selection, slots
+from experiments.command import Selection
 from experiments.live import watching
 from experiments.recipes import deviations
 from study.spec import Trial
@@ -26,10 +26,9 @@ def run_missing(selected: Selection, console: Console) -> int:
     with ExitStack() as looking:
 
         def on_start(todo: list[Trial]) -> None:
-            at_a_time = 1 if selected.execution.local else slots(selected.execution)
             console.print(
                 f"{len(todo)} of {len(selected.serves)} trials of profile {selected.profile.name} to run,"
-                f" {at_a_time} at a time, longest first",
+                f" {selected.execution.trials_at_once} at a time, longest first",
                 soft_wrap=True,
             )
             looking.enter_context(watching(todo, selected.execution, console))

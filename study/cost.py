@@ -14,7 +14,8 @@ from study.spec import Data, Model, Trial
 SECONDS_A_LAYER = 5.2e-4  # forward, backward and update of one convolution with BatchNorm, however small
 MULTIPLY_ADDS_A_SECOND = 3.0e10
 BYTES_A_PROCESS = 820 * 2**20  # the interpreter and its libraries
-TENSORS_A_CONVOLUTION = 3.4  # of the size of its output that are kept for the backward pass, fitted likewise
+BYTES = {"fp32": 4, "bf16": 2}  # of an activation
+WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Convolution:
     outputs: int
     kernel: int
     size: int
+    projection: bool = False  # on a shortcut
 
     @property
     def parameters(self) -> int:
@@ -55,7 +57,7 @@ def convolutions(model: Model, data: Data) -> Iterator[Convolution]:
                 yield Convolution(inner, outputs, 1, size)
             changes = channels != outputs or entry != size
             if model.shortcut == "C" or (model.shortcut == "B" and changes):
-                yield Convolution(channels, outputs, 1, size)
+                yield Convolution(channels, outputs, 1, size, projection=True)
             channels = outputs
 
 
@@ -79,12 +81,21 @@ def predicted_seconds(trial: Trial) -> float:
     return recipe.iterations * (layers * SECONDS_A_LAYER + recipe.batch * one_image)
 
 
+def activation_bytes(trial: Trial) -> int:
+    """What autograd keeps for the backward pass: of a convolution its input and its output, which BatchNorm needs.
+
+    A projection shares its input with the block's first convolution.
+    `study.memory` measures the same on the net itself, and divides it where the machine has too little memory.
+    """
+    kept = sum((1 if c.projection else 2) * c.outputs * c.size**2 for c in convolutions(trial.model, trial.data))
+    return kept * trial.recipe.batch * BYTES[trial.recipe.precision]
+
+
 def predicted_bytes(trial: Trial) -> int:
-    """Peak memory of the process that trains the trial on a CPU: weights, gradients, momentum and activations."""
-    model, data, recipe = trial.model, trial.data, trial.recipe
-    outputs = sum(c.outputs * c.size**2 for c in convolutions(model, data))
-    weights = parameters(model, data)
-    return BYTES_A_PROCESS + int(4 * (3 * weights + TENSORS_A_CONVOLUTION * outputs * recipe.batch))
+    """Peak memory of the process that trains the trial on a CPU: weights, gradients, velocities and activations."""
+    largest = trial.model.width * trial.model.expansion * trial.data.size**2
+    working = WORKING_TENSORS * largest * trial.recipe.batch * BYTES[trial.recipe.precision]
+    return BYTES_A_PROCESS + 3 * 4 * parameters(trial.model, trial.data) + activation_bytes(trial) + working
 
 
 def calibration(took: Iterable[tuple[Trial, float]]) -> float:

@@ -1,6 +1,7 @@
 """Error of a net on fixed batches. Owns evaluation mode; leaves the training state exactly as it found it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,36 @@ def loss_and_error(
         images += len(labels)
     net.train(was_training)
     return (loss.item() / images, 100 * wrong.item() / images) if images else (None, None)
+
+
+@contextmanager
+def recalibrated(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str) -> Iterator[None]:
+    """Within, BatchNorm's means and variances are plain averages over `batches` of one size, not moving averages.
+
+    Afterwards the moving averages are back, bit for bit.
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    averages = [buffer for norm in norms for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in averages]
+    momenta, was_training = [norm.momentum for norm in norms], net.training
+    try:
+        net.train()
+        with torch.no_grad():
+            for buffer in averages:
+                buffer.zero_()  # a moving average that is not finite would stay so
+            for index, (x, _) in enumerate(batches):
+                for norm in norms:
+                    norm.momentum = 1 / (index + 1)
+                with autocast(x.device, precision):
+                    net(x)
+        net.train(was_training)
+        yield
+    finally:
+        net.train(was_training)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for buffer, value in zip(averages, before, strict=True):
+            buffer.copy_(value)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -12,6 +12,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from study import progress, tracking
 from study.cost import predicted_seconds
-from study.spec import Execution, InputError, Trial
+from study.spec import Execution, InputError, Trial, check_choice
 
 log = logging.getLogger(__name__)
 Tags = Mapping[str, dict[str, str]]
@@ -42,6 +43,10 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
         _check_data(todo, execution)
         progress.stop_file(execution.storage).unlink(missing_ok=True)
         todo.sort(key=predicted_seconds, reverse=True)
+        if execution.profile_trace == "longest":
+            execution = replace(execution, profile_trace=todo[0].id)
+        elif execution.profile_trace:
+            check_choice("profile-trace", execution.profile_trace, (trial.id for trial in todo))
         on_start(todo)
         try:
             (_run_locally if execution.local else _run_on_ray)(todo, execution, tags)

@@ -29,11 +29,12 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        running, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+        mean, var, affine = self.running_mean, self.running_var, (self.weight, self.bias)
+        assert mean is not None and var is not None
         if not self.observing:
-            running = (self.running_mean.clone(), self.running_var.clone())  # these move in vain
+            mean, var = mean.clone(), var.clone()  # these move in vain
         parts = [
-            functional.batch_norm(part, *running, *affine, training=True, momentum=self.momentum, eps=self.eps)
+            functional.batch_norm(part, mean, var, *affine, training=True, momentum=self.momentum or 0.0, eps=self.eps)
             for part in x.split(self.images)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -50,14 +51,21 @@ def without_observing() -> Iterator[None]:
 
 
 class OptionA(nn.Module):
-    """Identity shortcut: every second pixel where the map shrinks, zeros for added channels. No parameters."""
+    """Identity shortcut: every second pixel where the map shrinks, zeros for added channels. No parameters.
 
-    def __init__(self, added: int, stride: int) -> None:
+    With `average`, the mean of each 2x2 pixels instead (at an odd edge, of those there are), as some implementations.
+    """
+
+    def __init__(self, added: int, stride: int, average: bool) -> None:
         super().__init__()
-        self.added, self.stride = added, stride
+        self.added, self.stride, self.average = added, stride, average
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C + added, H / stride, W / stride]
-        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C + added, H / stride, W / stride], rounded up
+        if self.average:
+            x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
+        else:
+            x = x[:, :, :: self.stride, :: self.stride]
+        return functional.pad(x, (0, 0, 0, 0, 0, self.added))
 
 
 class Block(nn.Module):
@@ -79,7 +87,8 @@ class Block(nn.Module):
         elif model.shortcut == "C" or (model.shortcut == "B" and changes):
             self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), norm(outputs))
         else:
-            self.shortcut = OptionA(outputs - inputs, stride) if changes else nn.Identity()
+            average = model.shortcut == "A-average"
+            self.shortcut = OptionA(outputs - inputs, stride, average) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -112,7 +121,7 @@ class Net(nn.Module):
 
     @property
     def blocks(self) -> list[nn.Module]:
-        return [block for stage in self.stages for block in stage]
+        return [block for stage in self.stages.children() for block in stage.children()]
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
         x = functional.relu_(self.stem_norm(self.stem(x)))
@@ -160,8 +169,9 @@ def build(trial: Trial) -> Net:
 
 @torch.no_grad()
 def initialise(net: Net, seed: int, mode: str) -> None:
-    """He initialisation (Sec. 3.4): zero-mean Gaussians of deviation sqrt(2 / fan).
+    """He initialisation (Sec. 3.4): zero-mean Gaussians of deviation sqrt(2 / fan), zero bias.
 
+    'torch' is PyTorch's default instead: uniform within 1 / sqrt(fan_in), the classifier's bias included.
     Each tensor is drawn from its own stream, named by seed and parameter, so that nets of one seed start from the same
     weights wherever their shapes agree, whatever else they contain.
     """
@@ -169,7 +179,18 @@ def initialise(net: Net, seed: int, mode: str) -> None:
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
             fan = fan_out if mode == "fan_out" and isinstance(module, nn.Conv2d) else fan_in
-            draw = torch.randn(module.weight.shape, generator=generator(seed, "weights", name), device="cpu")
-            module.weight.copy_(draw * math.sqrt(2 / fan))
+            stream = generator(seed, "weights", name)
+            if mode == "torch":
+                module.weight.copy_(_uniform(module.weight, stream) / math.sqrt(fan_in))
+            else:
+                draw = torch.randn(module.weight.shape, generator=stream, device="cpu")
+                module.weight.copy_(draw * math.sqrt(2 / fan))
         if isinstance(module, nn.Linear):
             module.bias.zero_()
+            if mode == "torch":
+                module.bias.copy_(_uniform(module.bias, generator(seed, "bias", name)) / math.sqrt(fan_in))
+
+
+def _uniform(like: Tensor, stream: torch.Generator) -> Tensor:
+    """Draws from -1 to 1, as many as `like` has elements."""
+    return 2 * torch.rand(like.shape, generator=stream, device="cpu") - 1

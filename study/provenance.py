@@ -20,6 +20,15 @@ def _git(*arguments: str) -> str:
     return done.stdout
 
 
+def _processor() -> str:
+    """The processor's name; Linux has it in a file, others where Python looks."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+    )
+    return names[0].partition(":")[2].strip() if names else platform.processor() or "CPU"
+
+
 @cache
 def patch() -> str:
     """What the working tree adds to its commit, tracked files only; '' when clean."""
@@ -35,5 +44,5 @@ def tags() -> dict[str, str]:
         "git_patch": hashlib.sha256(changed.encode()).hexdigest()[:12] if changed else "clean",
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {_processor()}",
     }

@@ -7,13 +7,14 @@ only: this file must not know torch, ray, mlflow or any particular experiment.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1  # raise when a field is added, removed or renamed
+SCHEMA = 2  # raise when a field is added, removed or renamed
 PROTOCOL = 1  # raise when the same fields come to mean other numbers; list the ids it invalidates in CHANGELOG.md
 
 
@@ -41,7 +42,7 @@ class Model:
     family: str  # 'plain' or 'residual'
     block: str  # 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1; four times wider outside)
     depth: int  # weighted layers: 6n+2 with basic blocks, 9n+2 with bottlenecks
-    shortcut: str  # 'A', 'B' or 'C' (Sec. 3.3, 4.1); 'none' for plain nets
+    shortcut: str  # 'A', 'B' or 'C' (Sec. 3.3, 4.1); 'A-average' pools where A takes every 2nd pixel; plain: 'none'
     width: int  # filters of the first stage; the paper's CIFAR nets have 16
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class Model:
         check_choice(
             f"shortcut of a {self.family} net",
             self.shortcut,
-            ("none",) if self.family == "plain" else ("A", "B", "C"),
+            ("none",) if self.family == "plain" else ("A", "B", "C", "A-average"),
         )
         check_at_least("width", self.width, 1)
         step = 3 * self.convolutions_per_block
@@ -78,7 +79,7 @@ class Model:
 
     @property
     def label(self) -> str:
-        """Short name for ids: `plain20`, `resnet110A`, `resnet29B-bottleneck`."""
+        """Short name for ids: `plain20`, `resnet110A`, `resnet20A-average`, `resnet29B-bottleneck`."""
         kind, option = ("plain", "") if self.family == "plain" else ("resnet", self.shortcut)
         return f"{kind}{self.depth}{option}" + ("-bottleneck" if self.block == "bottleneck" else "")
 
@@ -86,7 +87,7 @@ class Model:
     def title(self) -> str:
         """Name as the paper prints it: `plain-20`, `ResNet-110`; options other than A are named."""
         title = f"plain-{self.depth}" if self.family == "plain" else f"ResNet-{self.depth}"
-        title += f" ({self.shortcut})" if self.shortcut in ("B", "C") else ""
+        title += {"B": " (B)", "C": " (C)", "A-average": " (A, average pooling)"}.get(self.shortcut, "")
         return title + (" bottleneck" if self.block == "bottleneck" else "")
 
 
@@ -101,11 +102,15 @@ class Data:
     held_out: int  # training images kept for validation: 5000 in the paper's 45k/5k split, else 0
     padding: int  # zero pixels on each side before the random crop; 0 crops nothing
     flip: bool  # random horizontal flips
-    normalise: str  # 'pixel-mean' subtracts the mean image; 'scalar' one mean, and divides by one deviation
+    # Of pixels in 0..1: 'pixel-mean' subtracts the mean image, 'pixel-mean-128' also divides by 128/255. 'scalar' and
+    # 'channel' subtract a mean and divide by a deviation, one or one a channel; 'imagenet' takes those of ImageNet.
+    normalise: str
     digest: str  # SHA-256 of a folder's images; '' where the name says exactly which images
 
     def __post_init__(self) -> None:
-        check_choice("normalise", self.normalise, ("pixel-mean", "scalar"))
+        check_choice("normalise", self.normalise, ("pixel-mean", "pixel-mean-128", "scalar", "channel", "imagenet"))
+        if self.normalise == "imagenet" and self.channels != 3:
+            raise InputError(f"normalise 'imagenet' has constants of 3 channels, not {self.channels}; choose 'channel'")
         for what in ("channels", "size", "classes"):
             check_at_least(what, getattr(self, what), 1)
         for what in ("held_out", "padding"):
@@ -118,18 +123,26 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The optimisation settings: SGD with momentum, step schedule, optional warm-up (Sec. 4.2)."""
+    """The optimisation settings: SGD with momentum, a schedule, optional warm-up (Sec. 4.2), and BatchNorm's averages.
+
+    `momentum_rule` says what the velocity holds: with 'caffe' the steps, rate included, so that old ones keep their
+    size where the rate changes; with 'torch', as in PyTorch, gradients, to which the new rate applies at once;
+    'nesterov' is PyTorch's look-ahead on top of that.
+    """
 
     iterations: int
     batch: int
     learning_rate: float
+    schedule: str  # 'steps' at the drops, or 'cosine' from learning_rate to 0 over all iterations
     drops: tuple[int, ...]  # iterations at which the learning rate is divided by 10
     momentum: float
+    momentum_rule: str  # 'caffe', 'torch' or 'nesterov'
     weight_decay: float
     decay: str  # 'all' parameters, or only the 'weights' of convolutions and the classifier
-    init: str  # He initialisation by 'fan_in' or 'fan_out'
+    init: str  # He initialisation by 'fan_in' or 'fan_out', or PyTorch's default, 'torch'
     precision: str  # 'fp32', or 'bf16' autocast
     bn_batch: int  # images a BatchNorm statistic is taken over; the paper's two GPUs had 64 of 128
+    recalibrate: int  # training images over which BatchNorm's statistics are averaged anew for an evaluation, or 0
     warmup: str  # 'none', 'threshold' (until running training error < 80 %) or 'fixed'
     warmup_learning_rate: float
     warmup_iterations: int  # length of a 'fixed' warm-up, longest 'threshold' warm-up, else 0
@@ -138,13 +151,24 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_choice("decay", self.decay, ("all", "weights"))
-        check_choice("init", self.init, ("fan_in", "fan_out"))
+        check_choice("init", self.init, ("fan_in", "fan_out", "torch"))
+        check_choice("schedule", self.schedule, ("steps", "cosine"))
+        check_choice("momentum_rule", self.momentum_rule, ("caffe", "torch", "nesterov"))
         check_choice("precision", self.precision, ("fp32", "bf16"))
         check_choice("warmup", self.warmup, ("none", "threshold", "fixed"))
         for what in ("iterations", "batch", "bn_batch", "record_every", "evaluate_every"):
             check_at_least(what, getattr(self, what), 1)
         for what in ("learning_rate", "momentum", "weight_decay", "warmup_learning_rate", "warmup_iterations"):
             check_at_least(what, getattr(self, what), 0)
+        if self.schedule == "cosine" and self.drops:
+            raise InputError(f"drops {self.drops} are not part of schedule 'cosine'; choose 'steps', or no drops: ()")
+        if self.momentum_rule == "nesterov" and not self.momentum:
+            raise InputError("momentum 0 cannot look ahead as momentum_rule 'nesterov' does; choose 'caffe' or 'torch'")
+        if self.recalibrate and not self.recalibrate >= self.bn_batch:
+            raise InputError(
+                f"recalibrate {self.recalibrate} is less than bn_batch {self.bn_batch}, one batch;"
+                " choose more images, or 0 for the running averages"
+            )
         if list(self.drops) != sorted(set(self.drops)):
             raise InputError(f"drops {self.drops} must rise strictly, for example (32000, 48000)")
         if self.batch % self.bn_batch:
@@ -220,6 +244,10 @@ class Execution:
     gpus_per_trial: float = 1.0  # share of a GPU that a trial takes where there are GPUs
     retries: int = 2  # further attempts at a trial that failed
     checkpoint_seconds: float = 30.0  # at most so much work is lost when a trial is killed
+    memory_gib: float = 0.0  # memory a trial may take; 0 is an equal share of the machine's, or of its GPU's
+    compile: bool = False  # torch.compile the training pass; on a GPU with CUDA graphs
+    deterministic: bool = True  # on a GPU: choose kernels whose results repeat; CPUs always do
+    profile_trace: str = ""  # id of a trial to profile; 'longest' is the one that is started first
     address: str = ""  # of a running Ray cluster; '' starts Ray on this machine
     local: bool = False  # a plain for-loop instead of Ray Tune
 
@@ -229,6 +257,12 @@ class Execution:
         check_at_least("cpus", self.cpus, 0)
         check_at_least("retries", self.retries, 0)
         check_at_least("checkpoint-seconds", self.checkpoint_seconds, 0)
+        check_at_least("memory-gib", self.memory_gib, 0)
+
+    @property
+    def trials_at_once(self) -> int:
+        """How many trials run at a time on this machine's cores."""
+        return 1 if self.local else max(1, (self.cpus or os.cpu_count() or 1) // self.threads)
 
     def trial_folder(self, trial_id: str) -> Path:
         return self.storage / "trials" / trial_id

@@ -191,6 +191,13 @@ class OpenRun:
         else:
             self.logged = max([self.logged, *(metric.step for metric in metrics)])
 
+    def attach(self, path: Path) -> None:
+        """Add a file that no result depends on; an outage is a warning."""
+        try:
+            self.mlflow.log_artifact(self.run_id, str(path))
+        except MlflowException as error:
+            log.warning("tracking is out of reach (%s); %s stays where it is", str(error).splitlines()[0], path)
+
     def finish(self, outcome: str, records: list[dict[str, Any]], tags: dict[str, str]) -> None:
         """Seal the run: the full curve, its row count and digest, then the outcome. Raises on an outage."""
         table = pa.Table.from_pylist(records, schema=COLUMNS)

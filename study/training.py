@@ -5,7 +5,9 @@ functions of (seed, iteration), so there is no loader, scheduler or generator st
 checkpoint continues bit for bit on a CPU. Does not know where records and checkpoints go.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch.nn import functional
 
 from study import checkpoints
 from study.data import Dataset
-from study.evaluation import autocast, loss_and_error
+from study.evaluation import autocast, loss_and_error, recalibrated
 from study.models import Net, build
 from study.spec import Recipe, Trial
 
@@ -31,6 +33,8 @@ def learning_rate(recipe: Recipe, iteration: int, warmed_at: int | None) -> floa
     """Learning rate of the update after `iteration` updates. `warmed_at`: the first update after warm-up, if known."""
     if warmed_at is None or iteration < warmed_at:
         return recipe.warmup_learning_rate
+    if recipe.schedule == "cosine":
+        return recipe.learning_rate * (1 + math.cos(math.pi * iteration / recipe.iterations)) / 2
     return recipe.learning_rate / 10 ** sum(iteration >= drop for drop in recipe.drops)
 
 
@@ -40,6 +44,7 @@ class TrainState:
     def __init__(self, trial: Trial, device: torch.device) -> None:
         recipe = trial.recipe
         self.net: Net = build(trial).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.forward: Callable[[Tensor], Tensor] = self.net  # of training passes; evaluations call the net itself
         self.optimizer = _sgd(self.net, recipe)
         self.iteration = 0
         self.warmed_at = {"none": 0, "fixed": recipe.warmup_iterations, "threshold": None}[recipe.warmup]
@@ -52,6 +57,11 @@ class TrainState:
     @property
     def device(self) -> torch.device:
         return self.window.device
+
+    def compile(self) -> None:
+        """Let training passes run compiled; on a GPU they are replayed as CUDA graphs, which spares launches."""
+        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        self.forward = torch.compile(self.net, mode=mode)
 
     @property
     def diverged_at(self) -> int | None:
@@ -89,11 +99,11 @@ def train(trial: Trial, state: TrainState, data: Dataset) -> Iterator[Record | N
     while state.iteration < recipe.iterations and not diverged:
         images, labels = data.batch(trial.seed, state.iteration, recipe.batch)
         rate = learning_rate(recipe, state.iteration, state.warmed_at)
-        _set_learning_rate(state.optimizer, rate)
+        _set_learning_rate(state.optimizer, rate, recipe.momentum_rule)
 
         state.net.train()
         with autocast(state.device, recipe.precision):
-            logits = state.net(images.contiguous(memory_format=torch.channels_last)).float()
+            logits = state.forward(images.contiguous(memory_format=torch.channels_last)).float()
         loss = functional.cross_entropy(logits, labels)
         state.optimizer.zero_grad(set_to_none=False)  # the gradients keep their place in memory; see `_sgd`
         loss.backward()
@@ -136,10 +146,14 @@ def _record(trial: Trial, state: TrainState, data: Dataset, rate: float, diverge
     record["train_loss"] = None if diverged else loss
     record["train_error_pct"] = None if diverged else 100 * wrong / recipe.batch
     evaluate = not diverged and (last or state.iteration % recipe.evaluate_every == 0)
-    for split, prefix in (("train", "clean_train"), ("validation", "validation"), ("test", "test")):
-        limit = CLEAN_IMAGES if split == "train" and not last else None
-        batches = data.clean(split, EVALUATION_BATCH, limit) if evaluate else ()
-        record[f"{prefix}_loss"], record[f"{prefix}_error_pct"] = loss_and_error(state.net, batches, recipe.precision)
+    sample = data.mixed(recipe.bn_batch, recipe.recalibrate)
+    anew = evaluate and recipe.recalibrate > 0
+    with recalibrated(state.net, sample, recipe.precision) if anew else nullcontext():
+        for split, prefix in (("train", "clean_train"), ("validation", "validation"), ("test", "test")):
+            limit = CLEAN_IMAGES if split == "train" and not last else None
+            batches = data.clean(split, EVALUATION_BATCH, limit) if evaluate else ()
+            errors = loss_and_error(state.net, batches, recipe.precision)
+            record[f"{prefix}_loss"], record[f"{prefix}_error_pct"] = errors
     return record
 
 
@@ -155,7 +169,8 @@ def _sgd(net: Net, recipe: Recipe) -> torch.optim.SGD:
         {"params": weights, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": recipe.weight_decay if recipe.decay == "all" else 0.0},
     ]
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, foreach=True)
+    nesterov = recipe.momentum_rule == "nesterov"
+    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=nesterov, foreach=True)
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
         if recipe.momentum:
@@ -163,13 +178,13 @@ def _sgd(net: Net, recipe: Recipe) -> torch.optim.SGD:
     return optimizer
 
 
-def _set_learning_rate(optimizer: torch.optim.SGD, rate: float) -> None:
-    """Change the rate as Caffe does, whose velocity v = momentum v + rate gradient contains the rate.
+def _set_learning_rate(optimizer: torch.optim.SGD, rate: float, momentum_rule: str) -> None:
+    """Change the rate as PyTorch does or, by 'caffe', as Caffe, whose velocity v = momentum v + rate gradient holds it.
 
-    PyTorch's contains gradients only, so where the rate changes it is rescaled by old / new.
+    PyTorch's holds gradients only, so to be Caffe's it is rescaled by old / new where the rate changes.
     """
     for group in optimizer.param_groups:
-        if group["lr"] not in (0.0, rate) and rate > 0:
+        if momentum_rule == "caffe" and group["momentum"] and group["lr"] not in (0.0, rate) and rate > 0:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"].mul_(group["lr"] / rate)
         group["lr"] = rate

@@ -6,17 +6,18 @@ it and knows no launcher.
 
 import json
 import logging
-import resource
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
 
-from study import progress, tracking
+from study import cost, memory, progress, tracking
 from study.checkpoints import write_atomically
 from study.data import Dataset, load
 from study.spec import Execution, InputError, Trial
-from study.training import TrainState, train
+from study.training import Record, TrainState, train
 
 HEARTBEAT_SECONDS = 1.0
 log = logging.getLogger(__name__)
@@ -39,17 +40,15 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
     if progress.stop_file(execution.storage).exists():
         return "interrupted"
     device = device_of(execution)
-    torch.set_num_threads(execution.threads)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
-    torch.backends.cudnn.deterministic = True
+    _set_up_torch(execution)
     folder = execution.trial_folder(trial.id)
     _check_folder(folder, trial)
-    how = {"device": str(device), "threads": str(execution.threads)}
+    how = {"device": str(device), "threads": str(execution.threads), "deterministic": _yes(execution.deterministic)}
     run = tracking.OpenRun(execution, trial, {**tags, **how})
     try:
         data = load(trial.data, execution.data_root, device)
-        state = TrainState.restore_or_create(trial, folder / "checkpoints", device)
-        seconds = _train(trial, state, data, folder, execution, run)
+        memory.reset_peak(device)
+        state, seconds, how = _train_in_memory(trial, data, device, execution, run)
         diverged_at = state.diverged_at
         if diverged_at is None and state.iteration < trial.recipe.iterations:
             state.save(folder / "checkpoints")
@@ -57,7 +56,8 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
             return "interrupted"
         state.save(folder / "checkpoints", kept=1)  # the final weights
         outcome = "finished" if diverged_at is None else "diverged"
-        how = {"seconds": f"{seconds:.2f}", "memory_mib": str(_peak_memory_mib(device)), "data_digest": data.digest}
+        how |= {"seconds": f"{seconds:.2f}", "data_digest": data.digest}
+        how["memory_mib"] = str(memory.peak(device) // 2**20)
         if diverged_at is not None:
             how["diverged_at"] = str(diverged_at)
         run.finish(outcome, state.records, how)
@@ -72,17 +72,67 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
     return outcome
 
 
-def _train(
-    trial: Trial, state: TrainState, data: Dataset, folder: Path, execution: Execution, run: tracking.OpenRun
-) -> float:
+def _set_up_torch(execution: Execution) -> None:
+    torch.set_num_threads(execution.threads)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
+    torch.backends.cudnn.deterministic = execution.deterministic
+    torch.backends.cudnn.benchmark = not execution.deterministic
+
+
+def _train_in_memory(
+    trial: Trial, data: Dataset, device: torch.device, execution: Execution, run: tracking.OpenRun
+) -> tuple[TrainState, float, dict[str, str]]:
+    """Train in as few segments as fit into memory, and once more with four times as many if it runs out nevertheless.
+
+    Returns the state, the seconds that the trial took, and how it was run.
+    """
+    allowed = memory.allowed(device, execution.trials_at_once, execution.gpus_per_trial, execution.memory_gib)
+    how = {"segments": "1"}
+
+    def attempt(at_least: int) -> tuple[TrainState, float, dict[str, str]]:
+        state = TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", device)
+        shape = (trial.recipe.batch, trial.data.channels, trial.data.size, trial.data.size)
+        needed = memory.fit(state.net, shape, trial.recipe.precision, allowed, at_least)
+        segments = len(state.net.segments)
+        how.update(segments=str(segments), memory_predicted_mib=str(needed // 2**20))
+        if segments == 1:
+            memory.keep_freed()
+        if execution.compile and segments == 1:
+            state.compile()
+        elif execution.compile:
+            log.warning("%s runs in %d segments to fit into memory, so it is not compiled", trial.id, segments)
+        how["compiled"] = _yes(execution.compile and segments == 1)
+        return state, _train(trial, state, data, execution, run), how
+
+    try:
+        return attempt(at_least=1)
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_exhausted(error):
+            raise
+        explanation = memory.advice(cost.predicted_bytes(trial), allowed)
+    # Only here the failed attempt's tensors are gone; the newest checkpoint has what is needed.
+    memory.release(device)
+    segments = 4 * int(how["segments"])
+    log.warning("%s is out of memory: %s; trying once more in %d segments", trial.id, explanation, segments)
+    try:
+        return attempt(at_least=segments)
+    except (RuntimeError, MemoryError) as error:
+        raise memory.OutOfMemory(f"out of memory: {explanation}") if memory.is_exhausted(error) else error from error
+
+
+def _train(trial: Trial, state: TrainState, data: Dataset, execution: Execution, run: tracking.OpenRun) -> float:
     """Drive the training generator to its end, or until asked to stop.
 
     Returns the seconds spent on this trial, earlier attempts included.
     """
+    folder = execution.trial_folder(trial.id)
     before = progress.read(folder).get("seconds", 0.0) if state.iteration else 0.0
     started = checkpointed = time.monotonic()
     beaten, first, seconds = 0.0, state.iteration, before
-    for _ in train(trial, state, data):
+    updates = train(trial, state, data)
+    if execution.profile_trace == trial.id:
+        updates = _profiled(updates, folder / "trace.json", run)
+    for _ in updates:
         now = time.monotonic()
         seconds = before + now - started
         if now - beaten >= HEARTBEAT_SECONDS:
@@ -101,6 +151,16 @@ def _train(
     return seconds
 
 
+def _profiled(updates: Iterator[Record | None], path: Path, run: tracking.OpenRun) -> Iterator[Record | None]:
+    """The same updates; where the time of the third to fifth goes becomes a Chrome trace among the run's artifacts."""
+    yield from islice(updates, 2)
+    with torch.profiler.profile() as profiler:
+        yield from islice(updates, 3)
+    profiler.export_chrome_trace(str(path))
+    run.attach(path)
+    yield from updates
+
+
 def _check_folder(folder: Path, trial: Trial) -> None:
     """Refuse a folder that another specification wrote under this id."""
     path, spec = folder / "spec.json", json.dumps(trial.to_dict(), indent=2)
@@ -110,8 +170,5 @@ def _check_folder(folder: Path, trial: Trial) -> None:
         raise InputError(f"{path} holds another specification than {trial.id}; move {folder} away")
 
 
-def _peak_memory_mib(device: torch.device) -> int:
-    """Peak memory of the device, or of this process where the device is the CPU (its earlier trials included)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"

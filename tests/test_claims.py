@@ -21,8 +21,9 @@ def every_thousand(model: Model) -> Recipe:
     return replace(PAPER.recipe(model), record_every=1_000)
 
 
-# The paper profile with a tenth of the records; and two depths of it, for what needs many studies or seeds.
-THIN = replace(PAPER, recipe=every_thousand, deep_recipe=every_thousand)
+# The paper profile with a tenth of the records, and without the re-implementations, of which no claim speaks; and two
+# depths of it, for what needs many studies or seeds.
+THIN = replace(PAPER, recipe=every_thousand, deep_recipe=every_thousand, preset_depths=())
 TWO_DEPTHS = replace(
     THIN,
     recipe=lambda model: replace(PAPER.recipe(model), record_every=6_400, evaluate_every=64_000),

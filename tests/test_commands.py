@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from experiments import EXPERIMENTS, name_of, planned
+from experiments import EXPERIMENTS, name_of, planned, recipes
 from experiments.live import duration
-from experiments.profiles import PAPER, PROFILES
+from experiments.profiles import CLASS, PAPER, PROFILES, QUICK, SMOKE, Profile
+from study.spec import Trial
 
 ROOT = Path(__file__).parents[1]
 
@@ -89,8 +91,55 @@ def test_the_ui_of_a_study_that_was_never_run_says_so(tmp_path: Path) -> None:
 
 def test_every_trial_of_a_profile_has_its_data_and_width() -> None:
     for profile in PROFILES:
+        imitated = [trial for trial, serves in planned(profile).items() if serves == ["reimplementations"]]
         for trial in planned(profile):
-            assert trial.data == profile.data and trial.model.width == profile.width
+            normalise = trial.data.normalise if trial in imitated else profile.data.normalise
+            assert trial.data == replace(profile.data, normalise=normalise) and trial.model.width == profile.width
+
+
+def reimplementations(profile: Profile) -> list[Trial]:
+    return [trial for trial in planned(profile, ["reimplementations"]) if trial.seed == 0]
+
+
+def test_reimplementations_are_compared_where_their_schedules_fit_and_with_the_papers_own() -> None:
+    counts = {profile.name: len(reimplementations(profile)) for profile in (SMOKE, QUICK, CLASS, PAPER)}
+    assert counts == {"smoke": 2, "quick": 0, "class": 6, "paper": 18}
+    for profile in (SMOKE, CLASS, PAPER):
+        shared = set(planned(profile, ["reimplementations"])) & set(planned(profile, ["plain-vs-residual"]))
+        assert len(shared) == len(profile.preset_depths) * profile.seeds
+
+
+def test_every_reimplementation_departs_from_the_paper_in_its_own_fields() -> None:
+    departs = {}
+    for name, preset in recipes.PRESETS.items():
+        model = PAPER.model("residual", 20, preset.shortcut)
+        trial = Trial(model=model, data=preset.data(PAPER.data), recipe=preset.recipe(model), seed=0)
+        departs[name] = {deviation.split(":")[0] for deviation in recipes.deviations(trial)}
+    length = {"normalise", "momentum_rule", "iterations", "drops"}
+    assert departs == {
+        "akamaster": {*length, "bn_batch"},
+        "fb-resnet-torch": {*length, "init"},
+        "tensorpack": {
+            *("shortcut", "normalise", "momentum_rule", "weight_decay", "decay", "init"),
+            *("warmup", "warmup_learning_rate", "warmup_iterations"),
+        },
+        "mmpretrain": {*length, "bn_batch", "init"},
+        "kuangliu": {*length, "bn_batch", "schedule", "weight_decay", "init"},
+    }
+
+
+def test_a_shorter_profile_keeps_the_proportions_of_a_schedule() -> None:
+    model = PAPER.model("residual", 110)
+    long = recipes.akamaster(model)
+    short = recipes.PRESETS["akamaster"].as_long_as(CLASS.recipe).recipe(model)
+    assert (long.iterations, long.drops, long.warmup_iterations) == (78_200, (39_100, 58_650), 391)
+    assert (short.iterations, short.drops, short.warmup_iterations) == (2_000, (1_000, 1_500), 10)
+    assert (short.batch, short.learning_rate, short.momentum_rule) == (128, 0.1, "torch")
+
+
+def test_constants_of_three_colours_give_way_to_the_images_own_where_these_are_grey() -> None:
+    preset = recipes.PRESETS["akamaster"]
+    assert preset.data(PAPER.data).normalise == "imagenet" and preset.data(CLASS.data).normalise == "channel"
 
 
 def test_a_profile_that_tests_no_claim_says_why() -> None:

@@ -160,18 +160,41 @@ def test_clean_batches_are_in_order_complete_and_limited() -> None:
         dataset.clean("tset", 10)
 
 
-@pytest.mark.parametrize("normalise", ["pixel-mean", "scalar"])
+@pytest.mark.parametrize("normalise", ["pixel-mean", "pixel-mean-128", "scalar", "channel", "imagenet"])
 def test_normalisation_agrees_with_numpy(normalise: str) -> None:
     dataset = synthetic(normalise=normalise, held_out=100, channels=3)
     pixels = dataset.train_images.numpy().astype(np.float64) / 255
-    expected = pixels - pixels.mean(0) if normalise == "pixel-mean" else (pixels - pixels.mean()) / pixels.std()
-    assert np.abs(flat(dataset.clean("train", 64)).numpy() - expected).max() < 1e-6
+    each = {"axis": (0, 2, 3), "keepdims": True}
+    colours = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).reshape(2, 3, 1, 1)
+    mean, deviation = {
+        "pixel-mean": (pixels.mean(0), 1),
+        "pixel-mean-128": (pixels.mean(0), 128 / 255),
+        "scalar": (pixels.mean(), pixels.std()),
+        "channel": (pixels.mean(**each), pixels.std(**each)),
+        "imagenet": colours,
+    }[normalise]
+    assert np.abs(flat(dataset.clean("train", 64)).numpy() - (pixels - mean) / deviation).max() < 2e-6
 
 
-def test_images_of_one_value_are_refused_by_scalar_normalisation() -> None:
-    spec = dataclasses.replace(data.describe("synthetic", NOWHERE), normalise="scalar")
-    with pytest.raises(InputError, match="one single value"):
+@pytest.mark.parametrize("normalise", ["scalar", "channel"])
+def test_images_of_one_value_have_no_deviation_to_divide_by(normalise: str) -> None:
+    spec = dataclasses.replace(data.describe("synthetic", NOWHERE), normalise=normalise)
+    with pytest.raises(InputError, match=f"one single value, which '{normalise}' cannot normalise"):
         data._statistics(torch.full((4, 1, 8, 8), 7, dtype=torch.uint8), spec)
+
+
+def test_images_that_lie_class_by_class_are_mixed_in_full_batches_without_augmentation() -> None:
+    dataset = synthetic(padding=2, flip=True)
+    order = dataset.train_labels.argsort()
+    dataset.train_images, dataset.train_labels = dataset.train_images[order], dataset.train_labels[order]
+    everything = {image.numpy().tobytes() for image in flat(dataset.clean("train", 256))}
+    batches = list(dataset.mixed(48, 200))
+    assert [len(labels) for _, labels in batches] == [48] * 4
+    assert all(len(labels.unique()) > 1 for _, labels in batches)
+    shown = [image.numpy().tobytes() for images, _ in batches for image in images]
+    assert len(set(shown)) == 192 and set(shown) <= everything
+    assert [len(labels) for _, labels in dataset.mixed(100, 1_000)] == [100, 100]  # of the 256 there are
+    assert torch.equal(flat(dataset.mixed(48, 200)), torch.cat([images for images, _ in batches]))
 
 
 def test_held_out_images_are_the_same_for_every_number_and_leave_the_training_set() -> None:

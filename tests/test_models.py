@@ -50,7 +50,7 @@ def test_plain_and_option_a_have_equal_parameters(depth: int) -> None:
 
 LEGAL = [
     (family, shortcut, block, width, n)
-    for family, shortcut in (("plain", "none"), ("residual", "A"), ("residual", "B"), ("residual", "C"))
+    for family, shortcut in (("plain", "none"), *(("residual", option) for option in ("A", "B", "C", "A-average")))
     for block, width, n in itertools.product(("basic", "bottleneck"), (1, 5, 16), (1, 3, 18, 200))
 ]
 
@@ -63,7 +63,7 @@ def test_every_legal_combination_builds_with_the_counted_parameters(
     assert counted(model, TINY) == cost.parameters(model, TINY)
 
 
-@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C"])
+@pytest.mark.parametrize("shortcut", ["none", "A", "B", "C", "A-average"])
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 @pytest.mark.parametrize("size", [8, 28, 32, 33])
 def test_multiply_adds_are_what_the_convolutions_do(shortcut: str, block: str, size: int) -> None:
@@ -98,6 +98,19 @@ def test_option_a_takes_every_second_pixel_and_adds_zero_channels() -> None:
     assert not list(shortcut.parameters())
 
 
+@pytest.mark.parametrize("size", [8, 7])
+def test_average_pooling_in_option_a_means_what_every_second_pixel_stands_for(size: int) -> None:
+    shortcut = build(trial(net(shortcut="A-average"))).stages[1][0].shortcut
+    x = torch.randn(2, 4, size, size)
+    y = shortcut(x)
+    assert y.shape == (2, 8, 4, 4) and not y[:, 4:].any()
+    for row in range(4):
+        for column in range(4):  # at an odd edge there are fewer than 2x2 pixels
+            window = x[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+            torch.testing.assert_close(y[:, :4, row, column], window.mean(dim=(2, 3)))
+    assert not list(shortcut.parameters())
+
+
 def test_a_residual_net_computes_plain_plus_identity() -> None:
     plain, residual = build(trial(net("plain"))), build(trial(net("residual")))
     x = torch.randn(2, 4, 8, 8).relu()
@@ -129,6 +142,16 @@ def test_weights_have_the_deviation_of_he_initialisation(mode: str, fan: int) ->
     weight = build(trial(net(width=8), init=mode)).stages[1][0].convs[0].weight  # 8 -> 16 channels
     assert abs(weight.std().item() / (2 / fan) ** 0.5 - 1) < 0.1
     assert abs(weight.mean().item()) < 0.02
+
+
+def test_torchs_initialisation_is_uniform_within_its_bound_and_differs_from_he() -> None:
+    module = build(trial(net(width=8), init="torch"))
+    for layer, fan_in in ((module.stages[1][0].convs[0], 8 * 9), (module.classifier, 32)):
+        bound = fan_in**-0.5
+        draws = torch.cat([parameter.flatten() for parameter in layer.parameters()])
+        assert 0.95 * bound < draws.abs().max() <= bound
+        assert abs(draws.std().item() / (bound / 3**0.5) - 1) < 0.1
+    assert module.classifier.bias.any() and not build(trial(net(width=8))).classifier.bias.any()
 
 
 def test_batchnorm_over_sub_batches_normalises_each_alone() -> None:

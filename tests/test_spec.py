@@ -37,13 +37,16 @@ OTHER: dict[type, dict[str, Any]] = {
         "iterations": 64_100,
         "batch": 256,
         "learning_rate": 0.2,
+        "schedule": "cosine",
         "drops": (32_000,),
         "momentum": 0.8,
+        "momentum_rule": "torch",
         "weight_decay": 0.0,
         "decay": "weights",
         "init": "fan_out",
         "precision": "bf16",
         "bn_batch": 32,
+        "recalibrate": 10_000,
         "warmup": "fixed",
         "warmup_learning_rate": 0.02,
         "warmup_iterations": 400,
@@ -54,6 +57,7 @@ OTHER: dict[type, dict[str, Any]] = {
 TOGETHER = {  # fields whose other value is legal only beside another
     ("model", "family"): {"shortcut": "none"},
     ("model", "block"): {"depth": 83},
+    ("recipe", "schedule"): {"drops": ()},
 }
 
 
@@ -63,9 +67,9 @@ def test_golden_ids_never_change_without_raising_schema_or_protocol() -> None:
         model=QUICK.model("plain", 20), data=QUICK.data, recipe=recipes.minutes(QUICK.model("plain", 20)), seed=2
     )
     bottleneck = replace(RESNET110, model=PAPER.model("residual", 29, "B", "bottleneck"))
-    assert RESNET110.id == "resnet110A-cifar10-5448de4cdc-s0"
-    assert quick.id == "plain20-digits-241abd7383-s2"
-    assert bottleneck.id == "resnet29B-bottleneck-cifar10-5d1545b967-s0"
+    assert RESNET110.id == "resnet110A-cifar10-5416b5391d-s0"
+    assert quick.id == "plain20-digits-b50196a241-s2"
+    assert bottleneck.id == "resnet29B-bottleneck-cifar10-b99c9c4ad9-s0"
 
 
 @pytest.mark.parametrize(
@@ -144,11 +148,27 @@ def test_a_net_outside_the_family_is_refused_with_the_rule(change: dict[str, Any
         ({"evaluate_every": 150}, "not a multiple of record_every"),
         ({"iterations": 0}, "iterations 0 is too small"),
         ({"precision": "fp16"}, "precision 'fp16' is unknown; choose one of fp32, bf16"),
+        ({"schedule": "cosine"}, r"drops \(32000, 48000\) are not part of schedule 'cosine'; choose 'steps', or"),
+        ({"momentum_rule": "nesterov", "momentum": 0}, "momentum 0 cannot look ahead .* choose 'caffe' or 'torch'"),
+        ({"recalibrate": 63}, "recalibrate 63 is less than bn_batch 64, one batch; choose more images, or 0"),
+        ({"recalibrate": -1}, "recalibrate -1 is less than bn_batch"),
     ],
 )
 def test_an_impossible_recipe_is_refused_with_the_rule(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(RESNET110.recipe, **change)
+
+
+def test_constants_of_three_colours_are_refused_for_grey_images() -> None:
+    replace(recipes.PAPER_DATA, normalise="imagenet")
+    with pytest.raises(InputError, match="'imagenet' has constants of 3 channels, not 1; choose 'channel'"):
+        replace(QUICK.data, normalise="imagenet")
+
+
+def test_average_pooling_is_named_apart_from_the_papers_option_a() -> None:
+    ours, other = (PAPER.model("residual", 20, shortcut) for shortcut in ("A", "A-average"))
+    assert (ours.label, ours.title) == ("resnet20A", "ResNet-20")
+    assert (other.label, other.title) == ("resnet20A-average", "ResNet-20 (A, average pooling)")
 
 
 def test_a_trial_lives_in_one_folder_named_by_its_id() -> None:

@@ -12,7 +12,7 @@ from torch.nn import functional
 from experiments.profiles import PAPER
 from experiments.recipes import paper_cifar
 from study.data import Dataset, load
-from study.evaluation import loss_and_error
+from study.evaluation import loss_and_error, recalibrated
 from study.models import build
 from study.spec import Trial
 from study.training import TrainState, learning_rate, train
@@ -26,6 +26,8 @@ WAYS = [
     {"decay": "weights"},
     {"warmup": "fixed", "warmup_iterations": 10, "warmup_learning_rate": 0.01},
     {"warmup": "threshold", "warmup_iterations": 14, "warmup_learning_rate": 0.01},
+    {"momentum_rule": "nesterov", "schedule": "cosine", "drops": (), "init": "torch"},
+    {"momentum_rule": "torch", "recalibrate": 64},
 ]
 
 
@@ -59,6 +61,14 @@ def test_the_learning_rate_is_the_papers_at_every_iteration() -> None:
     deep = paper_cifar(PAPER.model("residual", 110))
     assert [learning_rate(deep, i, None) for i in (0, 5_000)] == [0.01, 0.01]
     assert [learning_rate(deep, i, 400) for i in (399, 400)] == [0.01, 0.1]
+
+
+def test_a_cosine_falls_from_the_full_rate_to_zero_and_does_not_start_later_for_a_warmup() -> None:
+    cosine = replace(paper_cifar(PAPER.model("residual", 110)), schedule="cosine", drops=())
+    rates = [learning_rate(cosine, i, 0) for i in (0, 16_000, 32_000, 48_000, 63_999)]
+    assert rates == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447, 0.0], abs=1e-6)
+    assert rates[-1] > 0
+    assert learning_rate(cosine, 15_999, 16_000) == 0.01 and learning_rate(cosine, 16_000, 16_000) == rates[1]
 
 
 def test_a_threshold_warmup_ends_when_the_net_learns_and_at_its_limit_otherwise(small: Small) -> None:
@@ -131,6 +141,70 @@ def test_the_update_is_caffes_momentum(small: Small) -> None:
                 p.sub_(v)
     for ours, theirs in zip(state.net.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", ["torch", "nesterov"])
+def test_pytorchs_momentum_is_what_a_pytorch_script_with_a_scheduler_computes(small: Small, rule: str) -> None:
+    trial = small(iterations=6, drops=(3,), record_every=1, evaluate_every=6, weight_decay=0.01, momentum_rule=rule)
+    state, data, net = run(trial), digits(trial), build(trial)
+    optimizer = torch.optim.SGD(net.parameters(), 0.05, 0.9, weight_decay=0.01, nesterov=rule == "nesterov")
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3])
+    for i in range(6):
+        images, labels = data.batch(trial.seed, i, 32)
+        optimizer.zero_grad()
+        functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+        scheduler.step()
+    for ours, theirs in zip(state.net.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_the_rules_of_momentum_differ_from_where_the_rate_changes(small: Small) -> None:
+    def nets(**recipe: Any) -> list[torch.Tensor]:
+        rules = ("caffe", "torch")
+        return [run(small(iterations=6, momentum_rule=rule, **recipe)).net.stem.weight for rule in rules]
+
+    assert torch.equal(*nets(drops=()))
+    assert not torch.allclose(*nets(drops=(3,)))
+
+
+def test_without_momentum_there_is_no_velocity_to_rescale(small: Small) -> None:
+    assert run(small(momentum=0.0)).iteration == 24
+
+
+def test_recalibrating_changes_what_is_evaluated_and_nothing_that_is_trained(small: Small) -> None:
+    moving, strict = run(small()), run(small(recalibrate=320))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(moving.net.state_dict().values(), strict.net.state_dict().values(), strict=True)
+    )
+    velocities = (state.optimizer.state_dict()["state"].values() for state in (moving, strict))
+    assert all(torch.equal(*(v["momentum_buffer"] for v in pair)) for pair in zip(*velocities, strict=True))
+    for a, b in zip(moving.records, strict.records, strict=True):
+        assert (a["train_loss"], a["train_error_pct"]) == (b["train_loss"], b["train_error_pct"])
+        for split in ("clean_train", "test"):
+            assert (a[f"{split}_loss"] is None) == (b[f"{split}_loss"] is None)
+            assert a[f"{split}_loss"] is None or a[f"{split}_loss"] != b[f"{split}_loss"]
+
+
+def test_recalibrated_statistics_are_plain_means_over_batches_and_are_gone_afterwards(small: Small) -> None:
+    trial = small(recalibrate=100, bn_batch=16)
+    state, data = run(trial), digits(trial)
+    net = state.net.train()
+    outputs = [net.stem(images).detach() for images, _ in data.mixed(16, 100)]
+    means = torch.stack([output.mean(dim=(0, 2, 3)) for output in outputs]).mean(0)
+    variances = torch.stack([output.var(dim=(0, 2, 3)) for output in outputs]).mean(0)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    momenta = [norm.momentum for norm in net.modules() if isinstance(norm, torch.nn.BatchNorm2d)]
+    assert len(outputs) == 6  # of 100 images in batches of 16
+    with recalibrated(net, data.mixed(16, 100), "fp32"):
+        assert net.training
+        torch.testing.assert_close(net.stem_norm.running_mean, means, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(net.stem_norm.running_var, variances, rtol=1e-4, atol=1e-6)
+        error = loss_and_error(net, data.clean("test", 500), "fp32")
+    assert error == (state.records[-1]["test_loss"], state.records[-1]["test_error_pct"])
+    assert net.training and all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    assert momenta == [norm.momentum for norm in net.modules() if isinstance(norm, torch.nn.BatchNorm2d)]
 
 
 def test_weight_decay_can_spare_batchnorm_and_biases(small: Small) -> None:

@@ -19,6 +19,8 @@ from study.data.sources import SHAPES, decode, folder_of_images, refusal
 from study.seeds import generator
 from study.spec import Data, InputError, check_at_least, check_choice
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in 0..1
+
 
 def describe(
     name: str, root: Path, *, held_out: int = 0, padding: int = 0, flip: bool = False, normalise: str = "pixel-mean"
@@ -50,8 +52,8 @@ class Dataset:
     validation_labels: Tensor
     test_images: Tensor
     test_labels: Tensor
-    mean: Tensor  # float32 [C, H, W] or [1, 1, 1], in pixel values 0..255
-    scale: Tensor  # float32 [1, 1, 1]; normalised = (pixel - mean) * scale, the same bits on every device
+    mean: Tensor  # float32 [C, H, W], [C, 1, 1] or [1, 1, 1], in pixel values 0..255
+    scale: Tensor  # float32 [C, 1, 1] or [1, 1, 1]; normalised = (pixel - mean) * scale, the same bits on every device
     _order: tuple[tuple[int, int], Tensor] | None = field(default=None, init=False, repr=False)
 
     def count(self, split: str) -> int:
@@ -91,6 +93,17 @@ class Dataset:
             for start in range(0, len(labels), size)
         )
 
+    def mixed(self, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Full batches of `size` training images without augmentation, of `limit` in all: the same for every seed.
+
+        Drawn from the whole set, because files may lie in the order of their classes, and what BatchNorm measures of
+        batches of one class is not what it measured while training.
+        """
+        order = torch.randperm(self.count("train"), generator=generator("mixed"))[:limit]
+        for chosen in order.to(self.train_labels.device).split(size):
+            if len(chosen) == size:
+                yield self._normalised(self.train_images[chosen]), self.train_labels[chosen]
+
     def _split(self, split: str) -> tuple[Tensor, Tensor]:
         check_choice("split", split, ("train", "validation", "test"))
         return getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
@@ -118,10 +131,11 @@ def _augmented(images: Tensor, padding: int, corners: Tensor, flipped: Tensor) -
 def load(spec: Data, root: Path, device: torch.device | str = "cpu") -> Dataset:
     """The data set that `spec` says, from `root`, downloaded if need be.
 
-    Pixels are divided by 255; then 'pixel-mean' subtracts the mean training image, and 'scalar' subtracts the mean of
-    all training pixels and divides by their standard deviation. Held-out images belong to neither statistic. They are
-    the last of a permutation that depends on the data set alone. Raises `InputError` if the data are missing, damaged,
-    or other than `spec` says.
+    Pixels are divided by 255 ('pixel-mean-128': by 128). Then 'pixel-mean' and 'pixel-mean-128' subtract the mean
+    training image; 'scalar' subtracts the mean of all training pixels and divides by their standard deviation,
+    'channel' does so channel by channel, 'imagenet' with that set's constants. Held-out images belong to no statistic.
+    They are the last of a permutation that depends on the data set alone. Raises `InputError` if the data are missing,
+    damaged, or other than `spec` says.
     """
     arrays, digest = folder_of_images(spec.name, root) if spec.name.startswith("folder:") else (decode(spec, root), "")
     for what, value in _facts(arrays, digest).items():
@@ -145,13 +159,22 @@ def load(spec: Data, root: Path, device: torch.device | str = "cpu") -> Dataset:
 
 def _statistics(images: Tensor, spec: Data) -> tuple[Tensor, Tensor]:
     """Mean in pixel values and scale, from exact integer sums: no order of summation can change a bit of them."""
-    if spec.normalise == "pixel-mean":
+    if spec.normalise in ("pixel-mean", "pixel-mean-128"):
         mean = torch.from_numpy(images.numpy().sum(axis=0, dtype=np.int64)).double() / len(images)
-        return mean.float(), torch.full((1, 1, 1), 1 / 255)
-    counts = torch.bincount(images.flatten(), minlength=256).double() / images.numel()
+        return mean.float(), torch.full((1, 1, 1), 1 / (255 if spec.normalise == "pixel-mean" else 128))
+    if spec.normalise == "imagenet":
+        centres, deviations = 255 * torch.tensor((IMAGENET_MEAN, IMAGENET_STD), dtype=torch.float64)
+    else:
+        parts = [images] if spec.normalise == "scalar" else list(images.unbind(1))
+        centres, deviations = (torch.stack(moments) for moments in zip(*map(_moments, parts), strict=True))
+    if not deviations.all():
+        raise refusal(spec.name, f"has training images of one single value, which {spec.normalise!r} cannot normalise")
+    return centres.float().reshape(-1, 1, 1), (1 / deviations).float().reshape(-1, 1, 1)
+
+
+def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of uint8 values."""
+    counts = torch.bincount(pixels.flatten(), minlength=256).double() / pixels.numel()
     values = torch.arange(256).double()
     centre = (counts * values).sum()
-    deviation = (counts * (values - centre) ** 2).sum().sqrt()
-    if not deviation:
-        raise refusal(spec.name, "has training images of one single value, which 'scalar' cannot normalise")
-    return centre.float().reshape(1, 1, 1), (1 / deviation).float().reshape(1, 1, 1)
+    return centre, (counts * (values - centre) ** 2).sum().sqrt()

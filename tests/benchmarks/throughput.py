@@ -1,107 +1,105 @@
-"""`make bench`: our training step beside a textbook script's, as a ratio within one run.
+"""Training steps beside a textbook script's, alone on all cores and one a core, and beside the machine's own GEMM.
 
-The textbook script is written as public ones are: fp32, NCHW, PIL transforms in two DataLoader workers, the loss read
-on the host at every step. Both train ResNet-20, width 16, on 32x32 colour images in batches of 128, on all cores.
-Writes results/bench/throughput.md and .json with hardware, versions and the command.
+Every figure is a ratio to what was measured in the same round: the textbook script, and matrix products of the same
+precision started in as many processes. A step's arithmetic is three times the forward pass's multiply-adds, as 2 each.
 """
 
-import json
+import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
+import common
 import torch
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2 as transforms
 
-from experiments.profiles import PAPER
-from experiments.recipes import paper_cifar
-from study import provenance
-from study.data import describe, load
-from study.models import build
-from study.spec import Trial
+from study import cost, memory
+from study.data import load
 from study.training import TrainState, train
 
-ROUNDS, STEPS = 5, 6
-OUT = Path("results/bench")
+ROUNDS, SECONDS = 3, 6.0
+WARM_STEPS = 6  # more than the textbook's workers have fetched ahead
+WAYS = (("textbook", "fp32"), ("ours", "fp32"), ("ours", "bf16"), ("ours compiled", "fp32"), ("ours compiled", "bf16"))
+GEMM = 2048
 
 
-class Pictures(Dataset):
-    """The same images as PIL pictures, augmented one by one."""
-
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        to_pil = transforms.ToPILImage()
-        self.pictures, self.labels = [to_pil(image) for image in images], labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToImage(),
-                transforms.ToDtype(torch.float32, scale=True),
-                transforms.Normalize([0.5] * 3, [0.25] * 3),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return 10**6
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        index %= len(self.labels)
-        return self.transform(self.pictures[index]), self.labels[index]
+def steps(way: str, depth: int, precision: str) -> Iterator[object]:
+    trial = common.trial(depth, precision)
+    if way == "textbook":
+        return common.textbook(trial)
+    if way == "gemm":
+        return gemms(torch.float32 if precision == "fp32" else torch.bfloat16)
+    state = TrainState(trial, common.CPU)
+    if way == "ours compiled":
+        state.compile()
+    memory.keep_freed()
+    return train(trial, state, load(trial.data, common.OUT))
 
 
-def textbook(trial: Trial, pictures: Pictures) -> Iterator[None]:
-    net = build(trial)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    for images, labels in DataLoader(pictures, batch_size=128, shuffle=True, num_workers=2):
-        loss = torch.nn.functional.cross_entropy(net(images), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item()
+def gemms(dtype: torch.dtype) -> Iterator[None]:
+    a, b = torch.randn(2, GEMM, GEMM).to(dtype)
+    while True:
+        _ = a @ b
         yield
 
 
-def seconds_a_step(steps: Iterator[object]) -> float:
-    started = time.perf_counter()
-    for _ in range(STEPS):
-        next(steps)
-    return (time.perf_counter() - started) / STEPS
+def one_process(way: str, depth: int, precision: str, threads: int, together: Any, results: Any) -> None:
+    torch.set_num_threads(threads)
+    updates = steps(way, depth, precision)
+    for _ in range(WARM_STEPS):
+        next(updates)
+    together.wait()
+    started, count = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - started) < SECONDS or count < 3:
+        next(updates)
+        count += 1
+    together.wait()  # the others are not to get the whole machine before all are measured
+    results.put(count / seconds)
+
+
+def steps_a_second(way: str, depth: int, precision: str, processes: int, threads: int) -> float:
+    """Steps a second of all processes together."""
+    context = multiprocessing.get_context("spawn")
+    together, results = context.Barrier(processes), context.SimpleQueue()
+    started = [
+        context.Process(target=one_process, args=(way, depth, precision, threads, together, results))
+        for _ in range(processes)
+    ]
+    for process in started:
+        process.start()
+    total = sum(results.get() for _ in started)
+    for process in started:
+        process.join()
+    return total
 
 
 def main() -> None:
-    model = PAPER.model("residual", 20)
-    spec = replace(describe("synthetic", Path()), channels=3, size=32, classes=10, padding=4, flip=True)
-    recipe = replace(paper_cifar(model), bn_batch=128)
-    trial = Trial(model=model, data=spec, recipe=recipe, seed=0)
-    data = load(spec, Path())
-    torch.set_num_threads(os.cpu_count() or 1)
-    fast = replace(trial, recipe=replace(recipe, precision="bf16"))
-    ways = {
-        "textbook fp32": textbook(trial, Pictures(data.train_images, data.train_labels)),
-        "ours fp32": train(trial, TrainState(trial, torch.device("cpu")), data),
-        "ours bf16": train(fast, TrainState(fast, torch.device("cpu")), data),
-    }
-    for steps in ways.values():
-        next(steps), next(steps)  # starting workers and choosing kernels is not what is measured
-    rounds = [{way: seconds_a_step(steps) for way, steps in ways.items()} for _ in range(ROUNDS)]
-    ratios = {way: statistics.median(r["textbook fp32"] / r[way] for r in rounds) for way in ways}
-    rows = {
-        way: {"images_a_second": 128 / statistics.median(r[way] for r in rounds), "times_the_textbook": ratio}
-        for way, ratio in ratios.items()
-    }
-    result = {"what": "ResNet-20, width 16, 32x32, batch 128", "command": "make bench", "rows": rows}
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "throughput.json").write_text(json.dumps({**result, **provenance.tags()}, indent=2) + "\n")
-    lines = [f"{result['what']}, median of {ROUNDS} rounds in turn; `make bench`; {provenance.tags()['machine']}", ""]
-    lines += ["| step | images/s | times the textbook |", "|---|---|---|"]
-    lines += [f"| {way} | {r['images_a_second']:.0f} | {r['times_the_textbook']:.2f} |" for way, r in rows.items()]
-    (OUT / "throughput.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+    cores = os.cpu_count() or 1
+    rows = []
+    for processes, threads in ((1, cores), (cores, 1)):
+        for depth in (20, 110):
+            ways = [way for way in WAYS if depth == 20 or way[0] != "ours compiled"]  # 110 layers compile for minutes
+            measured = []
+            for _ in range(ROUNDS):
+                rates = {way: steps_a_second(way[0], depth, way[1], processes, threads) for way in ways}
+                gemm = {p: steps_a_second("gemm", depth, p, processes, threads) for p in ("fp32", "bf16")}
+                measured.append((rates, gemm))
+            trial = common.trial(depth, "fp32")
+            arithmetic = 6 * cost.multiply_adds(trial.model, trial.data) * common.BATCH
+            for way in ways:
+                kind, precision = way
+                fraction = statistics.median(
+                    rates[way] * arithmetic / (gemm[precision] * 2 * GEMM**3) for rates, gemm in measured
+                )
+                rows.append(
+                    {
+                        "net": f"ResNet-{depth}",
+                        "processes x threads": f"{processes} x {threads}",
+                        "step": f"{kind} {precision}",
+                        "images/s": common.BATCH * statistics.median(rates[way] for rates, _ in measured),
+                        "times the textbook": statistics.median(r[way] / r["textbook", "fp32"] for r, _ in measured),
+                        "of GEMM rate": fraction,
+                    }
+                )
+    common.write("throughput", f"width 16, 32x32, batch {common.BATCH}; medians of {ROUNDS} rounds", rows)

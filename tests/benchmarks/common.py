@@ -1,0 +1,94 @@
+"""What the benchmarks share: the trial they time, the textbook script beside it, and how a result is written.
+
+The textbook script is written as public ones are: NCHW, PIL transforms in two DataLoader workers, gradients freed at
+every step, the loss read on the host at every step.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2 as transforms
+
+from experiments.profiles import PAPER
+from experiments.recipes import whole_batch_norm
+from study import provenance
+from study.data import describe, load
+from study.evaluation import autocast
+from study.models import build
+from study.spec import Trial
+
+BATCH = 128
+OUT = Path("results/bench")
+CPU = torch.device("cpu")
+
+
+def trial(depth: int, precision: str) -> Trial:
+    """ResNet of this depth, width 16, on 32x32 colour images in batches of 128."""
+    model = PAPER.model("residual", depth)
+    data = replace(describe("synthetic", Path()), channels=3, size=32, classes=10, padding=4, flip=True)
+    recipe = whole_batch_norm(model)
+    recipe = replace(recipe, precision=precision, warmup="none", warmup_learning_rate=0.0, warmup_iterations=0)
+    return Trial(model=model, data=data, recipe=recipe, seed=0)
+
+
+class Pictures(Dataset):
+    """The trial's images as PIL pictures, augmented one by one."""
+
+    def __init__(self, its: Trial) -> None:
+        data, to_pil = load(its.data, Path()), transforms.ToPILImage()
+        self.pictures, self.labels = [to_pil(image) for image in data.train_images], data.train_labels.tolist()
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(32, padding=4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToImage(),
+                transforms.ToDtype(torch.float32, scale=True),
+                transforms.Normalize([0.5] * 3, [0.25] * 3),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return 10**6
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        index %= len(self.labels)
+        return self.transform(self.pictures[index]), self.labels[index]
+
+
+def textbook(its: Trial) -> Iterator[None]:
+    """The textbook script; with the precision of the trial, which public ones leave at fp32."""
+    net = build(its)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    for images, labels in DataLoader(Pictures(its), batch_size=BATCH, shuffle=True, num_workers=2):
+        with autocast(CPU, its.recipe.precision):
+            loss = torch.nn.functional.cross_entropy(net(images).float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+        yield
+
+
+def write(name: str, about: str, rows: list[dict[str, Any]]) -> None:
+    """Write and print results/bench/<name>.json and .md: the rows, and where and by what they were measured."""
+    where = {"command": f"make bench BENCH={name}", **provenance.tags()}
+    OUT.mkdir(parents=True, exist_ok=True)
+    (OUT / f"{name}.json").write_text(json.dumps({"about": about, "rows": rows, **where}, indent=2) + "\n")
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [about, "", "; ".join(f"{key}: {value}" for key, value in where.items()), ""]
+    lines += ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    lines += ["| " + " | ".join(_cell(row.get(column, "")) for column in columns) + " |" for row in rows]
+    (OUT / f"{name}.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines), flush=True)
+
+
+def _cell(value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "" if math.isnan(value) else f"{value:.3g}" if value < 100 else f"{value:.0f}"
