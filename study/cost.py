@@ -1,7 +1,7 @@
 """What a trial costs, by arithmetic alone: parameters, multiply-adds, predicted seconds and memory.
 
 Owns the counts that plans and tables print, without importing torch. The tests hold them against the real modules
-and against the paper's printed numbers. Predictions rest on four constants measured on one CPU core and are scaled by
+and against the paper's printed numbers. Predictions rest on five constants measured on one CPU core and are scaled by
 what finished trials really took.
 """
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from study.spec import Data, Model, Trial
 
 # Of one x86-64 core with AVX-512, fp32: fitted to the quick profile's trials and a width-16, 32x32 ResNet-20.
-SECONDS_A_LAYER = 5.2e-4  # forward, backward and update of one convolution with BatchNorm, however small
-MULTIPLY_ADDS_A_SECOND = 3.0e10
-BYTES_A_PROCESS = 820 * 2**20  # the interpreter and its libraries
+SECONDS_AN_UPDATE = 3.9e-3  # whatever the net
+SECONDS_A_LAYER = 4.6e-4  # forward, backward and update of one convolution with BatchNorm, however small
+MULTIPLY_ADDS_A_SECOND = 3.5e10
+BYTES_A_PROCESS = 1000 * 2**20  # a Ray worker with torch and MLflow
 BYTES = {"fp32": 4, "bf16": 2}  # of an activation
 WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
 
@@ -78,7 +79,7 @@ def predicted_seconds(trial: Trial) -> float:
     model, data, recipe = trial.model, trial.data, trial.recipe
     layers = sum(1 for _ in convolutions(model, data))
     one_image = 3 * multiply_adds(model, data) / MULTIPLY_ADDS_A_SECOND  # backward costs twice forward
-    return recipe.iterations * (layers * SECONDS_A_LAYER + recipe.batch * one_image)
+    return recipe.iterations * (SECONDS_AN_UPDATE + layers * SECONDS_A_LAYER + recipe.batch * one_image)
 
 
 def activation_bytes(trial: Trial) -> int:

@@ -41,6 +41,10 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
         if not todo:
             return
         _check_data(todo, execution)
+        if not execution.address:  # a cluster's nodes are not this machine
+            from study.worker import check_machine
+
+            check_machine(execution)
         progress.stop_file(execution.storage).unlink(missing_ok=True)
         todo.sort(key=predicted_seconds, reverse=True)
         if execution.profile_trace == "longest":
@@ -143,6 +147,7 @@ def _scratch(storage: Path) -> Iterator[Path]:
 def _set_environment(execution: Execution) -> None:
     """Settings that Ray reads from the environment when it is imported, for this process and those it starts."""
     os.environ.update(
+        MALLOC_ARENA_MAX="1",  # Tune runs each trial in a new thread, and glibc would keep what each one freed apart
         RAY_USAGE_STATS_ENABLED="0",
         RAY_AIR_NEW_OUTPUT="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",

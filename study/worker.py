@@ -6,6 +6,8 @@ it and knows no launcher.
 
 import json
 import logging
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -29,6 +31,14 @@ def device_of(execution: Execution) -> torch.device:
         raise InputError("device 'cuda' is not available on this machine; choose cpu or auto")
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(automatic if execution.device == "auto" else execution.device)
+
+
+def check_machine(execution: Execution) -> None:
+    """Raise `InputError` for what a user can get wrong about this machine: its device, memory and compiler."""
+    device = device_of(execution)
+    _memory_allowed(execution, device)
+    if execution.compile and device.type == "cpu" and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+        raise InputError(f"--compile takes a C++ compiler, and {compiler!r} is not found; install one, or leave it out")
 
 
 def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
@@ -72,6 +82,10 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
     return outcome
 
 
+def _memory_allowed(execution: Execution, device: torch.device) -> int:
+    return memory.allowed(device, execution.trials_at_once, execution.gpus_per_trial, execution.memory_gib)
+
+
 def _set_up_torch(execution: Execution) -> None:
     torch.set_num_threads(execution.threads)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
@@ -86,7 +100,7 @@ def _train_in_memory(
 
     Returns the state, the seconds that the trial took, and how it was run.
     """
-    allowed = memory.allowed(device, execution.trials_at_once, execution.gpus_per_trial, execution.memory_gib)
+    allowed = _memory_allowed(execution, device)
     how = {"segments": "1"}
 
     def attempt(at_least: int) -> tuple[TrainState, float, dict[str, str]]:

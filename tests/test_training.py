@@ -1,5 +1,6 @@
 """The loop: its schedule, its records, and that a resumed trial is the uninterrupted one, bit for bit."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +243,36 @@ def test_a_trial_stopped_anywhere_and_resumed_is_bitwise_the_uninterrupted_one(
         resumed = TrainState.restore_or_create(trial, folder, CPU)
         assert resumed.iteration == stop
         assert same(run(trial, resumed), whole)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resuming_in_another_number_of_segments_changes_no_bit(small: Small, tmp_path: Path, precision: str) -> None:
+    """A trial may go on where there is less memory, or more."""
+    trial = small(precision=precision, bn_batch=8)
+    run(trial, until=10).save(tmp_path)
+    resumed = TrainState.restore_or_create(trial, tmp_path, CPU)
+    resumed.net.segments = [[block] for block in resumed.net.blocks]
+    assert same(run(trial, resumed), run(trial))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU takes a C++ compiler")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_compiled_trial_stopped_and_resumed_is_bitwise_the_uninterrupted_one(
+    small: Small, tmp_path: Path, precision: str
+) -> None:
+    trial = small(precision=precision)
+
+    def compiled(state: TrainState, until: int | None = None) -> TrainState:
+        state.compile()
+        return run(trial, state, until)
+
+    whole, eager = compiled(TrainState(trial, CPU)), run(trial)
+    for stop in (7, 16):
+        compiled(TrainState(trial, CPU), until=stop).save(tmp_path)
+        assert same(compiled(TrainState.restore_or_create(trial, tmp_path, CPU)), whole)
+    for one, other in zip(whole.records[:2], eager.records[:2], strict=True):  # rounding grows with every update
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=0.02)
 
 
 def test_paired_seeds_share_the_batches_of_every_condition(small: Small) -> None:
