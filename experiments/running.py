@@ -37,7 +37,8 @@ def run_missing(selected: Selection, console: Console) -> int:
     runs = logged(selected)
     missing = [trial for trial in selected.trials if not has_result(runs, trial)]
     for trial in missing:
-        console.print(f"no result: {trial.id}", markup=False, soft_wrap=True)
+        reason = runs[trial.id].tags.get("reason", "") if trial.id in runs else ""
+        console.print(f"no result: {trial.id} {reason.splitlines()[0] if reason else ''}", markup=False, soft_wrap=True)
     console.print(f"{len(selected.serves) - len(missing)} of {len(selected.serves)} trials have a result")
     return len(missing)
 

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 
 from study import progress, tracking
 from study.cost import predicted_seconds
-from study.spec import Execution, InputError, Trial, check_choice
+from study.spec import Execution, InputError, Trial
 
 log = logging.getLogger(__name__)
 Tags = Mapping[str, dict[str, str]]
@@ -38,6 +38,11 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
         tracking.close_stale(execution, "its launcher was killed")
         done = {run.trial.id for run in tracking.read(execution, trials, False) if run.outcome in tracking.RESULTS}
         todo = [trial for trial in trials if trial.id not in done]
+        if execution.profile_trace not in ("", "longest", *(trial.id for trial in todo)):
+            raise InputError(
+                f"profile-trace {execution.profile_trace!r} is no trial that is still to run;"
+                " `python -m experiments plan` lists them"
+            )
         if not todo:
             return
         _check_data(todo, execution)
@@ -49,8 +54,6 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
         todo.sort(key=predicted_seconds, reverse=True)
         if execution.profile_trace == "longest":
             execution = replace(execution, profile_trace=todo[0].id)
-        elif execution.profile_trace:
-            check_choice("profile-trace", execution.profile_trace, (trial.id for trial in todo))
         on_start(todo)
         try:
             (_run_locally if execution.local else _run_on_ray)(todo, execution, tags)

@@ -5,6 +5,7 @@ of the machine or GPU, the number of segments that follows (see `Net.segments`),
 no recipe and no data set.
 """
 
+import contextlib
 import ctypes
 import gc
 import logging
@@ -19,15 +20,16 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from study.cost import WORKING_TENSORS
 from study.evaluation import autocast
 from study.models import Net, without_observing
 from study.spec import InputError
 
-WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
-LOST_OF_ALL, LOST_OF_SEGMENT = 0.12, 0.7  # what glibc cannot use again when segments come and go: fitted to 8 nets
+LOST_OF_ALL, LOST_OF_SEGMENT = (
+    0.12,
+    0.7,
+)  # what glibc cannot use again when segments come and go: fitted to nets of 110 and 1202 layers
 MARGIN = 0.9  # of what a trial may take is planned for
-
-
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +68,7 @@ def _measure(net: Net, images: Tensor, precision: str) -> list[Kept]:
         if storage.data_ptr() not in known:  # the storage lives on with the graph, so its address names it
             known.add(storage.data_ptr())
             so_far += storage.nbytes()
-        return tensor
+        return tensor.detach()  # the tensor itself would be a cycle that keeps the graph for ever
 
     def after_block(module: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         outputs.append((so_far, output.nbytes))
@@ -110,18 +112,19 @@ def fit(net: Net, shape: tuple[int, ...], precision: str, allowed: int, at_least
     reason to refuse.
     """
     device = next(net.parameters()).device
+    release(device)
     kept = kept_by_block(net, shape, precision)
-    weights = sum(p.nbytes for p in net.parameters())
-    fixed = in_use(device) + 2 * weights  # gradients and velocities are not touched before the first update
-    ways = []
+    fixed = in_use(device)  # with weights, gradients and velocities
+    ways: list[tuple[int, list[int]]] = []
     for count in range(min(at_least, len(kept)), len(kept) + 1):
         ends = segment_ends(kept, count)
         ways.append((fixed + activations(kept, ends, device), ends))
         if ways[-1][0] <= MARGIN * allowed:
             break
     else:
-        ways.append(min(ways))
-        log.warning(advice(ways[-1][0], allowed))
+        least = min(needed for needed, _ in ways)
+        ways.append(next(way for way in ways if way[0] <= 1.05 * least))  # more segments would hardly help
+        log.warning("memory may not suffice: %s", advice(ways[-1][0], allowed))
     needed, ends = ways[-1]
     net.segments = [net.blocks[start:end] for start, end in pairwise([0, *ends])]
     return needed
@@ -137,19 +140,37 @@ def advice(needed: int, allowed: int) -> str:
 
 
 def allowed(device: torch.device, trials_at_once: int, gpus_per_trial: float, gib: float) -> int:
-    """Bytes one trial may take: `gib` if it is not 0, else an equal share of the machine's memory, or of its GPU's."""
+    """Bytes one trial may take: `gib` if it is not 0, else an equal share of the machine's memory, or of its GPU's.
+
+    Raises `InputError` where `gib` is more than there is.
+    """
     if device.type == "cuda":
         there_is = torch.cuda.get_device_properties(device).total_memory
         share = int(there_is * min(1.0, gpus_per_trial))
     else:
-        limits = [Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-        contained = [int(text) for path in limits if path.exists() and (text := path.read_text().strip()).isdigit()]
-        there_is = min([psutil.virtual_memory().total, *contained])
+        there_is = min([psutil.virtual_memory().total, *_container_limits()])
         share = there_is // trials_at_once
     asked = int(gib * 2**30)
     if asked > there_is:
         raise InputError(f"memory-gib {gib} is more than the {there_is / 2**30:.1f} GiB of {device}; choose less, or 0")
     return asked or share
+
+
+def _container_limits(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[int]:
+    """Memory limits of the control groups this process is in (containers, batch systems), versions 1 and 2."""
+    if not membership.exists():
+        return []
+    limits = []
+    for line in membership.read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
+        group = top / path.lstrip("/")
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(top) and (file := folder / name).exists():
+                limits.append(file.read_text().strip())
+    return [int(limit) for limit in limits if limit.isdigit()]
 
 
 def in_use(device: torch.device) -> int:
@@ -161,30 +182,37 @@ def reset_peak(device: torch.device) -> None:
     """Let `peak` count from now: a process runs many trials."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")
+    else:
+        with contextlib.suppress(OSError):  # not Linux, or a kernel without it
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak(device: torch.device) -> int:
     """The most bytes this process held since `reset_peak` (where it cannot be reset: since it began)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "linux":
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 2**10
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 2**10
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 2**10
 
 
-def keep_freed() -> None:
-    """Tell glibc not to hand freed activations back to the system: getting them again costs up to a tenth of a step.
+def keep_freed(keep: bool) -> None:
+    """Tell glibc whether to keep freed activations: handing them back to the system and getting them again takes time.
 
-    Only for nets that are not run in segments: there it would cost memory. Does nothing with other C libraries.
+    Not for nets that are run in segments: there it would cost memory. Does nothing with other C libraries.
     """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3  # malloc.h
-        libc.mallopt(mmap_threshold, 32 * 2**20)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+    global _keeping
+    if keep == _keeping or sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    trim_threshold, mmap_threshold, _keeping = -1, -3, keep  # malloc.h
+    libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc raises it to by itself
+    libc.mallopt(trim_threshold, 2**31 - 1 if keep else 64 * 2**20)
+
+
+_keeping = False
 
 
 def release(device: torch.device) -> None:
@@ -197,6 +225,9 @@ def release(device: torch.device) -> None:
 
 
 def is_exhausted(error: BaseException) -> bool:
-    """Whether an allocation failed: CUDA has a type for it, the CPU's allocator and oneDNN have only words."""
-    words = ("can't allocate memory", "could not create a primitive")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(w in str(error) for w in words)
+    """Whether an allocation failed: PyTorch's allocator for CUDA has a type for it, others have only words."""
+    words = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    said = str(error)
+    without_room = "could not create a primitive" in said and "descriptor" not in said  # oneDNN
+    typed = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return typed or without_room or any(word in said for word in words)

@@ -43,11 +43,11 @@ class BatchNorm(nn.BatchNorm2d):
 @contextmanager
 def without_observing() -> Iterator[None]:
     """Passes in training mode normalise by their batch but leave every BatchNorm's running averages alone."""
-    BatchNorm.observing = False
+    before, BatchNorm.observing = BatchNorm.observing, False
     try:
         yield
     finally:
-        BatchNorm.observing = True
+        BatchNorm.observing = before
 
 
 class OptionA(nn.Module):

@@ -7,6 +7,7 @@ only: this file must not know torch, ray, mlflow or any particular experiment.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
@@ -258,10 +259,14 @@ class Execution:
         check_at_least("retries", self.retries, 0)
         check_at_least("checkpoint-seconds", self.checkpoint_seconds, 0)
         check_at_least("memory-gib", self.memory_gib, 0)
+        if not 0 < self.gpus_per_trial < math.inf or self.memory_gib == math.inf:
+            raise InputError(
+                f"gpus-per-trial {self.gpus_per_trial} must be above 0, and memory-gib {self.memory_gib} finite"
+            )
 
     @property
     def trials_at_once(self) -> int:
-        """How many trials run at a time on this machine's cores."""
+        """How many trials run at a time on this machine's cores; where there are GPUs, their shares may allow fewer."""
         return 1 if self.local else max(1, (self.cpus or os.cpu_count() or 1) // self.threads)
 
     def trial_folder(self, trial_id: str) -> Path:

@@ -195,7 +195,7 @@ class OpenRun:
         """Add a file that no result depends on; an outage is a warning."""
         try:
             self.mlflow.log_artifact(self.run_id, str(path))
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             log.warning("tracking is out of reach (%s); %s stays where it is", str(error).splitlines()[0], path)
 
     def finish(self, outcome: str, records: list[dict[str, Any]], tags: dict[str, str]) -> None:

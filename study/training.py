@@ -61,6 +61,7 @@ class TrainState:
     def compile(self) -> None:
         """Let training passes run compiled; on a GPU they are replayed as CUDA graphs, which spares launches."""
         mode = "reduce-overhead" if self.device.type == "cuda" else "default"
+        torch.compiler.reset()  # of earlier trials in this process: dynamo runs the ninth net of one class uncompiled
         self.forward = torch.compile(self.net, mode=mode)
 
     @property

@@ -42,10 +42,11 @@ def check_machine(execution: Execution) -> None:
 
 
 def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
-    """Run the trial to its end and seal its run; returns 'finished', 'diverged', or 'interrupted' if asked to stop.
+    """Run the trial to its end and seal its run; returns 'finished' or 'diverged'.
 
-    May be killed at any instant and called again: it goes on from the newest checkpoint and, on a CPU, ends with the
-    same numbers bit for bit. Exceptions are recorded as the run's outcome and raised again.
+    Returns 'interrupted' if asked to stop, 'failed' if memory ran out twice. May be killed at any instant and called
+    again: it goes on from the newest checkpoint and, on a CPU, ends with the same numbers bit for bit. Other exceptions
+    are recorded as the run's outcome and raised again.
     """
     if progress.stop_file(execution.storage).exists():
         return "interrupted"
@@ -53,8 +54,8 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
     _set_up_torch(execution)
     folder = execution.trial_folder(trial.id)
     _check_folder(folder, trial)
-    how = {"device": str(device), "threads": str(execution.threads), "deterministic": _yes(execution.deterministic)}
-    run = tracking.OpenRun(execution, trial, {**tags, **how})
+    where = {"device": str(device), "threads": str(execution.threads), "deterministic": _yes(execution.deterministic)}
+    run = tracking.OpenRun(execution, trial, {**tags, **where})
     try:
         data = load(trial.data, execution.data_root, device)
         memory.reset_peak(device)
@@ -71,6 +72,9 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
         if diverged_at is not None:
             how["diverged_at"] = str(diverged_at)
         run.finish(outcome, state.records, how)
+    except memory.OutOfMemory as error:  # not raised: launchers would try in vain
+        run.stop("failed", str(error))
+        return "failed"
     except BaseException as error:
         interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
         run.stop("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
@@ -101,37 +105,37 @@ def _train_in_memory(
     Returns the state, the seconds that the trial took, and how it was run.
     """
     allowed = _memory_allowed(execution, device)
-    how = {"segments": "1"}
+    needed, segments = cost.predicted_bytes(trial), 1
+    how: dict[str, str] = {}
 
-    def attempt(at_least: int) -> tuple[TrainState, float, dict[str, str]]:
+    def attempt(at_least: int) -> tuple[TrainState, float]:
+        nonlocal needed, segments
         state = TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", device)
         shape = (trial.recipe.batch, trial.data.channels, trial.data.size, trial.data.size)
         needed = memory.fit(state.net, shape, trial.recipe.precision, allowed, at_least)
         segments = len(state.net.segments)
-        how.update(segments=str(segments), memory_predicted_mib=str(needed // 2**20))
-        if segments == 1:
-            memory.keep_freed()
-        if execution.compile and segments == 1:
+        memory.keep_freed(segments == 1)
+        compiled = execution.compile and segments == 1
+        if compiled:
             state.compile()
         elif execution.compile:
             log.warning("%s runs in %d segments to fit into memory, so it is not compiled", trial.id, segments)
-        how["compiled"] = _yes(execution.compile and segments == 1)
-        return state, _train(trial, state, data, execution, run), how
+        how.update(segments=str(segments), compiled=_yes(compiled), memory_predicted_mib=str(needed // 2**20))
+        return state, _train(trial, state, data, execution, run)
 
-    try:
-        return attempt(at_least=1)
-    except (RuntimeError, MemoryError) as error:
-        if not memory.is_exhausted(error):
-            raise
-        explanation = memory.advice(cost.predicted_bytes(trial), allowed)
-    # Only here the failed attempt's tensors are gone; the newest checkpoint has what is needed.
-    memory.release(device)
-    segments = 4 * int(how["segments"])
-    log.warning("%s is out of memory: %s; trying once more in %d segments", trial.id, explanation, segments)
-    try:
-        return attempt(at_least=segments)
-    except (RuntimeError, MemoryError) as error:
-        raise memory.OutOfMemory(f"out of memory: {explanation}") if memory.is_exhausted(error) else error from error
+    for again in (False, True):
+        try:
+            return *attempt(at_least=4 * segments if again else 1), how
+        except (RuntimeError, MemoryError) as error:
+            if not memory.is_exhausted(error):
+                raise
+        # Only here the failed attempt's tensors are gone. The newest checkpoint has what is needed.
+        memory.release(device)
+        how["out_of_memory"] = f"out of memory in {segments} segments: {memory.advice(needed, allowed)}"
+        log.warning(
+            "%s: %s", trial.id, how["out_of_memory"] + ("" if again else "; trying once more in four times as many")
+        )
+    raise memory.OutOfMemory(how["out_of_memory"])
 
 
 def _train(trial: Trial, state: TrainState, data: Dataset, execution: Execution, run: tracking.OpenRun) -> float:
@@ -166,12 +170,16 @@ def _train(trial: Trial, state: TrainState, data: Dataset, execution: Execution,
 
 
 def _profiled(updates: Iterator[Record | None], path: Path, run: tracking.OpenRun) -> Iterator[Record | None]:
-    """The same updates; where the time of the third to fifth goes becomes a Chrome trace among the run's artifacts."""
-    yield from islice(updates, 2)
+    """The same updates; where the time of the second to fourth goes becomes a Chrome trace, an artifact of the run."""
+    yield from islice(updates, 1)
+    profiled = 0
     with torch.profiler.profile() as profiler:
-        yield from islice(updates, 3)
-    profiler.export_chrome_trace(str(path))
-    run.attach(path)
+        for update in islice(updates, 3):
+            profiled += 1
+            yield update
+    if profiled:
+        profiler.export_chrome_trace(str(path))
+        run.attach(path)
     yield from updates
 
 

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -16,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from experiments.profiles import DIGITS
-from study import cost, memory, tracking
+from study import cost, memory, tracking, worker
 from study.data import describe, load
 from study.models import build
 from study.spec import Execution, InputError, Model, Trial
@@ -93,6 +94,14 @@ def test_measuring_leaves_the_net_as_it_was(small: Small) -> None:
     assert state.net.training and len(state.net.segments) == 1 and not state.net.blocks[0]._forward_hooks
 
 
+def test_measuring_leaves_no_graph_behind(small: Small) -> None:
+    net, graphs = TrainState(small(), CPU).net, []
+    hook = net.blocks[0].register_forward_hook(lambda module, inputs, output: graphs.append(weakref.ref(output)))
+    memory.kept_by_block(net, (16, 1, 8, 8), "fp32")
+    hook.remove()
+    assert len(graphs) == 2 and all(graph() is None for graph in graphs)
+
+
 def test_segments_cover_every_block_once_and_are_of_about_equal_bytes() -> None:
     kept = [memory.Kept(all=size, output=1) for size in [4] * 10 + [2] * 10 + [1] * 10]
     for count in (1, 2, 5, 30):
@@ -105,8 +114,7 @@ def test_segments_cover_every_block_once_and_are_of_about_equal_bytes() -> None:
 def test_less_memory_means_more_segments_and_none_left_means_a_warning(
     small: Small, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trial = replace(small(batch=256, bn_batch=256), model=replace(NETS[1], width=16))
-    net, shape = TrainState(trial, CPU).net, (256, 1, 8, 8)
+    net, shape = TrainState(replace(small(), model=NETS[1]), CPU).net, (16_384, 1, 8, 8)  # measured on few images
     whole = memory.fit(net, shape, "fp32", 2**40)
     assert len(net.segments) == 1
     fixed = memory.in_use(CPU)
@@ -124,6 +132,50 @@ def test_more_memory_than_there_is_cannot_be_asked_for() -> None:
     with pytest.raises(InputError, match="memory-gib 1000000.0 is more than the"):
         memory.allowed(CPU, 1, 1.0, 1e6)
     assert memory.allowed(CPU, 2, 1.0, 0.0) * 2 == pytest.approx(memory.allowed(CPU, 1, 1.0, 0.0), abs=2)
+
+
+def test_the_limits_of_containers_and_batch_systems_are_seen(tmp_path: Path) -> None:
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/slurm/job_7/task\n4:memory:/job\n3:cpuset:/\n")
+    for file, text in (("slurm/memory.max", "5000\n"), ("slurm/job_7/memory.max", "max\n")):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    (tmp_path / "memory/job").mkdir(parents=True)
+    (tmp_path / "memory/job/memory.limit_in_bytes").write_text("4000\n")
+    assert sorted(memory._container_limits(tmp_path, membership)) == [4000, 5000]
+    assert memory._container_limits(tmp_path, tmp_path / "none") == []
+
+
+@pytest.mark.parametrize(
+    "said, exhausted",
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 147456 bytes", True),
+        ("could not create a primitive", True),
+        ("could not create a primitive descriptor for a convolution", False),
+        ("CUDA error: out of memory", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(said: str, exhausted: bool) -> None:
+    assert memory.is_exhausted(RuntimeError(said)) is exhausted
+    assert memory.is_exhausted(MemoryError()) and memory.is_exhausted(torch.OutOfMemoryError())
+
+
+def test_a_worker_with_little_memory_runs_in_segments_and_gives_the_same_records(
+    small: Small, store: Execution, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial = replace(small(iterations=2, drops=(), batch=1024, bn_batch=1024), model=replace(NETS[1], width=16))
+    records = []
+    for gib in (0.0, 0.001):
+        execution = replace(store, memory_gib=gib, compile=bool(gib))
+        shutil.rmtree(execution.trial_folder(trial.id), ignore_errors=True)
+        assert worker.run_trial(trial, execution, {"profile": "test"}) == "finished"
+        (run,) = tracking.read(execution, [trial])
+        records.append(run.records)
+        assert (int(run.tags["segments"]) > 1) is bool(gib) and run.tags["compiled"] == "no"
+    assert records[0].equals(records[1])
+    assert "memory may not suffice" in caplog.text and "so it is not compiled" in caplog.text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak can be reset on Linux only")
@@ -211,7 +263,11 @@ def test_a_trial_that_runs_out_of_memory_is_retried_in_segments_then_explained(s
         return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "MALLOC_ARENA_MAX": "1"})
 
     short = run(0.15 * wanted)
-    assert short.returncode == 1 and "OutOfMemory: out of memory: about" in short.stderr.splitlines()[-1]
+    assert short.stdout == "failed\n" and short.stderr.count("out of memory in ") == 2, short.stderr
+    (run_of_it,) = tracking.read(store, [trial], records=False)
+    assert run_of_it.outcome == "failed" and "--memory-gib" in run_of_it.tags["reason"]
     enough = run(0.85 * wanted)
     assert enough.stdout == "finished\n", enough.stderr
-    assert "trying once more in 4 segments" in enough.stderr and "--memory-gib" in enough.stderr
+    assert "out of memory in 1 segments: about" in enough.stderr and "trying once more" in enough.stderr
+    (run_of_it,) = tracking.read(store, [trial], records=False)
+    assert run_of_it.tags["segments"] == "4" and "out_of_memory" in run_of_it.tags

@@ -99,6 +99,7 @@ class Dataset:
         Drawn from the whole set, because files may lie in the order of their classes, and what BatchNorm measures of
         batches of one class is not what it measured while training.
         """
+        check_at_least("number of training images that recalibration draws from", self.count("train"), limit)
         order = torch.randperm(self.count("train"), generator=generator("mixed"))[:limit]
         for chosen in order.to(self.train_labels.device).split(size):
             if len(chosen) == size:

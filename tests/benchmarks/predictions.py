@@ -38,7 +38,7 @@ def main() -> None:
         {
             "what": what,
             "trials": len(errors),
-            "median |error| %": statistics.median(map(abs, errors)),
+            "median error %": statistics.median(map(abs, errors)),
             "worst below %": min(errors),
             "worst above %": max(errors),
             f"within {limit} %": f"{sum(abs(e) <= limit for e in errors)} of {len(errors)}",
