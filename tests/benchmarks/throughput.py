@@ -18,7 +18,7 @@ from study import cost, memory
 from study.data import load
 from study.training import TrainState, train
 
-ROUNDS, SECONDS = 2, 6.0
+ROUNDS, SECONDS = int(os.environ.get("ROUNDS", "2")), 6.0
 WARM_STEPS = 5  # more batches than the textbook's workers have fetched ahead
 WAYS = (("textbook", "fp32"), ("ours", "fp32"), ("ours", "bf16"), ("ours compiled", "fp32"), ("ours compiled", "bf16"))
 GEMM = 2048
@@ -33,7 +33,7 @@ def steps(depth: int, way: str, precision: str) -> Iterator[object]:
     state = TrainState(trial, common.CPU)
     if way == "ours compiled":
         state.compile()
-    memory.keep_freed()
+    memory.keep_freed(True)
     return train(trial, state, load(trial.data, common.OUT))
 
 
