@@ -14,7 +14,7 @@ from study.spec import Data, Model, Trial
 SECONDS_AN_UPDATE = 3.9e-3  # whatever the net
 SECONDS_A_LAYER = 4.6e-4  # forward, backward and update of one convolution with BatchNorm, however small
 MULTIPLY_ADDS_A_SECOND = 3.5e10
-BYTES_A_PROCESS = 1000 * 2**20  # a Ray worker with torch and MLflow
+BYTES_A_PROCESS = 1050 * 2**20  # a Ray worker with torch and MLflow
 BYTES = {"fp32": 4, "bf16": 2}  # of an activation
 WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
 
