@@ -193,7 +193,9 @@ def test_images_that_lie_class_by_class_are_mixed_in_full_batches_without_augmen
     assert all(len(labels.unique()) > 1 for _, labels in batches)
     shown = [image.numpy().tobytes() for images, _ in batches for image in images]
     assert len(set(shown)) == 192 and set(shown) <= everything
-    assert [len(labels) for _, labels in dataset.mixed(100, 1_000)] == [100, 100]  # of the 256 there are
+    assert [len(labels) for _, labels in dataset.mixed(100, 256)] == [100, 100]
+    with pytest.raises(InputError, match="draws from 256 is too small; it must be at least 257"):
+        next(dataset.mixed(100, 257))
     assert torch.equal(flat(dataset.mixed(48, 200)), torch.cat([images for images, _ in batches]))
 
 
