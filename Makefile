@@ -26,7 +26,7 @@ help:  ## Print the targets
 	  { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "setting up .venv (once; some minutes, several GB)"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@.venv/bin/python -m pip install --quiet --timeout 120 --retries 10 --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 degradation-study: .venv/ready  ## Run what is missing, then render results/<profile>/

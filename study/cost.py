@@ -5,10 +5,10 @@ and against the paper's printed numbers. Predictions rest on five constants meas
 what finished trials really took.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from study.spec import Data, Model, Trial
+from study.spec import Data, Model, Recipe, Trial
 
 # Of one x86-64 core with AVX-512, fp32: fitted to the quick profile's trials and a width-16, 32x32 ResNet-20.
 SECONDS_AN_UPDATE = 3.9e-3  # whatever the net
@@ -17,6 +17,12 @@ MULTIPLY_ADDS_A_SECOND = 3.5e10
 BYTES_A_PROCESS = 1050 * 2**20  # a Ray worker with torch and MLflow
 BYTES = {"fp32": 4, "bf16": 2}  # of an activation
 WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
+LOST_OF_ALL, LOST_OF_SEGMENT = 0.12, 0.7  # of what glibc cannot use again when segments come and go; see `study.memory`
+# On disk, measured on the quick profile's trials.
+BYTES_A_TENSOR = 300  # of a checkpoint, beside the numbers in it
+BYTES_A_RECORD = 2 * 9 * 8  # a row of nine numbers, in the trial's folder and among MLflow's artifacts
+BYTES_A_METRIC = 270  # a row of MLflow's database
+BYTES_A_RUN = 100 * 2**10  # a run's tags and small files
 
 
 @dataclass(frozen=True)
@@ -92,23 +98,59 @@ def activation_bytes(trial: Trial) -> int:
     return kept * trial.recipe.batch * BYTES[trial.recipe.precision]
 
 
+def net_bytes(trial: Trial) -> int:
+    """Bytes of tensors in a training step: weights, gradients, velocities, activations."""
+    return 3 * 4 * parameters(trial.model, trial.data) + activation_bytes(trial) + _working_bytes(trial)
+
+
+def _map_bytes(trial: Trial) -> int:
+    """The largest map between two blocks, of a batch."""
+    largest = trial.model.width * trial.model.expansion * trial.data.size**2
+    return largest * trial.recipe.batch * BYTES[trial.recipe.precision]
+
+
+def _working_bytes(trial: Trial) -> int:
+    return WORKING_TENSORS * _map_bytes(trial)
+
+
 def predicted_bytes(trial: Trial) -> int:
     """Peak memory of the process that trains the trial on a CPU: weights, gradients, velocities and activations."""
-    largest = trial.model.width * trial.model.expansion * trial.data.size**2
-    working = WORKING_TENSORS * largest * trial.recipe.batch * BYTES[trial.recipe.precision]
-    return BYTES_A_PROCESS + 3 * 4 * parameters(trial.model, trial.data) + activation_bytes(trial) + working
+    return BYTES_A_PROCESS + net_bytes(trial)
 
 
-def calibration(took: Iterable[tuple[Trial, float]]) -> float:
+def least_bytes(trial: Trial) -> int:
+    """The least memory of a process in which the trial can run on a CPU, in as many segments as need least.
+
+    An upper bound: of every segment but the last it counts the largest map that any block hands to the next.
+    """
+    whole, handed, blocks = activation_bytes(trial), _map_bytes(trial), 3 * trial.model.blocks_per_stage
+    divided = min((1 + LOST_OF_SEGMENT) * whole / n + (n - 1) * handed for n in range(1, blocks + 1))
+    kept = min(whole, int(LOST_OF_ALL * whole + divided))
+    return BYTES_A_PROCESS + net_bytes(trial) - whole + kept
+
+
+def checkpoint_bytes(trial: Trial) -> int:
+    """Size of one checkpoint: weights, velocities and BatchNorm's averages, with what `torch.save` adds to each."""
+    layers = list(convolutions(trial.model, trial.data))
+    averages = sum(2 * layer.outputs for layer in layers)
+    tensors = 9 * len(layers) + 4  # a layer: weight, scale, shift, their velocities, two averages and their count
+    return 4 * (2 * parameters(trial.model, trial.data) + averages) + BYTES_A_TENSOR * tensors + BYTES_A_RECORD * 2
+
+
+def record_bytes(trial: Trial) -> int:
+    """What the storage keeps of a trial beside its checkpoints: records, their view in MLflow, small files."""
+    rows, evaluations = _records(trial.recipe)
+    shown = 3 * min(rows, 300 + evaluations) + 6 * evaluations  # MLflow gets about 300 points of a series
+    return BYTES_A_RUN + rows * BYTES_A_RECORD + shown * BYTES_A_METRIC
+
+
+def _records(recipe: Recipe) -> tuple[int, int]:
+    """How many records there are, and how many of them have evaluations."""
+    return -(-recipe.iterations // recipe.record_every), -(-recipe.iterations // recipe.evaluate_every)
+
+
+def calibration(took: Iterable[tuple[Trial, float]], predicted: Callable[[Trial], float] = predicted_seconds) -> float:
     """Total of the seconds that finished trials took over their predicted total; 1 where none has finished."""
     pairs = list(took)
-    predicted = sum(predicted_seconds(trial) for trial, _ in pairs)
-    return sum(seconds for _, seconds in pairs) / predicted if predicted else 1.0
-
-
-def makespan(seconds: Iterable[float], slots: int) -> float:
-    """When the last trial ends if `slots` run at a time, longest first."""
-    free = [0.0] * slots
-    for duration in sorted(seconds, reverse=True):
-        free[free.index(min(free))] += duration
-    return max(free)
+    total = sum(predicted(trial) for trial, _ in pairs)
+    return sum(seconds for _, seconds in pairs) / total if total else 1.0

@@ -1,42 +1,57 @@
 """Fan trials out onto whatever there is; the only module that imports ray.
 
-Owns placement, retries, resumption and interruption. Ray Tune places and retries; what is done is decided by the
-tracking store alone, so every launch simply works on what has no result yet. Does not know why a trial is run.
+Owns placement, retries, resumption and interruption. Ray Tune, in a process of its own, places and retries; what is
+done is decided by ledger and MLflow alone, so every launch simply works on what has no result yet. Does not know why a
+trial is run.
 """
 
+import ctypes
 import hashlib
 import logging
+import multiprocessing
 import os
 import secrets
 import shutil
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from study import progress, tracking
-from study.cost import predicted_seconds
+from study import cost, ledger, progress, storage
+from study.placement import Node, Share, share, this_machine
 from study.spec import Execution, InputError, Trial
 
+ACTOR_DEATHS = 100  # of one trial; whatever kills a process this often before it can say a word will not stop
+RAY_DEATHS = 3  # of Ray in a row, without any trial having come further
+GRACE_SECONDS = 60.0  # for trials to save when asked to stop
 log = logging.getLogger(__name__)
 Tags = Mapping[str, dict[str, str]]
+OnStart = Callable[[list[Trial], Execution], Any]
 
 
-def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: Callable[[list[Trial]], Any]) -> None:
+def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: OnStart) -> None:
     """Run every trial that has no result yet, longest first; `tags` of each id go to its run.
 
     Raises `InputError` if the store is in use or data are missing, before anything runs, and `KeyboardInterrupt` on
     SIGINT or SIGTERM, with everything resumable and no run left running. Trials that fail are retried, then left with
-    outcome 'failed' while the rest goes on.
+    outcome 'failed' while the rest goes on. Results that MLflow could not take are in the ledger, for the next launch.
     """
+    from study import tracking  # not above: workers import this module, too, and spare themselves mlflow
+
     tracking.create_store(execution)
-    with _only_launcher(execution.storage):
-        tracking.close_stale(execution, "its launcher was killed")
-        done = {run.trial.id for run in tracking.read(execution, trials, False) if run.outcome in tracking.RESULTS}
+    with only_launcher(execution.storage):
+        close_stale(execution, "its launcher was killed")
+        mirror = tracking.Mirror(execution, trials)
+        mirror.update()
+        done = mirror.results() | {trial.id for trial in trials if has_result(execution, trial)}
         todo = [trial for trial in trials if trial.id not in done]
         if execution.profile_trace not in ("", "longest", *(trial.id for trial in todo)):
             raise InputError(
@@ -45,20 +60,39 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
             )
         if not todo:
             return
-        _check_data(todo, execution)
-        if not execution.address:  # a cluster's nodes are not this machine
-            from study.worker import check_machine
-
-            check_machine(execution)
-        progress.stop_file(execution.storage).unlink(missing_ok=True)
-        todo.sort(key=predicted_seconds, reverse=True)
+        todo.sort(key=lambda trial: float(tags[trial.id].get("predicted_seconds", cost.predicted_seconds(trial))))
+        todo.reverse()
         if execution.profile_trace == "longest":
             execution = replace(execution, profile_trace=todo[0].id)
-        on_start(todo)
+        execution = replace(execution, launch=secrets.token_hex(4))
+
+        def begin() -> None:
+            _check_data(todo, execution)
+            if not execution.address:  # a cluster's nodes are not this machine
+                from study.worker import check_machine
+
+                check_machine(execution)
+            on_start(todo, execution)
+
         try:
-            (_run_locally if execution.local else _run_on_ray)(todo, execution, tags)
+            with _launch_file(execution), tracking.mirroring(mirror):
+                (_run_locally if execution.local else _run_on_ray)(todo, execution, tags, begin)
         finally:
-            tracking.close_stale(execution, "interrupted")
+            close_stale(execution, "interrupted")
+            mirror.update()
+
+
+def has_result(execution: Execution, trial: Trial) -> bool:
+    """Whether the trial is sealed in the ledger."""
+    return ledger.account(execution.trial_folder(trial.id)).get("outcome") in ledger.RESULTS
+
+
+def close_stale(execution: Execution, reason: str) -> None:
+    """Say of every trial that nobody runs any more that it was interrupted; for whoever holds the store's lock."""
+    for path in (execution.storage / "trials").glob("*/run.json"):
+        said = ledger.account(path.parent)
+        if said.get("outcome") == "running":
+            ledger.say(path.parent, {**said, "outcome": "interrupted", "reason": reason})
 
 
 def _check_data(trials: Sequence[Trial], execution: Execution) -> None:
@@ -69,75 +103,346 @@ def _check_data(trials: Sequence[Trial], execution: Execution) -> None:
         load(data, execution.data_root)
 
 
-def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags) -> None:
+def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags, begin: Callable[[], None]) -> None:
+    begin()
+    with _stopping_on_signals(execution) as stopped:
+        for trial in trials:
+            outcome = ""
+            while not outcome and not stopped():
+                with suppress(Exception):  # logged, and tried again until it returns
+                    outcome = _attempt(trial, execution, tags[trial.id])
+            _complain(trial, outcome)
+
+
+def _attempt(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
+    """Run the trial; bad input ends it like any other failure that trying again cannot mend."""
     from study.worker import run_trial
 
-    with _stopping_on_signals(execution):
-        for trial in trials:
-            for attempt in range(execution.retries + 1):
-                try:
-                    if run_trial(trial, execution, tags[trial.id]) == "interrupted":
-                        raise KeyboardInterrupt
-                    break
-                except Exception:
-                    log.exception("trial %s failed (attempt %d of %d)", trial.id, attempt + 1, execution.retries + 1)
+    try:
+        return run_trial(trial, execution, tags)
+    except InputError as error:
+        return f"failed: {error}"
 
 
-def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags) -> None:
-    with _scratch(execution.storage) as scratch:
-        _set_environment(execution)
-        import ray
-        from ray import tune
+def _complain(trial: Trial, outcome: str) -> None:
+    if outcome.startswith("failed: "):
+        log.error("trial %s %s", trial.id, outcome)
 
-        try:
-            _start_ray(ray, execution, scratch)
-            resources = _resources(ray, execution)
-            slots = int(min(ray.cluster_resources()[kind] / share for kind, share in resources.items()))
-            if slots < 1:
-                raise InputError(f"a trial takes {resources}, but Ray has only {ray.cluster_resources()}")
-            by_id = {trial.id: (trial, tags[trial.id]) for trial in trials}
 
-            def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
-                from study.worker import run_trial
+def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags, begin: Callable[[], None]) -> None:
+    """Let a process of its own fan the trials out; if it or its Ray dies, start another one for those that are left."""
+    deaths, reached = 0, None
+    with _scratch(execution.storage) as scratch, _stopping_on_signals(execution) as stopped:
+        left = list(trials)
+        while left and not stopped():
+            problem = _one_ray(left, execution, tags, scratch, stopped, begin)
+            if problem == "":
+                return
+            begin = _nothing
+            left = [trial for trial in left if not _ended(execution, trial)]
+            before, reached = reached, [progress.read(execution.trial_folder(trial.id)) for trial in left]
+            deaths = deaths + 1 if reached == before else 0
+            if deaths > RAY_DEATHS:
+                raise InputError(f"Ray died {deaths} times before any trial came further, at last with {problem}")
+            if left and not stopped():
+                log.warning("Ray died (%s); starting it again for the %d trials that are left", problem, len(left))
 
-                trial, its_tags = by_id[config["trial_id"]]
-                return {"outcome": run_trial(trial, execution, its_tags)}
 
-            tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(trial_function, by_id=by_id), resources),
-                param_space={"trial_id": tune.grid_search([trial.id for trial in trials])},
-                tune_config=tune.TuneConfig(
-                    max_concurrent_trials=slots,  # so that the order given is the order started
-                    reuse_actors=True,  # imports are paid once a slot, not once a trial
-                    trial_name_creator=lambda t: t.config["trial_id"],
-                    trial_dirname_creator=lambda t: t.config["trial_id"],
-                ),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=str(scratch),
-                    failure_config=tune.FailureConfig(max_failures=execution.retries),
-                    verbose=0,
-                ),
-            )
-            with _stopping_on_signals(execution):  # inside, because ray.init sets a handler of its own
-                grid = tuner.fit()
-            results = [grid[index] for index in range(len(grid))]
-        finally:
-            ray.shutdown()
-    for result in results:
+def _ended(execution: Execution, trial: Trial) -> bool:
+    """Whether this launch has nothing more to do for the trial."""
+    said = ledger.account(execution.trial_folder(trial.id))
+    failed = said.get("outcome") == "failed" and said.get("launch") == execution.launch
+    return said.get("outcome") in ledger.RESULTS or (failed and said["failures"] > execution.retries)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _one_ray(
+    trials: list[Trial],
+    execution: Execution,
+    tags: Tags,
+    scratch: Path,
+    stopped: Callable[[], bool],
+    begin: Callable[[], None],
+) -> str:
+    """Fan the trials out in one process until it ends; returns what it died of, '' if it came to its end.
+
+    `begin` is called while Ray starts; no trial starts before it has returned.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    fan = spawn.Process(target=_fan_out, args=(trials, execution, dict(tags), scratch, theirs))
+    _set_environment(execution)
+    fan.start()
+    theirs.close()
+    try:
+        begin()
+        with suppress(BrokenPipeError):
+            ours.send("begin")
+        while fan.is_alive() and not stopped():
+            fan.join(0.5)
+        if stopped():
+            _wait_for_trials(trials, execution)
+    finally:
+        fan.terminate()
+        fan.join(30)
+        fan.kill()
+        fan.join()
+    try:
+        problem = ours.recv()
+    except (EOFError, ConnectionResetError):
+        return "" if stopped() else f"exit code {fan.exitcode}"
+    if isinstance(problem, InputError):
+        raise problem
+    return problem
+
+
+def _wait_for_trials(trials: list[Trial], execution: Execution) -> None:
+    """Until every trial that runs has saved, as it was asked to."""
+    until = time.monotonic() + GRACE_SECONDS
+    running = trials
+    while running and time.monotonic() < until:
+        running = [
+            trial for trial in running if ledger.account(execution.trial_folder(trial.id)).get("outcome") == "running"
+        ]
+        time.sleep(0.2)
+
+
+def _fan_out(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path, answer: Connection) -> None:
+    """The whole life of Ray: what `_one_ray` starts. Answers '' at its end, or with the `InputError` that ended it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals every process; the launcher decides
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with suppress(OSError, AttributeError):  # Linux: end with the launcher, however it ends
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    import ray
+
+    try:
+        _start_ray(ray, execution, scratch)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ray.init sets a handler of its own
+        _check_nodes(ray, execution)
+        answer.recv()
+        _tune(ray, trials, execution, tags, scratch)
+        answer.send("")
+    except InputError as error:
+        answer.send(error)
+    except Exception as error:  # of Ray, whose processes may die; the launcher starts it again
+        log.debug("Ray failed", exc_info=True)
+        answer.send(f"{type(error).__name__}: {error}")
+    finally:
+        ray.shutdown()
+
+
+def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -> None:
+    from ray import tune
+
+    nodes = _nodes(ray, execution)
+    shares = {trial.id: _share(trial, execution, nodes) for trial in trials}
+    by_id = {trial.id: (trial, _as_placed(execution, shares[trial.id]), tags[trial.id]) for trial in trials}
+
+    def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
+        return {"outcome": _attempt(*by_id[config["trial_id"]])}
+
+    def resources(config: dict[str, str]) -> Any:
+        taken = shares[config["trial_id"]]
+        return tune.PlacementGroupFactory([{"CPU": taken.cpus, **({"GPU": taken.gpus} if taken.gpus else {})}])
+
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(trial_function, by_id=by_id), resources),
+        param_space={"trial_id": tune.grid_search([trial.id for trial in trials])},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=_at_once(nodes, list(shares.values())),  # so that the order given is kept
+            reuse_actors=True,  # imports are paid once a slot, not once a trial
+            trial_name_creator=lambda t: t.config["trial_id"],
+            trial_dirname_creator=lambda t: t.config["trial_id"],
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            failure_config=tune.FailureConfig(max_failures=execution.retries + ACTOR_DEATHS),  # workers count retries
+            verbose=0,
+        ),
+    )
+    with _killing_the_silent(ray, trials, execution):
+        grid = tuner.fit()
+    for result in (grid[index] for index in range(len(grid))):
+        trial, *_ = by_id[(result.config or {})["trial_id"]]
         if result.error is not None:
-            trial, _ = by_id[(result.config or {})["trial_id"]]
-            tracking.fail(execution, trial, str(result.error))
-            log.error("trial %s failed: %s", trial.id, str(result.error).strip().splitlines()[-1])
+            _say_failed(execution, trial, str(result.error))
+        else:
+            _complain(trial, (result.metrics or {}).get("outcome", ""))
+
+
+def _say_failed(execution: Execution, trial: Trial, reason: str) -> None:
+    folder = execution.trial_folder(trial.id)
+    said = ledger.account(folder)
+    log.error("trial %s failed: %s", trial.id, reason.strip().splitlines()[-1])
+    if said and said["outcome"] not in ledger.RESULTS:
+        ledger.say(folder, {**said, "outcome": "failed", "reason": reason[:5000], "failures": execution.retries + 1})
+
+
+def _nodes(ray: Any, execution: Execution) -> list[Node]:
+    """This machine, or the nodes of the cluster that can run trials."""
+    if not execution.address:
+        return [this_machine(execution)]
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [
+        Node(cpus=r.get("CPU", 0), gpus=r.get("GPU", 0), memory_bytes=int(r.get("memory", 0)), gpu_memory_bytes=0)
+        for r in alive
+        if r.get("CPU", 0) > 0
+    ]
+
+
+def _share(trial: Trial, execution: Execution, nodes: list[Node]) -> Share:
+    """What the trial takes of the largest node. Raises `InputError` where no node has that much."""
+    if not nodes:
+        raise InputError("no node of the cluster has a CPU for trials; start one with `ray start --num-cpus N`")
+    largest = max(nodes, key=lambda node: (node.gpus, node.cpus))
+    if execution.device == "cpu":
+        largest = replace(largest, gpus=0)
+    elif execution.device == "cuda" and not largest.gpus:
+        raise InputError("device 'cuda' is on no node of the cluster; choose cpu or auto")
+    taken = share(trial, execution, largest)
+    if taken.cpus > largest.cpus or taken.gpus > largest.gpus:
+        raise InputError(f"a trial takes {taken}, but the largest node has {largest}")
+    return taken
+
+
+def _as_placed(execution: Execution, taken: Share) -> Execution:
+    return replace(execution, threads=int(taken.cpus), gpus_per_trial=taken.gpus or execution.gpus_per_trial)
+
+
+def _at_once(nodes: list[Node], shares: list[Share]) -> int:
+    """How many trials the cluster can run at a time, at most."""
+    cpus, gpus = min(taken.cpus for taken in shares), min(taken.gpus for taken in shares)
+    return max(1, int(sum(min(n.cpus // cpus, n.gpus // gpus if gpus else n.cpus) for n in nodes)))
+
+
+def _check_nodes(ray: Any, execution: Execution) -> None:
+    """Raise `InputError` for nodes that do not see the storage: their trials would be lost with them."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if not execution.address:
+        return
+
+    def sees(where: str, root: Any) -> str:
+        try:
+            storage.write(root / f".seen-by-{where}", b"")
+            (root / f".seen-by-{where}").unlink()
+            return "" if (root / "store.json").exists() else "there is no store.json"
+        except OSError as error:
+            return str(error)
+
+    asked = {
+        node["NodeID"]: ray.remote(sees)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(node["NodeID"][:8], execution.storage)
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
+    }
+    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
+    wrong = {names[id]: problem for id, answer in asked.items() if (problem := ray.get(answer, timeout=120))}
+    if wrong:
+        raise InputError(
+            f"storage {execution.storage} is not seen by {wrong}; mount it at the same path on every node, or choose"
+            " a storage that all of them see"
+        )
 
 
 @contextmanager
-def _scratch(storage: Path) -> Iterator[Path]:
+def _killing_the_silent(ray: Any, trials: list[Trial], execution: Execution) -> Iterator[None]:
+    """Kill the process of a trial whose heartbeat has stopped, so that Tune starts it again elsewhere."""
+    over, heard = threading.Event(), dict[str, tuple[Any, float]]()
+
+    def listen() -> None:
+        while not over.wait(progress.BEAT_SECONDS):
+            for trial in trials:
+                path = execution.trial_folder(trial.id) / "progress.json"
+                beat, now = progress.version(path), time.monotonic()
+                if heard.setdefault(trial.id, (beat, now))[0] != beat:
+                    heard[trial.id] = beat, now
+                silent = now - heard[trial.id][1] > progress.SILENCE_SECONDS
+                said = ledger.account(path.parent) if silent else {}
+                if said.get("outcome") == "running" and said.get("launch") == execution.launch:
+                    log.warning("trial %s is silent; its process is killed, and the trial goes on in another", trial.id)
+                    _kill(ray, said)
+                    heard[trial.id] = beat, now
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _kill(ray: Any, said: dict[str, Any]) -> None:
+    """Kill the process that gave this account, on the host where it runs, if it is still that process."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def kill() -> None:
+        import psutil
+
+        with suppress(psutil.Error):
+            process = psutil.Process(said["pid"])
+            if process.create_time() == said["process_started"]:
+                process.kill()
+
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeManagerHostname"] == said["host"]:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ray.remote(kill).options(num_cpus=0, scheduling_strategy=there).remote()
+            return
+
+
+@contextmanager
+def _launch_file(execution: Execution) -> Iterator[None]:
+    """Beat while the block runs, and say when the disk is full, on which trials then wait for room."""
+    file, over = progress.Launch(execution), threading.Event()
+
+    def beat() -> None:
+        full = False
+        while not over.wait(progress.BEAT_SECONDS):
+            if not file.path.exists():  # asked to stop
+                continue
+            file.beat()
+            was, full = full, _is_full(execution.storage)
+            if full != was:
+                log.warning("the disk of %s %s", execution.storage, FULL if full else "has room again; trials go on")
+
+    file.begin()
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        file.end()
+
+
+FULL = "is full: trials wait until there is room, and nothing is lost. Make room, or stop with Ctrl-C and go on later"
+
+
+def _is_full(root: Path) -> bool:
+    probe = root / ".room"
+    try:
+        storage.write(probe, bytes(4096), durable=False)
+        probe.unlink(missing_ok=True)
+    except OSError as error:
+        return storage.is_full(error)
+    return False
+
+
+@contextmanager
+def _scratch(root: Path) -> Iterator[Path]:
     """Ray's folder, gone afterwards. A killed launch leaves it behind; the next one on the same store clears it.
 
     Its path is short because Ray puts sockets there, and only its owner may enter.
     """
-    name = hashlib.sha256(str(storage.resolve()).encode()).hexdigest()[:10]
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:10]
     scratch = Path(f"/tmp/study-{os.getuid()}-{name}")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
@@ -165,7 +470,8 @@ def _set_environment(execution: Execution) -> None:
 
 def _start_ray(ray: Any, execution: Execution, scratch: Path) -> None:
     if execution.address:
-        ray.init(address=execution.address, log_to_driver=False, logging_level="error")
+        workers = {"env_vars": {"MALLOC_ARENA_MAX": "1"}}  # as `_set_environment` does for those started here
+        ray.init(address=execution.address, runtime_env=workers, log_to_driver=False, logging_level="error")
         return
     ray.init(
         num_cpus=execution.cpus or os.cpu_count(),
@@ -177,21 +483,23 @@ def _start_ray(ray: Any, execution: Execution, scratch: Path) -> None:
     )
 
 
-def _resources(ray: Any, execution: Execution) -> dict[str, float]:
-    resources = {"CPU": float(execution.threads)}
-    if execution.device != "cpu" and ray.cluster_resources().get("GPU", 0):
-        resources["GPU"] = execution.gpus_per_trial
-    return resources
-
-
 @contextmanager
-def _only_launcher(storage: Path) -> Iterator[None]:
-    """Two launchers on one store would run trials twice: the second is refused."""
-    lock = FileLock(storage / "launch.lock")
+def only_launcher(root: Path) -> Iterator[None]:
+    """Two launchers on one store would run trials twice: the second is refused with `InputError`."""
+    refusal = InputError(f"store {root} is in use by another launch; wait for it, or choose another store")
+    if not storage.is_local(root):  # no locks there: a launch that lives is one whose file goes on changing
+        seen = progress.version(root / "launch.json")
+        if seen is not None:
+            time.sleep(3 * progress.BEAT_SECONDS)
+            if progress.version(root / "launch.json") not in (None, seen):
+                raise refusal
+        yield
+        return
+    lock = FileLock(root / "launch.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise InputError(f"store {storage} is in use by another launch; wait for it, or choose another store") from None
+        raise refusal from None
     try:
         yield
     finally:
@@ -199,25 +507,23 @@ def _only_launcher(storage: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stopping_on_signals(execution: Execution) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM asks every trial to save and stop, and Tune to start no more; a second stops at once.
+def _stopping_on_signals(execution: Execution) -> Iterator[Callable[[], bool]]:
+    """The first Ctrl-C or SIGTERM asks every trial to save and stop; a second stops at once.
 
-    Leaves the block with `KeyboardInterrupt` if the first came.
+    Yields whether the first came; leaves the block with `KeyboardInterrupt` if it did.
     """
-    stop, signals = progress.stop_file(execution.storage), (signal.SIGINT, signal.SIGTERM)
+    file, signals, asked = progress.Launch(execution), (signal.SIGINT, signal.SIGTERM), threading.Event()
 
     def handler(signum: int, frame: Any) -> None:
-        stop.touch()
+        asked.set()
+        file.end()  # deleting it works on a full disk, too
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        if signal.getsignal(signal.SIGUSR1) not in (signal.SIG_DFL, signal.SIG_IGN):  # Tune listens
-            signal.raise_signal(signal.SIGUSR1)
 
     before = [signal.signal(one, handler) for one in signals]
     try:
-        yield
-        if stop.exists():
+        yield asked.is_set
+        if asked.is_set():
             raise KeyboardInterrupt
     finally:
         for one, previous in zip(signals, before, strict=True):
             signal.signal(one, previous)
-        stop.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy")
@@ -29,6 +29,14 @@ def _processor() -> str:
     return names[0].partition(":")[2].strip() if names else platform.processor() or "CPU"
 
 
+def _version(package: str) -> str:
+    """Reading a bundle takes none of these packages."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
 @cache
 def patch() -> str:
     """What the working tree adds to its commit, tracked files only; '' when clean."""
@@ -43,6 +51,6 @@ def tags() -> dict[str, str]:
         "git_commit": _git("rev-parse", "HEAD").strip() or "unknown",
         "git_patch": hashlib.sha256(changed.encode()).hexdigest()[:12] if changed else "clean",
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {_processor()}",
     }

@@ -236,14 +236,14 @@ def _exactly(kind: type, spec: dict[str, Any]) -> dict[str, Any]:
 class Execution:
     """How trials are run: recorded as tags, never part of an id."""
 
-    storage: Path  # holds the store: tracking database, artifacts, a folder a trial
+    storage: Path  # holds the store: tracking database, artifacts, a folder a trial; see `storage.place` for URLs
     data_root: Path  # where data sets are looked for and downloaded to
     tracking_uri: str = ""  # '' is the sqlite database inside the storage
     device: str = "auto"  # 'auto', 'cpu' or 'cuda'
     threads: int = 1  # CPU threads a trial; small nets want one thread each and several at a time
     cpus: int = 0  # cores to fill; 0 is all that there are
-    gpus_per_trial: float = 1.0  # share of a GPU that a trial takes where there are GPUs
-    retries: int = 2  # further attempts at a trial that failed
+    gpus_per_trial: float = 1.0  # share of a GPU that a trial takes where there are GPUs; 0 is what it needs
+    retries: int = 2  # further attempts at a trial that failed; processes that die of something else do not count
     checkpoint_seconds: float = 30.0  # at most so much work is lost when a trial is killed
     memory_gib: float = 0.0  # memory a trial may take; 0 is an equal share of the machine's, or of its GPU's
     compile: bool = False  # torch.compile the training pass; on a GPU with CUDA graphs
@@ -251,6 +251,7 @@ class Execution:
     profile_trace: str = ""  # id of a trial to profile; 'longest' is the one that is started first
     address: str = ""  # of a running Ray cluster; '' starts Ray on this machine
     local: bool = False  # a plain for-loop instead of Ray Tune
+    launch: str = ""  # name of the launch that a worker belongs to; its launcher sets it
 
     def __post_init__(self) -> None:
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
@@ -259,9 +260,10 @@ class Execution:
         check_at_least("retries", self.retries, 0)
         check_at_least("checkpoint-seconds", self.checkpoint_seconds, 0)
         check_at_least("memory-gib", self.memory_gib, 0)
-        if not 0 < self.gpus_per_trial < math.inf or self.memory_gib == math.inf:
+        if not 0 <= self.gpus_per_trial < math.inf or self.memory_gib == math.inf:
             raise InputError(
-                f"gpus-per-trial {self.gpus_per_trial} must be above 0, and memory-gib {self.memory_gib} finite"
+                f"gpus-per-trial {self.gpus_per_trial} must be 0 (as measured) or more,"
+                f" and memory-gib {self.memory_gib} finite"
             )
 
     @property

@@ -1,26 +1,31 @@
 """The record of every trial in MLflow; the only module that imports mlflow.
 
-Owns how a trial is found, written and read back: a run a trial, found by its `trial_id` tag; the full curve as a
-Parquet artifact, sealed by row count and digest; a thinned view of it as metrics, for browsing. Does not know how
-trials are run.
+Owns how the ledger becomes runs and how runs are read back: a run a trial, found by its `trial_id` tag; the full curve
+as a Parquet artifact, sealed by row count and digest; a thinned view of it as metrics, for browsing. Only whoever holds
+the store's lock writes; what MLflow cannot take now is still in the ledger, and shown later. Does not know how trials
+are run.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import math
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # what waits is not lost, so waiting long is no use
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -28,13 +33,19 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 
-from study import provenance
+from study import ledger
+from study.ledger import RESULTS, Run
+from study.progress import version
 from study.spec import Execution, InputError, Trial
+from study.storage import is_local, write
+from study.storage import read as read_file
 
 STORE_VERSION = 1  # of the storage folder's layout
 STUDY = "degradation-study"
 POINTS = 300  # of a series in the MLflow UI, which itself draws 320
-RESULTS = ("finished", "diverged")  # outcomes that are never run again
+LOOK_SECONDS = 2.0  # between looks at what trials have said
+OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
+ATTACHED = ("spec.json", "uncommitted.patch", "trace.json", "records.parquet")  # files of a trial that its run shows
 STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -42,35 +53,7 @@ STATUS = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
-COLUMNS = pa.schema(
-    [("iteration", pa.int64())]
-    + [
-        (name, pa.float64())
-        for name in (
-            "learning_rate",
-            "train_loss",
-            "train_error_pct",
-            "clean_train_loss",
-            "clean_train_error_pct",
-            "validation_loss",
-            "validation_error_pct",
-            "test_loss",
-            "test_error_pct",
-        )
-    ]
-)
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A trial as it was logged. `records` has the columns of `COLUMNS`; None unless the trial has a result."""
-
-    run_id: str
-    trial: Trial
-    outcome: str  # 'running', 'finished', 'diverged', 'failed' or 'interrupted'
-    tags: dict[str, str]
-    records: pa.Table | None
 
 
 def uri_of(execution: Execution) -> str:
@@ -81,13 +64,17 @@ def uri_of(execution: Execution) -> str:
 def check_store(storage: Path) -> bool:
     """Whether a store is there. Raises `InputError` if it is another version's, or no store at all."""
     marker = storage / "store.json"
-    if not marker.exists():
-        if storage.exists() and (not storage.is_dir() or any(storage.iterdir())):
-            raise InputError(f"{storage} is not a store (it has no store.json); choose an empty or a new folder")
-        return False
     try:
-        found = json.loads(marker.read_text())["version"]
-    except (OSError, ValueError, KeyError, TypeError):
+        content = read_file(marker)
+        if content is None:
+            others = storage.exists() and (not storage.is_dir() or any(p.name[0] != "." for p in storage.iterdir()))
+            if others:
+                raise InputError(f"{storage} is not a store (it has no store.json); choose an empty or a new folder")
+            return False
+        found = json.loads(content)["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{marker} cannot be read; restore it, or choose another folder") from None
     if found != STORE_VERSION:
         raise InputError(
@@ -98,21 +85,42 @@ def check_store(storage: Path) -> bool:
 
 
 def create_store(execution: Execution) -> None:
-    """Make the storage folder and its database, once, before trials write to it. Existing ones are checked only."""
+    """Make the storage folder and its database, once, before trials write to it. Existing ones are checked only.
+
+    Raises `InputError` where storage or MLflow cannot be written. May be killed at any instant and called again.
+    """
     storage = execution.storage
-    if not check_store(storage):
-        try:
-            (storage / "trials").mkdir(parents=True, exist_ok=True)
-            (storage / "artifacts").mkdir(exist_ok=True)
-            (storage / "store.json").write_text(json.dumps({"version": STORE_VERSION}) + "\n")
-        except OSError as error:
-            raise InputError(f"store {storage} cannot be written ({error.strerror}); choose another folder") from None
-    if not os.access(storage, os.W_OK):
-        raise InputError(f"store {storage} cannot be written; change its permissions or choose another folder")
+    if not execution.tracking_uri and not is_local(storage):
+        raise InputError(f"storage {storage} cannot hold a database; name an MLflow server: --tracking-uri http://...")
+    try:
+        if not check_store(storage):
+            write(storage / "store.json", json.dumps({"version": STORE_VERSION}).encode())
+        write(storage / ".writable", b"")
+    except OSError as error:
+        reason = error.strerror or _first_line(error)
+        raise InputError(f"store {storage} cannot be written ({reason}); choose another folder") from None
     if not execution.tracking_uri:
-        with contextlib.closing(sqlite3.connect(storage / "mlflow.db")) as database:
-            database.execute("PRAGMA journal_mode=WAL")  # persistent: readers no longer wait for writers
-    client(execution).search_experiments(max_results=1)
+        _create_database(storage)
+    try:
+        client(execution).search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
+
+
+def _create_database(storage: Path) -> None:
+    """MLflow's database, made under another name: one that a kill left half made could never be opened."""
+    (storage / "artifacts").mkdir(exist_ok=True)
+    database = storage / "mlflow.db"
+    if database.exists():
+        return
+    half_made = storage.resolve() / f".mlflow.db.{os.getpid()}"
+    half_made.unlink(missing_ok=True)
+    MlflowClient(f"sqlite:///{half_made}").search_experiments(max_results=1)
+    with contextlib.closing(sqlite3.connect(half_made)) as opened:
+        opened.execute("PRAGMA journal_mode=WAL")  # persistent: readers no longer wait for writers
+    with contextlib.suppress(FileExistsError):  # another process was first
+        os.link(half_made, database)
+    half_made.unlink()
 
 
 def client(execution: Execution) -> MlflowClient:
@@ -140,89 +148,146 @@ def _experiment(mlflow: MlflowClient, execution: Execution, profile: str) -> str
         return found.experiment_id
 
 
-class OpenRun:
-    """The run of one trial, being written. Every method may be repeated: nothing is ever logged twice."""
+class Mirror:
+    """Makes the runs of these trials show what the ledger holds. Everything may be repeated: nothing is logged twice.
 
-    def __init__(self, execution: Execution, trial: Trial, tags: dict[str, str]) -> None:
-        """Find the trial's run by its id, or create it, and mark it running."""
-        self.trial = trial
-        self.mlflow = client(execution)
-        found = list(_search(self.mlflow, [trial.id]))
-        if found:
-            run = found[0]
-            self.run_id, self.started = run.info.run_id, run.info.start_time
-            self.logged = max((int(m.step) for m in run.data._metric_objs), default=0)
-        else:
+    An outage of MLflow is a warning; what was missed follows when it is back.
+    """
+
+    def __init__(self, execution: Execution, trials: Iterable[Trial]) -> None:
+        """Find the trials' runs. Raises `InputError` where MLflow cannot be reached at all."""
+        self.execution, self.mlflow = execution, client(execution)
+        self.trials = {trial.id: trial for trial in trials}
+        try:
+            self.runs = {run.data.tags["trial_id"]: run for run in _search(self.mlflow, list(self.trials))}
+        except (MlflowException, OSError) as error:
+            raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
+        self.shown: dict[str, Any] = {}  # the version of what a trial's run shows
+        self.logged: dict[str, int] = {}  # the last iteration among its metrics
+        self.behind: set[str] = set()
+        self.outage = ""
+
+    def results(self) -> set[str]:
+        """Ids of the trials whose runs have a result."""
+        return {id for id, run in self.runs.items() if run.data.tags.get("outcome") in RESULTS}
+
+    def update(self) -> bool:
+        """Show what is new in the ledger; whether MLflow now has it all."""
+        for trial in list(self.trials.values()):
+            folder = self.execution.trial_folder(trial.id)
+            new = version(folder / "run.json"), version(folder / "records.parquet")
+            if new[0] is None or self.shown.get(trial.id) == new:
+                continue
+            self.behind.add(trial.id)
+            try:
+                self._show(trial, folder)
+            except (MlflowException, OSError, sqlite3.Error) as error:
+                if not self.outage:
+                    log.warning("tracking is out of reach (%s); training goes on", _first_line(error))
+                self.outage = _first_line(error)
+                return False
+            if self.outage:
+                log.warning("tracking is back; what it missed follows")
+                self.outage = ""
+            self.shown[trial.id] = new
+            self.behind.discard(trial.id)
+        return not self.behind
+
+    def _show(self, trial: Trial, folder: Path) -> None:
+        said = ledger.account(folder)
+        if not said:
+            return
+        sealed, run = said["outcome"] in RESULTS, self.runs.get(trial.id)
+        shown = run.data.tags if run and run.info.status == "FINISHED" else {}
+        if sealed and shown.get("records_sha256") == said["tags"]["records_sha256"]:
+            return
+        if run is None:
             identity = {"study": STUDY, "trial_id": trial.id, "outcome": "running", "spec": json.dumps(trial.to_dict())}
-            run = self.mlflow.create_run(
-                _experiment(self.mlflow, execution, tags["profile"]), run_name=trial.id, tags=identity
-            )
-            self.run_id, self.started, self.logged = run.info.run_id, run.info.start_time, 0
-        where = {"storage": str(execution.storage.resolve())}
-        self._tag({**_trial_tags(trial), **provenance.tags(), **where, **tags})
-        parameters = [Param(key, str(value)) for key, value in _flat(trial)]
-        self.mlflow.log_batch(self.run_id, params=parameters)
-        self._end("running")
-        artifacts = {"spec.json": json.dumps(trial.to_dict(), indent=2)}
-        if provenance.patch():
-            artifacts["uncommitted.patch"] = provenance.patch()
-        for name, text in artifacts.items():
-            self.mlflow.log_text(self.run_id, text, name)
+            place = _experiment(self.mlflow, self.execution, said["tags"]["profile"])
+            run = self.mlflow.create_run(place, said["started"], run_name=trial.id, tags=identity)
+            self.runs[trial.id] = run
+            self.mlflow.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in _flat(trial)])
+        run_id, known = run.info.run_id, run.data.tags
+        self._metrics(trial, run, ledger.read_records(folder).to_pylist())
+        if sealed:
+            with tempfile.TemporaryDirectory() as copies:
+                for name in ATTACHED:
+                    if (content := read_file(folder / name)) is not None:
+                        (Path(copies) / name).write_bytes(content)
+                self.mlflow.log_artifacts(run_id, copies)
+        tags = {**_trial_tags(trial), **said["tags"], "reason": said["reason"]}
+        self._tag(run_id, {key: value for key, value in tags.items() if known.get(key) != value})
+        if sealed or said["outcome"] in ("failed", "interrupted"):
+            self._tag(run_id, {"outcome": said["outcome"]})  # a result only once everything else is there
+            self.mlflow.set_terminated(run_id, STATUS[said["outcome"]])
+        elif known.get("outcome") != "running" or run.info.status != "RUNNING":
+            self._tag(run_id, {"outcome": "running"})
+            self.mlflow.update_run(run_id, status="RUNNING")
+        self.runs[trial.id] = self.mlflow.get_run(run_id)
 
-    def log(self, records: list[dict[str, Any]]) -> None:
-        """Add what is new in `records` to the browsable metrics: thinned, finite, stamped by iteration.
-
-        A tracking outage is no reason to stop training: it is a warning, and the rest follows with the next call.
-        """
-        recipe = self.trial.recipe
+    def _metrics(self, trial: Trial, run: Any, records: list[dict[str, Any]]) -> None:
+        """Add what is new in `records` to the browsable metrics: thinned, finite, stamped by iteration."""
+        recipe, run_id = trial.recipe, run.info.run_id
+        last = self.logged.get(trial.id)
+        if last is None:
+            last = max((int(metric.step) for metric in run.data._metric_objs), default=0)
         stride = math.ceil(recipe.iterations / recipe.record_every / POINTS)
         metrics = [
-            Metric(name, value, self.started + record["iteration"], record["iteration"])
+            Metric(name, value, run.info.start_time + record["iteration"], record["iteration"])
             for index, record in enumerate(records)
-            if record["iteration"] > self.logged
+            if record["iteration"] > last
             and (index % stride == 0 or record is records[-1] or record["test_error_pct"] is not None)
             for name, value in record.items()
             if name != "iteration" and value is not None and math.isfinite(value)
         ]
-        try:
-            self.mlflow.log_batch(self.run_id, metrics=metrics)
-        except MlflowException as error:
-            log.warning("tracking is out of reach (%s); training goes on", str(error).splitlines()[0])
-        else:
-            self.logged = max([self.logged, *(metric.step for metric in metrics)])
+        if metrics:
+            self.mlflow.log_batch(run_id, metrics=metrics)
+        self.logged[trial.id] = max([last, *(metric.step for metric in metrics)])
 
-    def attach(self, path: Path) -> None:
-        """Add a file that no result depends on; an outage is a warning."""
-        try:
-            self.mlflow.log_artifact(self.run_id, str(path))
-        except (MlflowException, OSError) as error:
-            log.warning("tracking is out of reach (%s); %s stays where it is", str(error).splitlines()[0], path)
+    def _tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        if tags:
+            self.mlflow.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
-    def finish(self, outcome: str, records: list[dict[str, Any]], tags: dict[str, str]) -> None:
-        """Seal the run: the full curve, its row count and digest, then the outcome. Raises on an outage."""
-        table = pa.Table.from_pylist(records, schema=COLUMNS)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "records.parquet"
-            pq.write_table(table, path)
-            self.mlflow.log_artifact(self.run_id, str(path))
-        self.log(records)
-        self._tag({"records": str(table.num_rows), "records_sha256": digest(table), **tags, "outcome": outcome})
-        self._end(outcome)
 
-    def stop(self, outcome: str, reason: str) -> None:
-        """Mark the run failed or interrupted."""
-        self._tag({"outcome": outcome, "reason": reason[:5000]})
-        self._end(outcome)
+@contextmanager
+def mirroring(mirror: Mirror, patience: float = 30.0) -> Iterator[None]:
+    """Keep MLflow showing the ledger while the block runs, and bring it up to date at the end.
 
-    def _tag(self, tags: dict[str, str]) -> None:
-        self.mlflow.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+    Waits at most `patience` seconds for a server that is out of reach then, and says what it still misses.
+    """
+    over = threading.Event()
 
-    def _end(self, outcome: str) -> None:
-        if outcome == "running":
-            self.mlflow.update_run(self.run_id, status="RUNNING")
-            self._tag({"outcome": outcome})
-        else:
-            self.mlflow.set_terminated(self.run_id, STATUS[outcome])
+    def keep() -> None:
+        while not over.wait(OUTAGE_SECONDS if mirror.outage else LOOK_SECONDS):
+            mirror.update()
+
+    thread = threading.Thread(target=keep, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        until = time.monotonic() + patience
+        while not mirror.update() and time.monotonic() < until:
+            time.sleep(LOOK_SECONDS)
+        if mirror.behind:
+            log.error(
+                "MLflow lacks %d trials (%s); they are in the storage, and the same command shows them when it is back",
+                len(mirror.behind),
+                mirror.outage,
+            )
+
+
+def publish(execution: Execution, trials: Sequence[Trial]) -> None:
+    """Make the runs of these trials show the ledger; for whoever holds the store's lock. Raises `InputError`."""
+    mirror = Mirror(execution, trials)
+    if not mirror.update():
+        raise InputError(f"tracking {uri_of(execution)} is out of reach: {mirror.outage}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def read(execution: Execution, trials: Iterable[Trial], records: bool = True) -> list[Run]:
@@ -242,48 +307,27 @@ def read(execution: Execution, trials: Iterable[Trial], records: bool = True) ->
         if json.loads(tags["spec"]) != json.loads(json.dumps(trial.to_dict())):
             raise InputError(f"run {run_id} has the id {trial.id} but another specification; delete it, or this store")
         outcome = tags["outcome"]
-        table = _records(mlflow, run_id, tags) if records and outcome in RESULTS else None
+        table = _records(mlflow, run_id, tags, execution) if records and outcome in RESULTS else None
         runs[trial.id] = Run(run_id=run_id, trial=trial, outcome=outcome, tags=tags, records=table)
     return list(runs.values())
 
 
-def close_stale(execution: Execution, reason: str) -> list[str]:
-    """Mark every run of this store that is still running as interrupted; for a launcher that holds the store's lock.
-
-    A tracking server may serve other stores, too: theirs are left alone.
-    """
-    mlflow, here = client(execution), str(execution.storage.resolve())
-    running = _search(mlflow, None, "attributes.status = 'RUNNING'")
-    stale = [run for run in running if run.data.tags.get("storage", here) == here]
-    for run in stale:
-        tags = [RunTag("outcome", "interrupted"), RunTag("reason", reason)]
-        mlflow.log_batch(run.info.run_id, tags=tags)
-        mlflow.set_terminated(run.info.run_id, STATUS["interrupted"])
-    return [run.data.tags["trial_id"] for run in stale]
-
-
-def fail(execution: Execution, trial: Trial, reason: str) -> None:
-    """Mark the run of a trial whose process is gone as failed."""
-    mlflow = client(execution)
-    for run in _search(mlflow, [trial.id]):
-        mlflow.log_batch(run.info.run_id, tags=[RunTag("outcome", "failed"), RunTag("reason", reason[:5000])])
-        mlflow.set_terminated(run.info.run_id, STATUS["failed"])
-
-
-def digest(table: pa.Table) -> str:
-    """SHA-256 of the values, independent of how Parquet happened to store them."""
-    return hashlib.sha256(json.dumps(table.to_pylist()).encode()).hexdigest()
-
-
-def _records(mlflow: MlflowClient, run_id: str, tags: dict[str, str]) -> pa.Table:
+def _records(mlflow: MlflowClient, run_id: str, tags: dict[str, str], execution: Execution) -> pa.Table:
+    name = f"run {run_id} ({tags['trial_id']})"
     try:
         with tempfile.TemporaryDirectory() as folder:
-            table = pq.read_table(mlflow.download_artifacts(run_id, "records.parquet", folder))
+            table = pq.read_table(_artifact(mlflow, run_id, execution, folder))
     except (OSError, MlflowException, pa.ArrowException) as error:
-        raise InputError(f"the curve of run {run_id} ({tags['trial_id']}) cannot be read: {error}") from None
-    if str(table.num_rows) != tags["records"] or digest(table) != tags["records_sha256"]:
-        raise InputError(f"the curve of run {run_id} ({tags['trial_id']}) was altered after it was sealed")
-    return table
+        raise InputError(f"the curve of {name} cannot be read: {error}") from None
+    return ledger.verified(table, tags, name)
+
+
+def _artifact(mlflow: MlflowClient, run_id: str, execution: Execution, folder: str) -> str:
+    """Path of the run's curve, also of a store that was moved, whose database still names the old place."""
+    name = "records.parquet"
+    here = execution.storage / "artifacts" / run_id / "artifacts" / name
+    there = not execution.tracking_uri and here.exists()
+    return str(here) if there else mlflow.download_artifacts(run_id, name, folder)
 
 
 def _search(mlflow: MlflowClient, ids: list[str] | None, condition: str = "") -> Iterator[Any]:

@@ -1,27 +1,36 @@
 """One trial from its start, or its newest checkpoint, to its end.
 
-Owns the order of things: restore, train, checkpoint, heartbeat, log, seal. Runs in whatever process the launcher gives
-it and knows no launcher.
+Owns the order of things: restore, train, checkpoint, heartbeat, seal. Runs in whatever process the launcher gives it
+and writes to the trial's folder alone: it knows neither launcher nor MLflow, and waits for neither.
 """
 
+import gc
 import json
 import logging
 import os
+import platform
 import shutil
+import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
+import psutil
 import torch
 
-from study import cost, memory, progress, tracking
-from study.checkpoints import write_atomically
+from study import cost, ledger, memory, progress, provenance, storage
+from study.checkpoints import newest_iteration
 from study.data import Dataset, load
 from study.spec import Execution, InputError, Trial
 from study.training import Record, TrainState, train
 
-HEARTBEAT_SECONDS = 1.0
+HEARTBEAT_SECONDS = 1.0  # ten times as long where the storage is an object store
+ROOM_SECONDS = 2.0  # between looks whether a full disk has room again
+DEATHS = 3  # deaths at one and the same point that are forgiven beyond the retries
 log = logging.getLogger(__name__)
 
 
@@ -42,55 +51,181 @@ def check_machine(execution: Execution) -> None:
 
 
 def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
-    """Run the trial to its end and seal its run; returns 'finished' or 'diverged'.
+    """Run the trial to its end and seal it in the ledger; returns its outcome.
 
-    Returns 'interrupted' if asked to stop, 'failed' if memory ran out twice. May be killed at any instant and called
-    again: it goes on from the newest checkpoint and, on a CPU, ends with the same numbers bit for bit. Other exceptions
-    are recorded as the run's outcome and raised again.
+    May be killed at any instant and called again: it goes on from the newest checkpoint and, on a CPU, ends with the
+    same numbers bit for bit. Returns 'interrupted' if asked to stop, 'failed' if memory ran out twice, if the process
+    died too often at one point, or if `execution.retries` are used up; until then, exceptions are raised again.
+    Raises `InputError` at once for what another attempt cannot mend.
     """
-    if progress.stop_file(execution.storage).exists():
-        return "interrupted"
+    folder = execution.trial_folder(trial.id)
+    _check_storage(execution)
+    _check_folder(folder, trial)
+    sealed = ledger.account(folder).get("outcome")
+    if sealed in ledger.RESULTS:  # by an attempt whose end its launcher did not see
+        return sealed
     device = device_of(execution)
     _set_up_torch(execution)
-    folder = execution.trial_folder(trial.id)
-    _check_folder(folder, trial)
     where = {"device": str(device), "threads": str(execution.threads), "deterministic": _yes(execution.deterministic)}
-    run = tracking.OpenRun(execution, trial, {**tags, **where})
-    try:
-        data = load(trial.data, execution.data_root, device)
-        memory.reset_peak(device)
-        state, seconds, how = _train_in_memory(trial, data, device, execution, run)
-        diverged_at = state.diverged_at
-        if diverged_at is None and state.iteration < trial.recipe.iterations:
-            state.save(folder / "checkpoints")
-            run.stop("interrupted", "asked to stop")
-            return "interrupted"
-        state.save(folder / "checkpoints", kept=1)  # the final weights
-        outcome = "finished" if diverged_at is None else "diverged"
-        how |= {"seconds": f"{seconds:.2f}", "data_digest": data.digest}
-        how["memory_mib"] = str(memory.peak(device) // 2**20)
-        if diverged_at is not None:
-            how["diverged_at"] = str(diverged_at)
-        run.finish(outcome, state.records, how)
-    except memory.OutOfMemory as error:  # not raised: launchers would try in vain
-        run.stop("failed", str(error))
-        return "failed"
-    except BaseException as error:
-        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
-        run.stop("interrupted" if interrupted else "failed", f"{type(error).__name__}: {error}")
-        raise
-    # Only now, outside the block that would call a sealed run failed if this small file cannot be written.
-    error_pct = state.records[-1]["train_error_pct"]
-    said = {"iteration": state.iteration, "train_error_pct": error_pct, "outcome": outcome}
-    progress.write(folder, **said, seconds=seconds, seconds_left=0.0)
-    return outcome
+    with Attempt(trial, execution, {**tags, **provenance.tags(), **where}) as attempt:
+        if attempt.stopping:
+            return attempt.ended("interrupted", "asked to stop")
+        if attempt.dies_here_too_often:
+            return attempt.ended("failed", attempt.dies_here_too_often)
+        try:
+            return _run(trial, execution, device, attempt)
+        except memory.OutOfMemory as error:  # not raised: another attempt would run out, too
+            return attempt.ended("failed", str(error))
+        except (KeyboardInterrupt, SystemExit) as error:
+            attempt.ended("interrupted", f"{type(error).__name__}: {error}")
+            raise
+        except InputError as error:
+            attempt.ended("failed", f"{type(error).__name__}: {error}")
+            raise
+        except Exception as error:
+            log.exception("trial %s failed (attempt %d of %d)", trial.id, attempt.number, execution.retries + 1)
+            attempt.ended("failed", f"{type(error).__name__}: {error}")
+            if attempt.number <= execution.retries:
+                raise
+            return "failed"
+
+
+def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Attempt") -> str:
+    checkpoints = attempt.folder / "checkpoints"
+    data = load(trial.data, execution.data_root, device)
+    memory.reset_peak(device)
+    state, seconds, how = _train_in_memory(trial, data, device, execution, attempt)
+    diverged_at = state.diverged_at
+    if diverged_at is None and state.iteration < trial.recipe.iterations:
+        if not attempt.orphaned:
+            attempt.write(lambda: state.save(checkpoints))
+        return attempt.ended("interrupted", "asked to stop")
+    attempt.write(lambda: state.save(checkpoints, kept=1))  # the final weights
+    how |= {"seconds": f"{seconds:.2f}", "data_digest": data.digest}
+    how["memory_mib"] = str(memory.peak(device) // 2**20)
+    if diverged_at is not None:
+        how["diverged_at"] = str(diverged_at)
+    return attempt.seal("finished" if diverged_at is None else "diverged", state, seconds, how)
+
+
+class Attempt:
+    """One attempt at a trial: what it says in the ledger, its heartbeat, and whether it is to stop.
+
+    A thread beats, because one update of a deep net may take a minute.
+    """
+
+    def __init__(self, trial: Trial, execution: Execution, tags: dict[str, str]) -> None:
+        self.folder, self.execution = execution.trial_folder(trial.id), execution
+        self.leash = progress.Leash(execution) if execution.launch else None
+        self.stopping = self.orphaned = False
+        self._look()
+        before = ledger.account(self.folder)
+        same_launch = before.get("launch") == execution.launch and bool(execution.launch)
+        failures = before.get("failures", 0) if same_launch else 0
+        self.number = failures + 1
+        deaths, at = (before.get("deaths", 0), before.get("died_at")) if same_launch else (0, None)
+        if same_launch and before.get("outcome") == "running":  # it did not live to say how it ended
+            reached = newest_iteration(self.folder / "checkpoints")
+            deaths, at = (deaths + 1 if at == reached else 1), reached
+        self.dies_here_too_often = (
+            f"its process died {deaths} times in a row after iteration {at}, without a word: killed from outside, or by"
+            " the system because memory ran out"
+            if deaths > execution.retries + DEATHS
+            else ""
+        )
+        self.said: dict[str, Any] = {
+            **{"launch": execution.launch, "started": before.get("started") or int(time.time() * 1000)},
+            **{"failures": failures, "deaths": deaths, "died_at": at, "outcome": "running", "reason": ""},
+            **{"host": platform.node(), "pid": os.getpid(), "process_started": psutil.Process().create_time()},
+            "tags": {**tags, "storage": str(execution.storage.absolute())},
+        }
+        self.write(lambda: ledger.say(self.folder, self.said))
+        if provenance.patch():
+            self.write(lambda: storage.write(self.folder / "uncommitted.patch", provenance.patch().encode()))
+        self._now: dict[str, Any] = {"iteration": 0, "train_error_pct": None, "seconds": 0.0, "seconds_left": None}
+        self._over = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+
+    def __enter__(self) -> "Attempt":
+        self._heart.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._heart.join()
+
+    def now(self, state: TrainState, seconds: float, **more: Any) -> None:
+        """What the next heartbeat says."""
+        error_pct = state.records[-1]["train_error_pct"] if state.records else None
+        self._now = {"iteration": state.iteration, "train_error_pct": error_pct, "seconds": seconds, **more}
+
+    def checkpoint(self, state: TrainState) -> None:
+        """Keep the state and the records so far."""
+        self.write(lambda: state.save(self.folder / "checkpoints"))
+        self.write(lambda: ledger.write_records(self.folder, state.records))
+
+    def seal(self, outcome: str, state: TrainState, seconds: float, tags: dict[str, str]) -> str:
+        """Make the outcome a result."""
+        self.said["tags"] |= tags
+        self.now(state, seconds, seconds_left=0.0, outcome=outcome)
+        self.write(lambda: ledger.seal(self.folder, outcome, state.records, self.said))
+        return outcome
+
+    def ended(self, outcome: str, reason: str) -> str:
+        """Say why there is no result. An attempt that another launch has replaced says nothing more."""
+        self.said |= {"outcome": outcome, "reason": reason[:5000]}
+        self.said["failures"] += outcome == "failed"
+        if not self.orphaned:
+            self.write(lambda: ledger.say(self.folder, self.said))
+        return outcome
+
+    def write(self, write: Callable[[], object]) -> None:
+        """Write. While the disk is full, wait for room, or for being asked to stop."""
+        warned = False
+        while True:
+            try:
+                write()
+                return
+            except OSError as error:
+                if not storage.is_full(error):
+                    raise
+                if not warned:
+                    log.warning("the disk of %s is full; the trial goes on when there is room", self.folder)
+                    warned = True
+                if self.stopping:
+                    return
+                time.sleep(ROOM_SECONDS)
+
+    def _beat(self) -> None:
+        rest = HEARTBEAT_SECONDS if storage.is_local(self.folder) else 10 * HEARTBEAT_SECONDS
+        while not self._over.wait(rest):
+            self._say_now()
+            self._look()
+        self._say_now()
+
+    def _say_now(self) -> None:
+        try:
+            progress.write(self.folder, launch=self.execution.launch, **self._now)
+        except OSError as error:  # of a network's file system, for a moment
+            log.warning("no heartbeat: %s", error)
+
+    def _look(self) -> None:
+        pull = self.leash.pulled() if self.leash else ""
+        self.orphaned = self.orphaned or pull == "replaced"
+        self.stopping = self.stopping or bool(pull)
 
 
 def _memory_allowed(execution: Execution, device: torch.device) -> int:
     return memory.allowed(device, execution.trials_at_once, execution.gpus_per_trial, execution.memory_gib)
 
 
+@cache
+def _set_up_process() -> None:
+    gc.freeze()  # what was imported stays: looking through it for garbage would take half a second a trial
+
+
 def _set_up_torch(execution: Execution) -> None:
+    _set_up_process()
     torch.set_num_threads(execution.threads)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
     torch.backends.cudnn.deterministic = execution.deterministic
@@ -98,7 +233,7 @@ def _set_up_torch(execution: Execution) -> None:
 
 
 def _train_in_memory(
-    trial: Trial, data: Dataset, device: torch.device, execution: Execution, run: tracking.OpenRun
+    trial: Trial, data: Dataset, device: torch.device, execution: Execution, attempt: Attempt
 ) -> tuple[TrainState, float, dict[str, str]]:
     """Train in as few segments as fit into memory, and once more with four times as many if it runs out nevertheless.
 
@@ -108,7 +243,7 @@ def _train_in_memory(
     needed, segments = cost.predicted_bytes(trial), 1
     how: dict[str, str] = {}
 
-    def attempt(at_least: int) -> tuple[TrainState, float]:
+    def once(at_least: int) -> tuple[TrainState, float]:
         nonlocal needed, segments
         state = TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", device)
         shape = (trial.recipe.batch, trial.data.channels, trial.data.size, trial.data.size)
@@ -121,11 +256,11 @@ def _train_in_memory(
         elif execution.compile:
             log.warning("%s runs in %d segments to fit into memory, so it is not compiled", trial.id, segments)
         how.update(segments=str(segments), compiled=_yes(compiled), memory_predicted_mib=str(needed // 2**20))
-        return state, _train(trial, state, data, execution, run)
+        return state, _train(trial, state, data, execution, attempt)
 
     for again in (False, True):
         try:
-            return *attempt(at_least=4 * segments if again else 1), how
+            return *once(at_least=4 * segments if again else 1), how
         except (RuntimeError, MemoryError) as error:
             if not memory.is_exhausted(error):
                 raise
@@ -138,39 +273,32 @@ def _train_in_memory(
     raise memory.OutOfMemory(how["out_of_memory"])
 
 
-def _train(trial: Trial, state: TrainState, data: Dataset, execution: Execution, run: tracking.OpenRun) -> float:
+def _train(trial: Trial, state: TrainState, data: Dataset, execution: Execution, attempt: Attempt) -> float:
     """Drive the training generator to its end, or until asked to stop.
 
     Returns the seconds spent on this trial, earlier attempts included.
     """
-    folder = execution.trial_folder(trial.id)
-    before = progress.read(folder).get("seconds", 0.0) if state.iteration else 0.0
+    before = progress.read(attempt.folder).get("seconds", 0.0) if state.iteration else 0.0
     started = checkpointed = time.monotonic()
-    beaten, first, seconds = 0.0, state.iteration, before
+    first, seconds = state.iteration, before
     updates = train(trial, state, data)
     if execution.profile_trace == trial.id:
-        updates = _profiled(updates, folder / "trace.json", run)
+        updates = _profiled(updates, attempt.folder / "trace.json")
     for _ in updates:
         now = time.monotonic()
         seconds = before + now - started
-        if now - beaten >= HEARTBEAT_SECONDS:
-            pace = (now - started) / (state.iteration - first)
-            error_pct = state.records[-1]["train_error_pct"] if state.records else None
-            said = {"iteration": state.iteration, "train_error_pct": error_pct}
-            left = pace * (trial.recipe.iterations - state.iteration)
-            progress.write(folder, **said, seconds=seconds, seconds_left=left)
-            beaten = now
-            if progress.stop_file(execution.storage).exists():
-                break
+        pace = (now - started) / (state.iteration - first)
+        attempt.now(state, seconds, seconds_left=pace * (trial.recipe.iterations - state.iteration))
+        if attempt.stopping:
+            break
         if now - checkpointed >= execution.checkpoint_seconds:
-            state.save(folder / "checkpoints")
-            run.log(state.records)
+            attempt.checkpoint(state)
             checkpointed = time.monotonic()
     return seconds
 
 
-def _profiled(updates: Iterator[Record | None], path: Path, run: tracking.OpenRun) -> Iterator[Record | None]:
-    """The same updates; where the time of the second to fourth goes becomes a Chrome trace, an artifact of the run."""
+def _profiled(updates: Iterator[Record | None], path: Path) -> Iterator[Record | None]:
+    """The same updates; where the time of the second to fourth goes becomes a Chrome trace in the trial's folder."""
     yield from islice(updates, 1)
     profiled = 0
     with torch.profiler.profile() as profiler:
@@ -178,17 +306,28 @@ def _profiled(updates: Iterator[Record | None], path: Path, run: tracking.OpenRu
             profiled += 1
             yield update
     if profiled:
-        profiler.export_chrome_trace(str(path))
-        run.attach(path)
+        with tempfile.TemporaryDirectory() as folder:
+            profiler.export_chrome_trace(str(Path(folder) / path.name))
+            storage.write(path, (Path(folder) / path.name).read_bytes())
     yield from updates
+
+
+def _check_storage(execution: Execution) -> None:
+    """A node that does not see the launcher's storage would train into a folder of its own."""
+    if execution.launch and not (execution.storage / "store.json").exists():
+        raise InputError(
+            f"{platform.node()} does not see the storage {execution.storage}; mount it at the same path on every node,"
+            " or choose a storage that all of them see"
+        )
 
 
 def _check_folder(folder: Path, trial: Trial) -> None:
     """Refuse a folder that another specification wrote under this id."""
-    path, spec = folder / "spec.json", json.dumps(trial.to_dict(), indent=2)
-    if not path.exists():
-        write_atomically(path, spec.encode())
-    elif path.read_text() != spec:
+    path, spec = folder / "spec.json", json.dumps(trial.to_dict(), indent=2).encode()
+    there = storage.read(path)
+    if there is None:
+        storage.write(path, spec)
+    elif there != spec:
         raise InputError(f"{path} holds another specification than {trial.id}; move {folder} away")
 
 

@@ -1,6 +1,7 @@
 """Launching: Ray and the plain loop give the same study, and no death of a process loses or doubles anything."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from tiny import TINY
 
 from experiments import planned
-from study import progress, tracking
+from study import ledger, progress, tracking, worker
 from study.launch import launch
 from study.spec import Execution, InputError, Trial
 
@@ -112,7 +113,7 @@ def test_the_plain_loop_gives_rays_numbers_even_after_kill_9(storage: Path, undi
     wait_until_training(storage, 60)
     run.kill()
     run.wait()
-    states = {found.outcome for found in tracking.read(execution_of(storage), trials())}
+    states = {ledger.account(storage / "trials" / trial.id).get("outcome") for trial in trials()}
     assert "running" in states  # nobody was left to say otherwise; the next launch does
     finish(storage, undisturbed, "--local")
 
@@ -202,29 +203,89 @@ def test_a_damaged_checkpoint_costs_time_only(storage: Path, undisturbed: Mappin
 
 def test_what_has_a_result_is_not_run_again(store: Execution, small: Small) -> None:
     first, second, started = small(), small(seed=1), []
-    launch([first], store, tags([first]), started.append)
-    launch([first, second], store, tags([first, second]), started.append)
-    launch([first, second], store, tags([first, second]), started.append)
+    for these in ([first], [first, second], [first, second]):
+        launch(these, store, tags(these), lambda todo, _: started.append(todo))
     assert started == [[first], [second]]
 
 
+def test_a_result_that_mlflow_lost_is_shown_again_and_not_run_again(store: Execution, small: Small) -> None:
+    trial, started = small(), []
+    launch([trial], store, tags([trial]), lambda todo, _: started.append(todo))
+    (run,) = tracking.read(store, [trial])
+    tracking.client(store).delete_run(run.run_id)
+    launch([trial], store, tags([trial]), lambda todo, _: started.append(todo))
+    (again,) = tracking.read(store, [trial])
+    assert started == [[trial]] and again.run_id != run.run_id
+    assert again.records is not None and again.records.equals(run.records)
+
+
 def test_a_trial_that_fails_is_retried_then_left_while_the_rest_goes_on(
+    store: Execution, small: Small, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = small(iterations=32), small()  # the longer one is first
+    real = worker.train
+
+    def poisoned(trial: Trial, *rest: Any) -> Any:
+        if trial == bad:
+            raise RuntimeError("poison")
+        return real(trial, *rest)
+
+    monkeypatch.setattr(worker, "train", poisoned)
+    launch([bad, good], store, tags([bad, good]), lambda *_: None)
+    outcomes = {run.trial: (run.outcome, run.tags.get("reason")) for run in tracking.read(store, [good, bad])}
+    assert outcomes == {good: ("finished", ""), bad: ("failed", "RuntimeError: poison")}
+    assert caplog.text.count("failed (attempt") == store.retries + 1
+    monkeypatch.undo()
+    launch([bad, good], store, tags([bad, good]), lambda *_: None)  # a new launch has new retries
+    assert {run.outcome for run in tracking.read(store, [good, bad])} == {"finished"}
+
+
+def test_what_trying_again_cannot_mend_is_not_retried(
     store: Execution, small: Small, caplog: pytest.LogCaptureFixture
 ) -> None:
-    good, bad = small(), small(seed=1)
+    good, bad = small(), small(iterations=32)
     folder = store.trial_folder(bad.id)
     folder.mkdir(parents=True)
-    (folder / "spec.json").write_text("another trial's")  # a poison that only the worker meets
-    launch([bad, good], store, tags([bad, good]), lambda todo: None)
-    assert {run.trial: run.outcome for run in tracking.read(store, [good, bad])}[good] == "finished"
-    assert caplog.text.count("failed (attempt") == store.retries + 1
-    assert "holds another specification" in caplog.text
+    (folder / "spec.json").write_text("another trial's")
+    launch([bad, good], store, tags([bad, good]), lambda *_: None)
+    assert [(run.trial, run.outcome) for run in tracking.read(store, [good, bad])] == [(good, "finished")]
+    assert caplog.text.count("holds another specification") == 1
+    assert (folder / "spec.json").read_text() == "another trial's" and not (folder / "run.json").exists()
+
+
+def test_a_trial_whose_process_dies_again_and_again_at_one_point_is_left(store: Execution, small: Small) -> None:
+    trial, execution = small(), replace(store, launch="this")
+    progress.Launch(execution).begin()
+    folder, outcomes = store.trial_folder(trial.id), []
+    while "failed" not in outcomes:
+        outcomes.append(worker.run_trial(trial, replace(execution, checkpoint_seconds=1e9), {"profile": "test"}))
+        said = ledger.account(folder)
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        if outcomes[-1] != "failed":  # as a kill -9 leaves it
+            ledger.say(folder, {**said, "outcome": "running"})
+    assert len(outcomes) == store.retries + worker.DEATHS + 2
+    assert "its process died" in said["reason"] and "after iteration 0" in said["reason"]
+    progress.Launch(replace(execution, launch="next")).begin()
+    assert worker.run_trial(trial, replace(store, launch="next"), {"profile": "test"}) == "finished"
+
+
+def test_preemption_does_not_eat_the_retries(store: Execution, small: Small) -> None:
+    trial, execution = small(), replace(store, launch="this", retries=0)
+    progress.Launch(execution).begin()
+    folder = store.trial_folder(trial.id)
+    for iteration in range(10):  # each life comes a little further
+        worker.run_trial(trial, execution, {"profile": "test"})
+        ledger.say(folder, {**ledger.account(folder), "outcome": "running"})
+        (newest,) = (folder / "checkpoints").glob("*.checkpoint")
+        newest.rename(newest.with_name(f"{iteration:09d}.checkpoint"))
+    assert worker.run_trial(trial, execution, {"profile": "test"}) == "finished"
+    assert ledger.account(folder)["failures"] == 0
 
 
 def test_a_second_launch_on_one_store_is_refused(store: Execution, small: Small) -> None:
-    def meanwhile(todo: list[Trial]) -> None:
+    def meanwhile(todo: list[Trial], execution: Execution) -> None:
         with pytest.raises(InputError, match="in use by another launch"):
-            launch([small()], store, tags([small()]), lambda _: None)
+            launch([small()], store, tags([small()]), lambda *_: None)
 
     launch([small()], store, tags([small()]), meanwhile)
 
@@ -232,5 +293,5 @@ def test_a_second_launch_on_one_store_is_refused(store: Execution, small: Small)
 def test_longest_trials_start_first(store: Execution, small: Small) -> None:
     short, long = small(iterations=8, drops=()), small(iterations=24)
     order: list[Trial] = []
-    launch([short, long], replace(store, retries=0), tags([short, long]), order.extend)
+    launch([short, long], replace(store, retries=0), tags([short, long]), lambda todo, _: order.extend(todo))
     assert order == [long, short]

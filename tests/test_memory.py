@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from experiments.profiles import DIGITS
-from study import cost, memory, tracking, worker
+from study import cost, ledger, memory, worker
 from study.data import describe, load
 from study.models import build
 from study.spec import Execution, InputError, Model, Trial
@@ -171,9 +171,10 @@ def test_a_worker_with_little_memory_runs_in_segments_and_gives_the_same_records
         execution = replace(store, memory_gib=gib, compile=bool(gib))
         shutil.rmtree(execution.trial_folder(trial.id), ignore_errors=True)
         assert worker.run_trial(trial, execution, {"profile": "test"}) == "finished"
-        (run,) = tracking.read(execution, [trial])
-        records.append(run.records)
-        assert (int(run.tags["segments"]) > 1) is bool(gib) and run.tags["compiled"] == "no"
+        folder = execution.trial_folder(trial.id)
+        tags = ledger.account(folder)["tags"]
+        records.append(ledger.read_records(folder))
+        assert (int(tags["segments"]) > 1) is bool(gib) and tags["compiled"] == "no"
     assert records[0].equals(records[1])
     assert "memory may not suffice" in caplog.text and "so it is not compiled" in caplog.text
 
@@ -223,8 +224,8 @@ def test_1202_layers_at_full_width_fit_into_5_gib_and_survive_a_kill_bit_for_bit
             process.kill()
             process.communicate()
         assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "finished\n"
-        (run,) = tracking.read(execution, [trial])
-        assert int(run.tags["segments"]) > 1 and int(run.tags["memory_mib"]) < 5 * 2**10
+        tags = ledger.account(execution.trial_folder(trial.id))["tags"]
+        assert int(tags["segments"]) > 1 and int(tags["memory_mib"]) < 5 * 2**10
         states.append(TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", CPU))
     undisturbed, resumed = states
     assert all(torch.equal(a, b) for a, b in zip(bits(undisturbed), bits(resumed), strict=True))
@@ -236,7 +237,7 @@ import json, resource, sys
 from dataclasses import replace
 from pathlib import Path
 import psutil, torch
-from study import memory, tracking, worker
+from study import memory, worker
 from study.data import load
 from study.spec import Execution, Trial
 
@@ -264,10 +265,10 @@ def test_a_trial_that_runs_out_of_memory_is_retried_in_segments_then_explained(s
 
     short = run(0.15 * wanted)
     assert short.stdout == "failed\n" and short.stderr.count("out of memory in ") == 2, short.stderr
-    (run_of_it,) = tracking.read(store, [trial], records=False)
-    assert run_of_it.outcome == "failed" and "--memory-gib" in run_of_it.tags["reason"]
+    said = ledger.account(store.trial_folder(trial.id))
+    assert said["outcome"] == "failed" and "--memory-gib" in said["reason"]
     enough = run(0.85 * wanted)
     assert enough.stdout == "finished\n", enough.stderr
     assert "out of memory in 1 segments: about" in enough.stderr and "trying once more" in enough.stderr
-    (run_of_it,) = tracking.read(store, [trial], records=False)
-    assert run_of_it.tags["segments"] == "4" and "out_of_memory" in run_of_it.tags
+    tags = ledger.account(store.trial_folder(trial.id))["tags"]
+    assert tags["segments"] == "4" and "out_of_memory" in tags

@@ -16,18 +16,18 @@ import common
 
 from experiments.profiles import QUICK
 from experiments.recipes import minutes
-from study import progress, tracking, training, worker
+from study import ledger, progress, tracking, training, worker
 from study.spec import Execution, Trial
 from study.training import TrainState
 
 CALLS = (
     ("records", training, "_observe"),
     ("checkpoints", TrainState, "save"),
+    ("records", ledger, "write_records"),
     ("heartbeat", progress, "write"),
-    ("heartbeat", progress, "stop_file"),
-    ("tracking", tracking.OpenRun, "log"),
-    ("opening and sealing", tracking.OpenRun, "__init__"),
-    ("opening and sealing", tracking.OpenRun, "finish"),
+    ("opening and sealing", worker.Attempt, "__init__"),
+    ("opening and sealing", worker.Attempt, "seal"),
+    ("MLflow, in the launcher", tracking.Mirror, "update"),
 )
 
 
@@ -47,6 +47,7 @@ def shares(name: str, trial: Trial, execution: Execution, seconds: Counter[str])
     started = time.perf_counter()
     worker.run_trial(trial, execution, {"profile": "bench"})
     total = time.perf_counter() - started
+    tracking.Mirror(execution, [trial]).update()
     percent = {f"{part} %": 100 * seconds[part] / total for part in dict.fromkeys(part for part, *_ in CALLS)}
     first_three = sum(percent[f"{part} %"] for part in ("records", "checkpoints", "heartbeat"))
     return {"trial": name, "seconds": total, **percent, "records + checkpoints + heartbeat %": first_three}

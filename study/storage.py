@@ -1,0 +1,75 @@
+"""Small files that survive a kill at any instant, on a local disk, NFS or an object store such as S3.
+
+Owns atomic replacement and what a full disk looks like. Does not know what is written. A storage is a `Path`; of a URL
+(`s3://bucket/folder`) it is universal-pathlib's, which has the same methods and finds its settings where the store's
+own tools do (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL).
+"""
+
+import errno
+import os
+from pathlib import Path
+from typing import cast
+
+from study.spec import InputError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def place(where: str | Path) -> Path:
+    """The path of a local folder, or of a URL. Raises `InputError` for a URL that this installation cannot open."""
+    if "://" not in str(where):
+        return Path(where)
+    from upath import UPath
+
+    try:
+        path = UPath(str(where), use_listings_cache=False)  # a cached listing would hide what other nodes write
+        path.fs  # noqa: B018 (connects, or says which package is missing)
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"storage {where} cannot be opened ({error}); `pip install .[s3]` adds S3") from None
+    return cast(Path, path)
+
+
+def is_local(path: Path) -> bool:
+    """Whether the path is on a file system, a network's included, and not in an object store."""
+    return isinstance(path, Path)
+
+
+def write(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new one.
+
+    A write that is not `durable` may be undone by a loss of power. Raises `OSError`; see `is_full`.
+    """
+    if not is_local(path):
+        path.write_bytes(content)  # an object appears whole or not at all
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # an orphan of a killed launch may write here, too
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY)  # the rename itself must reach the disk, too
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def read(path: Path) -> bytes | None:
+    """The content, or None where there is no such file."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a write failed because the disk, or the quota on it, is full."""
+    return isinstance(error, OSError) and error.errno in FULL
