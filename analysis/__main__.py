@@ -1,8 +1,10 @@
 """`python -m analysis study | report | figures | notebooks`: render results from logged runs.
 
-Only `study`, the whole of `make degradation-study` in one process, trains what is missing first.
+Only `study`, the whole of `make degradation-study` in one process, trains what is missing first. The others also render
+a bundle, `--bundle FILE`, for which neither torch, ray nor mlflow need be installed.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,24 @@ from experiments.command import RUN_OPTIONS, Selection, main, selecting
 from experiments.live import duration
 from experiments.profiles import PAPER
 from experiments.running import run_missing
-from study import cost, provenance, tracking
+from study import bundle, cost, provenance
+from study.bundle import Bundle
+
+
+def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bundle | None:
+    """Read the bundle before any other option: what it was exported with are their defaults."""
+    if path is None:
+        return None
+    found = bundle.read(path)
+    scope = found.scope
+    context.default_map = {"profile": found.profile, "experiments": scope.experiments, "seeds": scope.seeds}
+    return found
+
 
 RESULTS = click.option("--results", type=Path, default=Path("results"), help="Folder of results (default: results).")
+BUNDLE = click.option(
+    "--bundle", type=Path, is_eager=True, callback=_bundle, help="Render this exported bundle instead of a store."
+)
 console = Console(highlight=False)
 
 
@@ -37,25 +54,25 @@ def study(selected: Selection) -> int:
 
 
 @cli.command()
-@selecting(RESULTS)
+@selecting(RESULTS, BUNDLE)
 def report(selected: Selection) -> None:
     """Render everything, then print verdicts, Table 6, where things are and what the paper's profile would cost."""
-    show(selected)
+    show(of_bundle(selected))
 
 
 @cli.command()
-@selecting(RESULTS)
+@selecting(RESULTS, BUNDLE)
 def figures(selected: Selection) -> None:
     """Render everything."""
-    *_, folder = render(selected)
+    *_, folder = render(of_bundle(selected))
     print(f"rendered {folder / 'index.html'}, with its figures and tables beside it")
 
 
 @cli.command()
-@selecting(RESULTS)
+@selecting(RESULTS, BUNDLE)
 def notebooks(selected: Selection) -> None:
     """Render everything, and say where the executed notebooks are."""
-    *_, folder = render(selected)
+    *_, folder = render(of_bundle(selected))
     for path in sorted((folder / "notebooks").glob("*.html")):
         print(path)
 
@@ -64,15 +81,40 @@ def show(selected: Selection) -> None:
     """Render everything and print what it says."""
     frames, verdicts, folder = render(selected)
     table = tables.table_6(frames, selected.profile.name)
-    print(page.summary(verdicts, table, folder, paper_cost(selected, frames)))
+    found = selected.arguments.get("bundle")
+    ui = f"python -m experiments import {found.path}, then make ui" if found else "make ui"
+    print(page.summary(verdicts, table, folder, paper_cost(selected, frames), ui))
 
 
 def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], Path]:
     """The frames of the selected trials, the verdicts, and the folder that now holds everything rendered from them."""
-    folder = selected.arguments["results"] / selected.profile.name
-    logged = tracking.read(selected.execution, selected.trials)
+    folder, facts = selected.arguments["results"] / selected.profile.name, provenance.tags()
+    found = selected.arguments.get("bundle")
+    if found:
+        logged, facts = found.runs, {**facts, "bundle": found.path.name, "bundle_written_by": found.manifest["code"]}
+    else:
+        from study import tracking  # and with it mlflow
+
+        logged = tracking.read(selected.execution, selected.trials)
     frames = runs.load(selected.serves, logged)
-    return frames, page.write(frames, selected.profile, folder, provenance.tags()), folder
+    return frames, page.write(frames, selected.profile, folder, facts), folder
+
+
+def of_bundle(selected: Selection) -> Selection:
+    """The selection, on a bundle's data if it is of a bundle and no other data were asked for.
+
+    Says how many of its results are not shown, because they are of trials that are not selected.
+    """
+    found, chosen, arguments = selected.arguments.get("bundle"), selected.profile, selected.arguments
+    if found is None:
+        return selected
+    if found.scope.data and chosen.name == found.profile and not arguments["data"] and not arguments["held_out"]:
+        chosen = chosen.with_data(found.scope.data)
+        selected = replace(selected, profile=chosen, serves=planned(chosen, arguments["experiments"].split()))
+    others = sum(run.trial not in selected.serves for run in found.runs if run.records is not None)
+    if others:
+        print(f"{others} results of {found.path} are not shown: their trials are not selected")
+    return selected
 
 
 def paper_cost(selected: Selection, frames: runs.Frames) -> str:

@@ -111,11 +111,13 @@ def notebooks(folder: Path) -> list[Path]:
     return written
 
 
-def summary(verdicts: Sequence[Claim], table_6: pd.DataFrame, folder: Path, paper_cost: str = "") -> str:
+def summary(
+    verdicts: Sequence[Claim], table_6: pd.DataFrame, folder: Path, paper_cost: str = "", ui: str = "make ui"
+) -> str:
     """What the end of a run prints, for a terminal of 80 columns or none.
 
-    In this order: the verdicts, Table 6, where the pictures are, how to open the MLflow UI, and what the paper profile
-    would cost (`paper_cost`, a sentence or two).
+    In this order: the verdicts, Table 6, where the pictures are, how to open the MLflow UI (`ui`, a command), and what
+    the paper profile would cost (`paper_cost`, a sentence or two).
     """
     lines = [*textwrap.wrap(f"Verdicts on the paper's {len(verdicts)} claims: {counted(verdicts)}", 78), ""]
     for claim in sorted(verdicts, key=_rank):
@@ -133,7 +135,7 @@ def summary(verdicts: Sequence[Claim], table_6: pd.DataFrame, folder: Path, pape
         lines += [f"    {row['note']}"] if row.get("note") else []
     for note in tables.footnotes(table_6)[1:]:
         lines += textwrap.wrap(note, 78, initial_indent="  ", subsequent_indent="  ")
-    lines += ["", f"Pictures  {folder / 'figures'}", f"Page      {folder / 'index.html'}", "MLflow    make ui"]
+    lines += ["", f"Pictures  {folder / 'figures'}", f"Page      {folder / 'index.html'}", f"MLflow    {ui}"]
     if paper_cost:
         lines += textwrap.wrap(paper_cost, 70, initial_indent="PROFILE=paper  ", subsequent_indent=" " * 15)
     return "\n".join(lines) + "\n"
