@@ -248,11 +248,16 @@ def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scrat
         taken = shares[config["trial_id"]]
         return tune.PlacementGroupFactory([{"CPU": taken.cpus, **({"GPU": taken.gpus} if taken.gpus else {})}])
 
+    at_once = _at_once(nodes, list(shares.values()))
+    mixed = len(set(shares.values())) > 1
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = (
+        "1" if mixed else str(at_once)
+    )  # of different shapes, small ones overtake
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial_function, by_id=by_id), resources),
         param_space={"trial_id": tune.grid_search([trial.id for trial in trials])},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=_at_once(nodes, list(shares.values())),  # so that the order given is kept
+            max_concurrent_trials=at_once,  # so that the order given is kept
             reuse_actors=True,  # imports are paid once a slot, not once a trial
             trial_name_creator=lambda t: t.config["trial_id"],
             trial_dirname_creator=lambda t: t.config["trial_id"],
@@ -462,10 +467,18 @@ def _set_environment(execution: Execution) -> None:
         RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
         TUNE_DISABLE_SIGINT_HANDLER="1",  # ours asks trials to save first
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # MLflow has the results
-        TUNE_MAX_PENDING_TRIALS_PG="1",  # keeps the order when resource shapes differ
     )
     if not execution.address:  # other users of this machine stay out; a cluster brings its own token
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+TUNES_OWN = {"PL_DISABLE_FORK": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}  # what Tune sets for its actors
+
+
+def warm_up() -> None:
+    """Import what every trial needs. Ray's idle workers do, while the launcher checks data; with the same environment
+    as Tune's actors they then become these."""
+    import study.worker  # noqa: F401
 
 
 def _start_ray(ray: Any, execution: Execution, scratch: Path) -> None:
@@ -474,6 +487,7 @@ def _start_ray(ray: Any, execution: Execution, scratch: Path) -> None:
         ray.init(address=execution.address, runtime_env=workers, log_to_driver=False, logging_level="error")
         return
     ray.init(
+        runtime_env={"env_vars": TUNES_OWN, "worker_process_setup_hook": "study.launch.warm_up"},
         num_cpus=execution.cpus or os.cpu_count(),
         include_dashboard=False,
         object_store_memory=100 * 2**20,  # holds specifications only
