@@ -7,6 +7,7 @@ what finished trials really took.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from study.spec import Data, Model, Recipe, Trial
 
@@ -68,22 +69,41 @@ def convolutions(model: Model, data: Data) -> Iterator[Convolution]:
             channels = outputs
 
 
+@cache  # the seeds of a condition ask again; so do other questions about it
 def parameters(model: Model, data: Data) -> int:
     """Trained parameters: convolutions, BatchNorm's scale and shift, the classifier with its bias."""
     features = 4 * model.width * model.expansion
     return sum(c.parameters for c in convolutions(model, data)) + (features + 1) * data.classes
 
 
+@cache
 def multiply_adds(model: Model, data: Data) -> int:
     """Multiply-adds of one image's forward pass, convolutions and classifier (the paper's 'FLOPs')."""
     features = 4 * model.width * model.expansion
     return sum(c.multiply_adds for c in convolutions(model, data)) + features * data.classes
 
 
+@cache
+def _layers(model: Model, data: Data) -> int:
+    return sum(1 for _ in convolutions(model, data))
+
+
+@cache
+def _kept(model: Model, data: Data) -> int:
+    """Numbers that autograd keeps of one image. A projection shares its input with the block's first convolution."""
+    return sum((1 if c.projection else 2) * c.outputs * c.size**2 for c in convolutions(model, data))
+
+
+@cache
+def _averages(model: Model, data: Data) -> int:
+    """BatchNorm's running means and variances."""
+    return sum(2 * c.outputs for c in convolutions(model, data))
+
+
 def predicted_seconds(trial: Trial) -> float:
     """Seconds of training and evaluation on one core; scale by `calibration` where trials have finished."""
     model, data, recipe = trial.model, trial.data, trial.recipe
-    layers = sum(1 for _ in convolutions(model, data))
+    layers = _layers(model, data)
     one_image = 3 * multiply_adds(model, data) / MULTIPLY_ADDS_A_SECOND  # backward costs twice forward
     return recipe.iterations * (SECONDS_AN_UPDATE + layers * SECONDS_A_LAYER + recipe.batch * one_image)
 
@@ -91,11 +111,9 @@ def predicted_seconds(trial: Trial) -> float:
 def activation_bytes(trial: Trial) -> int:
     """What autograd keeps for the backward pass: of a convolution its input and its output, which BatchNorm needs.
 
-    A projection shares its input with the block's first convolution.
     `study.memory` measures the same on the net itself, and divides it where the machine has too little memory.
     """
-    kept = sum((1 if c.projection else 2) * c.outputs * c.size**2 for c in convolutions(trial.model, trial.data))
-    return kept * trial.recipe.batch * BYTES[trial.recipe.precision]
+    return _kept(trial.model, trial.data) * trial.recipe.batch * BYTES[trial.recipe.precision]
 
 
 def net_bytes(trial: Trial) -> int:
@@ -131,10 +149,9 @@ def least_bytes(trial: Trial) -> int:
 
 def checkpoint_bytes(trial: Trial) -> int:
     """Size of one checkpoint: weights, velocities and BatchNorm's averages, with what `torch.save` adds to each."""
-    layers = list(convolutions(trial.model, trial.data))
-    averages = sum(2 * layer.outputs for layer in layers)
-    tensors = 9 * len(layers) + 4  # a layer: weight, scale, shift, their velocities, two averages and their count
-    return 4 * (2 * parameters(trial.model, trial.data) + averages) + BYTES_A_TENSOR * tensors + BYTES_A_RECORD * 2
+    numbers = 2 * parameters(trial.model, trial.data) + _averages(trial.model, trial.data)
+    tensors = 9 * _layers(trial.model, trial.data) + 4  # of a layer: 3 weights, their velocities, 2 averages, a count
+    return 4 * numbers + BYTES_A_TENSOR * tensors
 
 
 def record_bytes(trial: Trial) -> int:

@@ -216,6 +216,7 @@ def _fan_out(trials: list[Trial], execution: Execution, tags: Tags, scratch: Pat
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with suppress(OSError, AttributeError):  # Linux: end with the launcher, however it ends
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     import ray
 
     try:
@@ -237,6 +238,11 @@ def _fan_out(trials: list[Trial], execution: Execution, tags: Tags, scratch: Pat
 def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -> None:
     from ray import tune
 
+    class Telling(tune.Callback):
+        def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+            log.warning("the process of trial %s died; the trial goes on in another", trial.config["trial_id"])
+
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print a traceback for each
     nodes = _nodes(ray, execution)
     shares = {trial.id: _share(trial, execution, nodes) for trial in trials}
     by_id = {trial.id: (trial, _as_placed(execution, shares[trial.id]), tags[trial.id]) for trial in trials}
@@ -266,6 +272,7 @@ def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scrat
             name="tune",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=execution.retries + ACTOR_DEATHS),  # workers count retries
+            callbacks=[Telling()],
             verbose=0,
         ),
     )
@@ -470,6 +477,8 @@ def _set_environment(execution: Execution) -> None:
     )
     if not execution.address:  # other users of this machine stay out; a cluster brings its own token
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+        # The death of Ray's control service is final here; waiting a minute for another would be in vain.
+        os.environ.update({"RAY_gcs_rpc_server_reconnect_timeout_s": "10"})
 
 
 TUNES_OWN = {"PL_DISABLE_FORK": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}  # what Tune sets for its actors

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What was measured of one condition. Seconds are medians; bytes are above what the process held before."""
+    """What was measured of one condition. Seconds are means; bytes are above what the process held before."""
 
     condition: str
     machine: str
@@ -84,7 +84,6 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     Takes about `AT_MOST_SECONDS`, or one update where that is longer. The training pass is never compiled.
     Raises `InputError` for missing data or device, and what PyTorch raises when memory runs out.
     """
-    import torch
 
     from study import memory, worker
     from study.data import load
@@ -105,29 +104,25 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     memory.fit(state.net, shape, recipe.precision, worker._memory_allowed(execution, device))
     memory.keep_freed(len(state.net.segments) == 1)
 
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
+    clock = _clock(device.type, execution.threads)
     took: list[float] = []
-    began = before = now()
+    began, before = time.perf_counter(), clock()
     for _ in train(endless, state, data):
-        after = now()
+        after = clock()
         took.append(after - before)
         before = after
-        elapsed = after - began
+        elapsed = time.perf_counter() - began
         if elapsed >= AT_MOST_SECONDS or (elapsed >= AT_LEAST_SECONDS and len(took) > UPDATES):
             break
-    update = statistics.median(took[1:] or took)
+    update = statistics.mean(took[1:] or took)  # a trial takes the sum of them, outliers included
 
     def evaluation(images: int) -> float:
         """Seconds, the better of two: the first one also compiles kernels."""
         took = []
         for _ in range(2):
-            began = now()
+            began = clock()
             loss_and_error(state.net, data.clean("train", images, images), recipe.precision)
-            took.append(now() - began)
+            took.append(clock() - began)
         return min(took)
 
     a_batch, an_image = _evaluation_costs(evaluation, recipe.batch, min(EVALUATION_BATCH, data.count("train")))
@@ -150,6 +145,20 @@ def measure(trial: Trial, execution: Execution) -> Probe:
         memory_bytes=max(0, memory.peak(device) - held),
         diverged_at=state.diverged_at,
     )
+
+
+def _clock(device: str, threads: int) -> Callable[[], float]:
+    """Seconds since some instant. Of one CPU thread only its own: what else the machine does now is not the trial's."""
+    if device == "cpu":
+        return time.process_time if threads == 1 else time.perf_counter
+
+    def finished() -> float:
+        import torch
+
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return finished
 
 
 def _evaluation_costs(seconds: Callable[[int], float], few: int, most: int) -> tuple[float, float]:

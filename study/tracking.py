@@ -54,6 +54,7 @@ STATUS = {
     "interrupted": "KILLED",
 }
 log = logging.getLogger(__name__)
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, not at every attempt
 
 
 def uri_of(execution: Execution) -> str:
@@ -287,19 +288,24 @@ def publish(execution: Execution, trials: Sequence[Trial]) -> None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def read(execution: Execution, trials: Iterable[Trial], records: bool = True) -> list[Run]:
     """The logged runs of these trials; of those with a result, the records too, unless `records` is false.
 
-    Raises `InputError` for a curve that is not what was sealed, and for two runs of one trial.
+    Raises `InputError` for a curve that is not what was sealed, for two runs of one trial, and where MLflow is out of
+    reach.
     """
     if not execution.tracking_uri and not check_store(execution.storage):
         return []
     mlflow, wanted = client(execution), {trial.id: trial for trial in trials}
     runs: dict[str, Run] = {}
-    for found in _search(mlflow, list(wanted)):
+    try:
+        logged = list(_search(mlflow, list(wanted)))
+    except (MlflowException, OSError) as error:
+        raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
+    for found in logged:
         tags, run_id = dict(found.data.tags), found.info.run_id
         trial = wanted[tags["trial_id"]]
         if trial.id in runs:
