@@ -1,19 +1,25 @@
-"""`python -m experiments list | plan | run | status`: what could be run, what would be, run it, how far it is."""
+"""`python -m experiments list | plan | run | status | export | import | merge`.
+
+What could be run, what would be, run it, how far it is; results that travel are in `experiments/sharing.py`.
+"""
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import click
 from rich.console import Console
 
-from experiments import EXPERIMENTS, name_of
-from experiments.command import RUN_OPTIONS, Selection, main, selecting
-from experiments.live import duration, percent
+from experiments import EXPERIMENTS, name_of, plan
+from experiments.command import COST_OPTIONS, RUN_OPTIONS, Selection, main, selecting
+from experiments.live import percent
+from experiments.plan import duration
 from experiments.profiles import PROFILES
-from experiments.running import has_result, logged, run_missing
-from study import cost, progress
-from study.spec import Trial
+from experiments.running import accounts, compared, reason, run_missing
+from experiments.sharing import COMMANDS
+from study import probe, progress
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 console = Console(highlight=False)
@@ -39,58 +45,20 @@ def list_command(as_json: bool) -> None:
         print(f"PROFILE={name:8}{text}")
 
 
-@cli.command()
-@selecting(JSON)
-def plan(selected: Selection) -> None:
-    """Every trial with its predicted seconds and memory, longest first, before anything runs."""
-    runs = logged(selected)
-    finished = [run for run in runs.values() if run.outcome == "finished"]
-    factor = cost.calibration((run.trial, float(run.tags["seconds"])) for run in finished)
-    rows = [plan_row(selected, trial, factor, runs) for trial in selected.trials]
-    rows.sort(key=lambda row: -row["seconds"])
-    left = [row["seconds"] for row in rows if not row["done"]]
-    result = {
-        "profile": selected.profile.name,
-        "trials": rows,
-        "total_seconds": round(sum(left), 1),
-        "makespan_seconds": round(cost.makespan(left, selected.execution.trials_at_once), 1),
-    }
-    if selected.arguments["as_json"]:
-        print(json.dumps(result, indent=2))
+@cli.command("plan")
+@selecting(JSON, *COST_OPTIONS, *plan.HARDWARE_OPTIONS)
+def plan_command(selected: Selection) -> None:
+    """Every trial with what it is predicted to take, longest first, where and when, before anything runs."""
+    arguments = selected.arguments
+    price, watts = arguments["price"], arguments["watts"]
+    found = plan.plan_of(selected, accounts(selected), lambda text: print(text, file=sys.stderr))
+    plan.check_budget(found, arguments)
+    if arguments["as_json"]:
+        trials = {"profile": selected.profile.name, "trials": plan.rows(found, selected.serves)}
+        print(json.dumps({**trials, **plan.totals(found, price, watts)}, indent=2))
         return
-    lines = [("trial", "iterations", "parameters", "predicted", "memory", "")]
-    for row in rows:
-        memory = f"{row['memory_bytes'] / 2**30:.1f} GiB"
-        done = "done" if row["done"] else ""
-        lines.append(
-            (row["id"], f"{row['iterations']:,}", f"{row['params']:,}", duration(row["seconds"]), memory, done)
-        )
-    print_aligned(lines)
-    at_once = selected.execution.trials_at_once
-    scale = "scaled by the trials that have finished" if factor != 1 else "not yet calibrated on this machine"
-    print(
-        f"\n{len(left)} of {len(rows)} trials to run: about {duration(sum(left))} of one core,"
-        f" {duration(result['makespan_seconds'])} with {at_once} at a time (predictions {scale})"
-    )
-
-
-def plan_row(selected: Selection, trial: Trial, factor: float, runs: dict[str, Any]) -> dict[str, Any]:
-    """One trial as `plan --json` prints it."""
-    return {
-        "id": trial.id,
-        "experiments": selected.serves[trial],
-        "family": trial.model.family,
-        "depth": trial.model.depth,
-        "shortcut": trial.model.shortcut,
-        "data": trial.data.name,
-        "seed": trial.seed,
-        "iterations": trial.recipe.iterations,
-        "params": cost.parameters(trial.model, trial.data),
-        "multiply_adds": cost.multiply_adds(trial.model, trial.data),
-        "seconds": round(factor * cost.predicted_seconds(trial), 2),
-        "memory_bytes": cost.predicted_bytes(trial),
-        "done": has_result(runs, trial),
-    }
+    print_aligned(plan.table(found))
+    print("", *plan.sentences(found, selected.execution.storage, price, watts), sep="\n")
 
 
 @cli.command()
@@ -103,33 +71,46 @@ def run(selected: Selection) -> int:
 @cli.command()
 @selecting(JSON)
 def status(selected: Selection) -> None:
-    """Where each trial of the study stands now."""
-    runs = logged(selected)
-    rows = []
-    for trial in selected.trials:
-        said = progress.read(selected.execution.trial_folder(trial.id))
-        outcome = runs[trial.id].outcome if trial.id in runs else "missing"
-        rows.append(
-            {
-                "id": trial.id,
-                "outcome": outcome,
-                "iteration": said.get("iteration", 0),
-                "iterations": trial.recipe.iterations,
-                "train_error_pct": said.get("train_error_pct"),
-                "seconds_left": said.get("seconds_left") if outcome == "running" else None,
-            }
-        )
+    """Where each trial of the study stands now, and how far predictions were off."""
+    said, trials = accounts(selected), selected.trials
+    execution = selected.execution
+    expected = plan.forecast(trials, execution, plan.node_of(execution), said, probe.load(execution.storage))
+    rows = [status_row(selected, each, said.get(each.trial.id, {})) for each in expected]
     if selected.arguments["as_json"]:
         print(json.dumps({"profile": selected.profile.name, "trials": rows}, indent=2))
         return
-    lines = [("trial", "outcome", "iteration", "training error", "left")]
+    lines = [("trial", "outcome", "iteration", "training error", "predicted", "took", "left")]
     for row in rows:
-        left = "" if row["seconds_left"] is None else duration(row["seconds_left"])
         reached = f"{row['iteration']} / {row['iterations']}"
-        lines.append((row["id"], row["outcome"], reached, percent(row["train_error_pct"]), left))
+        seconds = ["" if row[key] is None else duration(row[key]) for key in ("seconds", "seconds_left")]
+        predicted = duration(row["predicted_seconds"])
+        lines.append((row["id"], row["outcome"], reached, percent(row["train_error_pct"]), predicted, *seconds))
     print_aligned(lines)
-    counts = {outcome: sum(row["outcome"] == outcome for row in rows) for outcome in {row["outcome"] for row in rows}}
+    counts = Counter(row["outcome"] for row in rows)
     print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
+    for row in rows:
+        if row["outcome"] == "failed":
+            print(f"failed: {row['id']} {row['reason']}")
+    if off := plan.accuracy(compared(said, trials)):
+        print(off)
+
+
+def status_row(selected: Selection, expected: plan.Forecast, said: dict[str, Any]) -> dict[str, Any]:
+    """One trial as `status --json` prints it. What was predicted before it ran counts, if it has run."""
+    trial = expected.trial
+    tags, outcome = said.get("tags", {}), said.get("outcome", "missing")
+    now = progress.read(selected.execution.trial_folder(trial.id)) if said else {}
+    return {
+        "id": trial.id,
+        "outcome": outcome,
+        "iteration": now.get("iteration", 0),
+        "iterations": trial.recipe.iterations,
+        "train_error_pct": now.get("train_error_pct"),
+        "seconds_left": now.get("seconds_left") if outcome == "running" else None,
+        "predicted_seconds": round(float(tags.get("predicted_seconds", expected.seconds)), 2),
+        "seconds": round(float(tags["seconds"]), 2) if "seconds" in tags else now.get("seconds"),
+        "reason": reason(said),
+    }
 
 
 def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
@@ -139,6 +120,9 @@ def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
         print("  ".join(cells).rstrip())
 
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 if __name__ == "__main__":
     main(cli)

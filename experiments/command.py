@@ -16,6 +16,7 @@ import click
 
 from experiments import planned
 from experiments.profiles import PROFILES, Profile, profile
+from study import storage
 from study.spec import Execution, InputError, Trial
 
 
@@ -42,17 +43,31 @@ OPTIONS = (
         "--held-out", type=int, default=0, help="Training images kept for validation: 5000 is the 45k/5k split."
     ),
     click.option("--data-root", type=Path, default=Path("data"), help="Where data sets are kept (default: data)."),
-    click.option("--storage", type=Path, default=Path("store"), help="Folder of the store (default: store)."),
+    click.option("--storage", default="store", help="Folder of the store, or s3://bucket/folder (default: store)."),
     click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database."),
     click.option("--cpus", type=int, default=0, help="Cores to fill (default: all)."),
     click.option("--threads", type=int, default=1, help="CPU threads of a trial (default: 1)."),
 )
-RUN_OPTIONS = (
+COST_OPTIONS = (
     click.option("--device", default="auto", help="auto, cpu or cuda (default: auto)."),
-    click.option("--gpus-per-trial", type=float, default=1.0, help="Share of a GPU a trial takes (default: 1)."),
+    click.option(
+        "--gpus-per-trial", type=float, default=1.0, help="Share of a GPU a trial takes; 0: what it needs (default: 1)."
+    ),
+    click.option("--memory-gib", type=float, default=0.0, help="Memory a trial may take (default: an equal share)."),
+    click.option("--local", is_flag=True, help="A plain for-loop in this process, without Ray."),
+    click.option("--probe", is_flag=True, help="First time some updates of each condition, for better predictions."),
+    click.option("--price", type=float, help="Money for an hour of one GPU in use; without GPUs, of one core."),
+    click.option("--watts", type=float, help="Power of one GPU in use; without GPUs, of one core."),
+    click.option(
+        "--budget",
+        default="",
+        help="Refuse more: GPU-hours (without GPUs core-hours) as 12h, energy as 5kWh, or money as a number.",
+    ),
+)
+RUN_OPTIONS = (
+    *COST_OPTIONS,
     click.option("--retries", type=int, default=2, help="Further attempts at a trial that failed (default: 2)."),
     click.option("--checkpoint-seconds", type=float, default=30.0, help="Work lost by a kill, at most (default: 30)."),
-    click.option("--memory-gib", type=float, default=0.0, help="Memory a trial may take (default: an equal share)."),
     click.option("--compile", is_flag=True, help="torch.compile the training pass: for trials of an hour and more."),
     click.option("--deterministic/--no-deterministic", default=True, help="On a GPU: results that repeat (default)."),
     click.option(
@@ -63,7 +78,6 @@ RUN_OPTIONS = (
         help="Profile three updates of the trial of this id (default: the first that is started).",
     ),
     click.option("--address", default="", help="A running Ray cluster, instead of this machine."),
-    click.option("--local", is_flag=True, help="A plain for-loop in this process, without Ray."),
 )
 
 
@@ -94,6 +108,11 @@ def _select(arguments: dict[str, Any]) -> Selection:
         chosen = chosen.with_data(theirs)
     if arguments["held_out"]:
         chosen = chosen.with_data(replace(chosen.data, held_out=arguments["held_out"]))
+    place = arguments["storage"] = storage.place(arguments["storage"])
+    if not storage.is_local(place) and not arguments["tracking_uri"]:
+        raise InputError(
+            f"storage {place} cannot hold the tracking database; name an MLflow server with --tracking-uri"
+        )
     execution = Execution(**{name: arguments[name] for name in Execution.__dataclass_fields__ if name in arguments})
     return Selection(chosen, planned(chosen, arguments["experiments"].split()), execution, arguments)
 

@@ -13,18 +13,20 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from study import cost, progress
+from experiments.plan import Plan, duration
+from study import cost, progress, storage
+from study.placement import makespan, schedule
 from study.spec import Execution, Trial
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # ten times as long where the storage is an object store
 SAY_SECONDS = 20.0
 
 
 class Watch:
-    """The trials of one launch, as their progress files show them."""
+    """The trials of one launch, in the order of their starts, as their progress files show them."""
 
-    def __init__(self, trials: Sequence[Trial], execution: Execution) -> None:
-        self.trials, self.execution, self.since = trials, execution, time.time()
+    def __init__(self, trials: Sequence[Trial], execution: Execution, plan: Plan) -> None:
+        self.trials, self.execution, self.plan = trials, execution, plan
         self.running: list[tuple[Trial, dict[str, Any]]] = []
         self.ended: list[tuple[Trial, dict[str, Any]]] = []
 
@@ -33,21 +35,27 @@ class Watch:
         known, said = {trial for trial, _ in self.ended}, []
         for trial in self.trials:
             if trial not in known:
-                said.append((trial, progress.read(self.execution.trial_folder(trial.id), self.since)))
+                said.append((trial, progress.read(self.execution.trial_folder(trial.id), self.execution.launch)))
         new = [(trial, now) for trial, now in said if "outcome" in now]
         self.running = [(trial, now) for trial, now in said if now and "outcome" not in now]
         self.ended += new
         return new
 
     def seconds_left(self) -> float:
-        """Until the last trial ends: what running trials say of themselves, and predictions for those that wait."""
-        factor = cost.calibration(
-            (trial, said["seconds"]) for trial, said in self.ended if said["outcome"] == "finished"
+        """Until the last trial ends: what running trials say of themselves, and predictions for the others.
+
+        Predictions are scaled by what the trials of this launch took.
+        """
+        finished = [(trial, said["seconds"]) for trial, said in self.ended if said["outcome"] == "finished"]
+        factor = cost.calibration(finished, lambda trial: self.plan[trial].seconds)
+        said = {trial: now["seconds_left"] for trial, now in self.running}
+        over = {trial for trial, _ in self.ended}
+        left = [(trial, seconds) for trial, seconds in said.items() if seconds is not None]
+        waiting = [trial for trial in self.trials if said.get(trial) is None and trial not in over]
+        left += [(trial, factor * self.plan[trial].seconds) for trial in waiting]
+        return makespan(
+            schedule([(trial, seconds, self.plan[trial].share) for trial, seconds in left], self.plan.nodes)
         )
-        seen = {trial for trial, _ in self.running + self.ended}
-        left = [said["seconds_left"] for _, said in self.running]
-        left += [factor * cost.predicted_seconds(trial) for trial in self.trials if trial not in seen]
-        return cost.makespan(left, self.execution.trials_at_once)
 
     def summary(self) -> str:
         waiting = len(self.trials) - len(self.ended) - len(self.running)
@@ -65,28 +73,30 @@ class Watch:
                 f"{trial.model.title} seed {trial.seed}",
                 f"{said['iteration']} / {trial.recipe.iterations}",
                 percent(said["train_error_pct"]),
-                duration(said["seconds_left"]),
+                "-" if said["seconds_left"] is None else duration(said["seconds_left"]),
             )
         return Group(self.summary(), table)
 
 
 @contextmanager
-def watching(trials: Sequence[Trial], execution: Execution, console: Console) -> Iterator[None]:
-    """Show the trials' progress until the block ends."""
-    watch, stop = Watch(trials, execution), threading.Event()
+def watching(trials: Sequence[Trial], execution: Execution, console: Console, plan: Plan) -> Iterator[None]:
+    """Show the trials' progress, and what was predicted of it, until the block ends."""
+    watch, stop = Watch(trials, execution, plan), threading.Event()
+    rest = LOOK_SECONDS if storage.is_local(execution.storage) else 10 * LOOK_SECONDS
     live = Live(watch.table(), console=console, transient=True, refresh_per_second=2) if console.is_terminal else None
 
     def show() -> None:
         said = time.monotonic()
         while True:
-            stopping = stop.wait(LOOK_SECONDS)
+            stopping = stop.wait(rest)
             new = watch.look()
             for number, (trial, end) in enumerate(new, len(watch.ended) - len(new) + 1):
                 diverged = end["outcome"] == "diverged"
                 error = "diverged" if diverged else f"{percent(end['train_error_pct'])} training error"
                 console.print(
                     f"[{number}/{len(trials)}] {trial.id}: {error}"
-                    f" after {end['iteration']} iterations, {duration(end['seconds'])}",
+                    f" after {end['iteration']} iterations, {duration(end['seconds'])}"
+                    f" (predicted {duration(plan[trial].seconds)})",
                     markup=False,
                     soft_wrap=True,
                 )
@@ -113,11 +123,3 @@ def watching(trials: Sequence[Trial], execution: Execution, console: Console) ->
 
 def percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} %"
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `7 min`, `3.4 h` or `12 days`."""
-    for unit, size, digits in (("days", 86_400, 0), ("h", 3_600, 1), ("min", 60, 0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.{digits}f} {unit}"
-    return f"{seconds:.0f} s"

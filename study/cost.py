@@ -15,7 +15,7 @@ from study.spec import Data, Model, Recipe, Trial
 SECONDS_AN_UPDATE = 3.9e-3  # whatever the net
 SECONDS_A_LAYER = 4.6e-4  # forward, backward and update of one convolution with BatchNorm, however small
 MULTIPLY_ADDS_A_SECOND = 3.5e10
-BYTES_A_PROCESS = 1050 * 2**20  # a Ray worker with torch and MLflow
+BYTES_A_PROCESS = 950 * 2**20  # a Ray worker with torch
 BYTES = {"fp32": 4, "bf16": 2}  # of an activation
 WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
 LOST_OF_ALL, LOST_OF_SEGMENT = 0.12, 0.7  # of what glibc cannot use again when segments come and go; see `study.memory`
@@ -23,7 +23,7 @@ LOST_OF_ALL, LOST_OF_SEGMENT = 0.12, 0.7  # of what glibc cannot use again when 
 BYTES_A_TENSOR = 300  # of a checkpoint, beside the numbers in it
 BYTES_A_RECORD = 2 * 9 * 8  # a row of nine numbers, in the trial's folder and among MLflow's artifacts
 BYTES_A_METRIC = 270  # a row of MLflow's database
-BYTES_A_RUN = 100 * 2**10  # a run's tags and small files
+BYTES_A_RUN = 200 * 2**10  # tags and small files, in the folder of the trial and in MLflow
 
 
 @dataclass(frozen=True)

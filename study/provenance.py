@@ -45,10 +45,13 @@ def patch() -> str:
 
 @cache
 def tags() -> dict[str, str]:
-    """Commit ('unknown' outside a checkout), digest of the dirty patch or 'clean', versions and machine."""
+    """Commit, digest of the dirty patch or 'clean', versions and machine.
+
+    Outside a checkout the commit is STUDY_COMMIT, which an image is built with, or 'unknown'.
+    """
     changed = patch()
     return {
-        "git_commit": _git("rev-parse", "HEAD").strip() or "unknown",
+        "git_commit": _git("rev-parse", "HEAD").strip() or os.environ.get("STUDY_COMMIT", "unknown"),
         "git_patch": hashlib.sha256(changed.encode()).hexdigest()[:12] if changed else "clean",
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiments import EXPERIMENTS, name_of, planned, recipes
-from experiments.live import duration
+from experiments.plan import duration
 from experiments.profiles import CLASS, PAPER, PROFILES, QUICK, SMOKE, Profile
 from study.spec import Trial
 
@@ -26,12 +26,16 @@ def command(*arguments: str, module: str = "experiments") -> subprocess.Complete
 def test_the_papers_trials_are_listed_with_their_ids_and_costs(tmp_path: Path) -> None:
     done = command("plan", "--profile", "paper", "--json", "--storage", str(tmp_path / "none"))
     plan = json.loads(done.stdout)
-    assert set(plan) == {"profile", "trials", "total_seconds", "makespan_seconds"}
+    assert set(plan) == {
+        *("profile", "trials", "total_seconds", "makespan_seconds"),
+        *("cpu_hours", "gpu_hours", "storage_bytes", "money", "kwh"),
+    }
     assert {row["id"] for row in plan["trials"]} == {trial.id for trial in planned(PAPER)}
     row = next(row for row in plan["trials"] if row["depth"] == 1202 and row["family"] == "residual")
     assert set(row) == {
         *("id", "experiments", "family", "depth", "shortcut", "data", "seed", "iterations", "params"),
         *("multiply_adds", "seconds", "memory_bytes", "done"),
+        *("predicted_from", "checkpoint_bytes", "record_bytes", "cpus", "gpus", "node", "start_seconds", "end_seconds"),
     }
     assert (row["params"], row["data"], row["iterations"], row["done"]) == (19_421_274, "cifar10", 64_000, False)
     assert row["seconds"] == max(row["seconds"] for row in plan["trials"]) == plan["trials"][0]["seconds"]
@@ -43,6 +47,7 @@ def test_status_before_the_first_launch_is_all_missing(tmp_path: Path) -> None:
     done = command("status", "--profile", "smoke", "--json", "--storage", str(tmp_path / "none"))
     trials = json.loads(done.stdout)["trials"]
     assert {row["outcome"] for row in trials} == {"missing"} and {row["iteration"] for row in trials} == {0}
+    assert all(row["predicted_seconds"] > 0 and row["seconds"] is None and row["reason"] == "" for row in trials)
 
 
 def test_list_names_every_experiment_and_profile() -> None:
@@ -81,7 +86,7 @@ def test_missing_data_are_named_before_anything_runs_and_never_replaced(tmp_path
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     for part in ("cifar10", data, "c58f30108f718f92721af3b95e74349a", "PROFILE=quick"):
         assert part in done.stderr
-    assert not list((tmp_path / "store" / "trials").iterdir())
+    assert not list((tmp_path / "store").glob("trials/*"))
 
 
 def test_the_ui_of_a_study_that_was_never_run_says_so(tmp_path: Path) -> None:

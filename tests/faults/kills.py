@@ -36,7 +36,7 @@ from study.spec import Execution, Trial
 ROOT = Path(__file__).parents[2]
 KINDS = ("worker", "worker", "fan", "raylet", "gcs", "launcher", "server")
 STARTING_PCT = 30  # kills that may hit a study that is still starting; the others wait until it trains
-STUDY_SECONDS = 1200  # a small study that takes longer hangs
+STUDY_SECONDS = 3600  # a small study that takes longer hangs
 
 
 def trials(seeds: int) -> list[Trial]:
@@ -184,6 +184,48 @@ def service(folder: Path) -> Iterator[Service]:
             server.kill()
 
 
+def _torment_one(
+    study: Study, server: Service, kills: int, chance: random.Random, counts: Counter[str], number: int
+) -> None:
+    """Kill while there are kills left, until the study is complete."""
+    until, revive = time.monotonic() + STUDY_SECONDS, 0.0
+    try:
+        study.start()
+        while not study.complete():
+            assert time.monotonic() < until, f"hangs; see {study.log}"
+            if study.ended():
+                if server.process is None:  # a launch needs a server to begin
+                    server.start()
+                    server.wait()
+                study.start()
+            if server.process is None and time.monotonic() > revive:
+                server.start()
+            if counts["kills"] >= kills:
+                time.sleep(0.2)
+                continue
+            kind, pause = chance.choice(KINDS), chance.uniform(0.2, 3.0)
+            starting = chance.randrange(100) < STARTING_PCT
+            wait_until = time.monotonic() + 60
+            while not starting and not study.training() and not study.ended() and time.monotonic() < wait_until:
+                time.sleep(0.1)
+            time.sleep(pause)
+            if kind == "server" and server.process:
+                server.kill()
+                revive = time.monotonic() + chance.uniform(0, 6)
+            elif kind != "server" and (victim := study.victim(kind)):
+                victim.send_signal(signal.SIGKILL)
+            else:
+                continue
+            counts.update((kind, "kills"))
+            print(f"{counts['kills']:4} study {number}, launch {study.launches}: killed {kind}", flush=True)
+        if server.process is None:
+            server.start()
+        server.wait()
+    finally:
+        if study.launcher and study.launcher.poll() is None:
+            study.launcher.kill()
+
+
 def torment(folder: Path, kills: int, seed: int, seeds: int = 3) -> Counter[str]:
     """Kill `kills` processes; returns how many of each kind, and how many studies and launches there were.
 
@@ -191,49 +233,17 @@ def torment(folder: Path, kills: int, seed: int, seeds: int = 3) -> Counter[str]
     """
     chance, counts = random.Random(seed), Counter[str]()
     undisturbed = undisturbed_study(folder, seeds)
-    with service(folder) as server:
-        number = 0
-        while counts["kills"] < kills or number == 0:
-            number += 1
-            study = Study(folder / f"study-{number}", server.uri, seeds)
-            until, revive = time.monotonic() + STUDY_SECONDS, 0.0
-            try:
-                study.start()
-                while not study.complete():
-                    assert time.monotonic() < until, f"hangs; see {study.log}"
-                    if study.ended():
-                        if server.process is None:  # a launch needs a server to begin
-                            server.start()
-                            server.wait()
-                        study.start()
-                    if server.process is None and time.monotonic() > revive:
-                        server.start()
-                    if counts["kills"] >= kills:
-                        time.sleep(0.2)
-                        continue
-                    kind, pause = chance.choice(KINDS), chance.uniform(0.2, 3.0)
-                    starting = chance.randrange(100) < STARTING_PCT
-                    wait_until = time.monotonic() + 60
-                    while not starting and not study.training() and not study.ended() and time.monotonic() < wait_until:
-                        time.sleep(0.1)
-                    time.sleep(pause)
-                    if kind == "server" and server.process:
-                        server.kill()
-                        revive = time.monotonic() + chance.uniform(0, 6)
-                    elif kind != "server" and (victim := study.victim(kind)):
-                        victim.send_signal(signal.SIGKILL)
-                    else:
-                        continue
-                    counts.update((kind, "kills"))
-                    print(f"{counts['kills']:4} study {number}, launch {study.launches}: killed {kind}", flush=True)
-                if server.process is None:
-                    server.start()
-                server.wait()
-                study.verify(undisturbed)
-            finally:
-                if study.launcher and study.launcher.poll() is None:
-                    study.launcher.kill()
-            counts.update(studies=1, launches=study.launches)
+    number = 0
+    while counts["kills"] < kills or number == 0:
+        number += 1
+        storage = folder / f"study-{number}"
+        storage.with_suffix(".server").mkdir()
+        with service(storage.with_suffix(".server")) as server:  # of its own: a server knows a trial by its id
+            study = Study(storage, server.uri, seeds)
+            _torment_one(study, server, kills, chance, counts, number)
+            study.verify(undisturbed)
+        counts.update(studies=1, launches=study.launches)
+        print(f"     study {number} is complete and equal after {study.launches} launches", flush=True)
     return counts
 
 
