@@ -21,14 +21,14 @@ from study import placement, provenance, storage
 from study.spec import Execution, InputError, Recipe, Trial
 
 UPDATES = 5  # after the first; a probe ends with them or, if they are short, after so long:
-AT_LEAST_SECONDS, AT_MOST_SECONDS = 1.0, 3.0
+AT_LEAST_SECONDS, AT_MOST_SECONDS = 2.0, 3.0
 EVALUATION_SECONDS = 1.0  # about so long takes the longest pass over images
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What was measured of one condition. Seconds are means; bytes are above what the process held before."""
+    """What was measured of one condition. Seconds are medians; bytes are above what the process held before."""
 
     condition: str
     machine: str
@@ -114,7 +114,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
         elapsed = time.perf_counter() - began
         if elapsed >= AT_MOST_SECONDS or (elapsed >= AT_LEAST_SECONDS and len(took) > UPDATES):
             break
-    update = statistics.mean(took[1:] or took)  # a trial takes the sum of them, outliers included
+    update = statistics.median(took[1:] or took)
 
     def evaluation(images: int) -> float:
         """Seconds, the better of two: the first one also compiles kernels."""

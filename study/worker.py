@@ -172,10 +172,12 @@ class Attempt:
         return outcome
 
     def ended(self, outcome: str, reason: str) -> str:
-        """Say why there is no result. An attempt that another launch has replaced says nothing more."""
+        """Say why there is no result. An attempt that another one has replaced says nothing more."""
+        there = ledger.account(self.folder)
+        ours = all(there.get(name) == self.said[name] for name in ("launch", "host", "pid", "process_started"))
         self.said |= {"outcome": outcome, "reason": reason[:5000]}
         self.said["failures"] += outcome == "failed"
-        if not self.orphaned:
+        if ours and not self.orphaned:
             self.write(lambda: ledger.say(self.folder, self.said))
         return outcome
 

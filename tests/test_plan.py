@@ -259,7 +259,7 @@ def test_a_study_that_would_fill_the_disk_is_refused(
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 0, free))
     plan.check_space(four, tmp_path / "not" / "yet")
     free -= 1
-    with pytest.raises(InputError, match=r"the 4 trials still to run need about \d+ KiB in .*yet, where \d+ KiB are"):
+    with pytest.raises(InputError, match=r"the 4 trials still to run need about \d+ .iB in .*yet, where \d+ .iB are"):
         plan.check_space(four, tmp_path / "not" / "yet")
     plan.check_space(made([], []), tmp_path)
     from study import storage

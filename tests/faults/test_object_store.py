@@ -1,0 +1,98 @@
+"""A study whose storage is an S3 bucket: it runs on Ray, is killed, goes on, and waits while the bucket refuses."""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from common import (
+    ROOT,
+    TRIALS,
+    Processes,
+    Results,
+    Study,
+    complete_and_equal,
+    execution_of,
+    free_port,
+    wait_for,
+)
+
+from study import ledger, storage
+from study.checkpoints import newest_iteration
+from study.spec import Execution
+
+pytest.importorskip("moto")
+pytest.importorskip("s3fs")
+pytestmark = pytest.mark.slow
+Start = Callable[..., Study]
+URL = "s3://studies/tiny"
+
+
+@pytest.fixture
+def refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A file that makes the bucket refuse while it is there."""
+    port, refuse = free_port(), tmp_path / "refuse"
+    server = Processes([sys.executable, ROOT / "tests/faults/bucket.py", port, refuse], tmp_path / "bucket-log")
+    address = f"http://127.0.0.1:{port}"
+    for name, value in (
+        ("AWS_ENDPOINT_URL", address),
+        ("AWS_ACCESS_KEY_ID", "study"),
+        ("AWS_SECRET_ACCESS_KEY", "study"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+        ("AWS_CA_BUNDLE", ""),
+    ):
+        monkeypatch.setenv(name, value)
+
+    def answers() -> bool:
+        try:
+            return requests.get(address, timeout=5).ok
+        except requests.RequestException:
+            return False
+
+    try:
+        wait_for(answers, "the bucket's server answers")
+        storage.place(URL).fs.mkdir("studies")  # type: ignore[attr-defined]
+        yield refuse
+    finally:
+        server.kill_all()
+
+
+def training(execution: Execution, least: int = 30) -> bool:
+    """Whether both trials have kept a checkpoint past iteration `least` and are not over."""
+    folders = [execution.trial_folder(trial.id) for trial in TRIALS]
+    return all(
+        newest_iteration(folder / "checkpoints") > least and ledger.account(folder)["outcome"] == "running"
+        for folder in folders
+    )
+
+
+def test_a_study_in_a_bucket_that_is_killed_goes_on_and_ends_equal(
+    refuse: Path, tmp_path: Path, start: Start, undisturbed: Results
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    execution = execution_of(URL, uri)
+    first = start(URL, tmp_path / "log-1", "--tracking-uri", uri)
+    wait_for(lambda: training(execution), "both train")
+    (refused,) = start(URL, tmp_path / "log-refused", "--tracking-uri", uri).ends(code=2).splitlines()
+    assert "in use by another launch" in refused
+    first.kill()
+    second = start(URL, tmp_path / "log-2", "--tracking-uri", uri)
+    second.ends()
+    assert complete_and_equal(execution, undisturbed)
+    assert first.leave_nothing() and second.leave_nothing()
+
+
+def test_a_bucket_that_refuses_for_a_while_loses_nothing(
+    refuse: Path, tmp_path: Path, start: Start, undisturbed: Results
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    execution = execution_of(URL, uri)
+    study = start(URL, tmp_path / "log", "--tracking-uri", uri)
+    wait_for(lambda: training(execution), "both train")
+    refuse.touch()
+    wait_for(lambda: "out of reach" in study.output(), "it says so")
+    refuse.unlink()
+    study.ends()
+    assert complete_and_equal(execution, undisturbed)
+    assert study.leave_nothing()
