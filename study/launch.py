@@ -31,6 +31,7 @@ from study.spec import Execution, InputError, Trial
 
 ACTOR_DEATHS = 100  # of one trial; whatever kills a process this often before it can say a word will not stop
 RAY_DEATHS = 3  # of Ray in a row, without any trial having come further
+END_RAY = signal.SIGUSR2  # from the launcher to the process that runs Ray Tune
 GRACE_SECONDS = 60.0  # for trials to save when asked to stop
 log = logging.getLogger(__name__)
 Tags = Mapping[str, dict[str, str]]
@@ -60,8 +61,7 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
             )
         if not todo:
             return
-        todo.sort(key=lambda trial: float(tags[trial.id].get("predicted_seconds", cost.predicted_seconds(trial))))
-        todo.reverse()
+        todo.sort(key=lambda trial: -float(tags[trial.id].get("predicted_seconds", cost.predicted_seconds(trial))))
         if execution.profile_trace == "longest":
             execution = replace(execution, profile_trace=todo[0].id)
         execution = replace(execution, launch=secrets.token_hex(4))
@@ -186,7 +186,8 @@ def _one_ray(
         if stopped():
             _wait_for_trials(trials, execution)
     finally:
-        fan.terminate()
+        if fan.is_alive() and fan.pid:
+            os.kill(fan.pid, END_RAY)
         fan.join(30)
         fan.kill()
         fan.join()
@@ -213,15 +214,16 @@ def _wait_for_trials(trials: list[Trial], execution: Execution) -> None:
 def _fan_out(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path, answer: Connection) -> None:
     """The whole life of Ray: what `_one_ray` starts. Answers '' at its end, or with the `InputError` that ended it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals every process; the launcher decides
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: None)  # so do `ray job stop` and Slurm
+    signal.signal(END_RAY, lambda *_: sys.exit(0))
     with suppress(OSError, AttributeError):  # Linux: end with the launcher, however it ends
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(1, END_RAY)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     import ray
 
     try:
         _start_ray(ray, execution, scratch)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ray.init sets a handler of its own
+        signal.signal(signal.SIGTERM, lambda *_: None)  # ray.init sets a handler of its own
         _check_nodes(ray, execution)
         answer.recv()
         _tune(ray, trials, execution, tags, scratch)
@@ -365,7 +367,7 @@ def _check_nodes(ray: Any, execution: Execution) -> None:
 @contextmanager
 def _killing_the_silent(ray: Any, trials: list[Trial], execution: Execution) -> Iterator[None]:
     """Kill the process of a trial whose heartbeat has stopped, so that Tune starts it again elsewhere."""
-    over, heard = threading.Event(), dict[str, tuple[Any, float]]()
+    over, heard, running = threading.Event(), dict[str, tuple[Any, float]](), set[str]()
 
     def listen() -> None:
         while not over.wait(progress.BEAT_SECONDS):
@@ -374,12 +376,18 @@ def _killing_the_silent(ray: Any, trials: list[Trial], execution: Execution) -> 
                 beat, now = progress.version(path), time.monotonic()
                 if heard.setdefault(trial.id, (beat, now))[0] != beat:
                     heard[trial.id] = beat, now
-                silent = now - heard[trial.id][1] > progress.SILENCE_SECONDS
-                said = ledger.account(path.parent) if silent else {}
-                if said.get("outcome") == "running" and said.get("launch") == execution.launch:
+                if now - heard[trial.id][1] <= progress.SILENCE_SECONDS:
+                    continue
+                said = ledger.account(path.parent)
+                if said.get("outcome") != "running" or said.get("launch") != execution.launch:
+                    heard.pop(trial.id)  # it waits; its silence counts from when it runs
+                elif trial.id in running:
                     log.warning("trial %s is silent; its process is killed, and the trial goes on in another", trial.id)
                     _kill(ray, said)
+                    heard.pop(trial.id)
+                else:
                     heard[trial.id] = beat, now
+                    running.add(trial.id)
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()

@@ -20,8 +20,9 @@ from typing import Any
 from study import placement, provenance, storage
 from study.spec import Execution, InputError, Recipe, Trial
 
-UPDATES = 5  # after the first; a probe ends with them or, if they are short, after so long:
-AT_LEAST_SECONDS, AT_MOST_SECONDS = 2.0, 3.0
+UPDATES = 5  # after the first, at least, unless they take longer than:
+AT_MOST_SECONDS = 3.0
+AT_LEAST_SECONDS = 2.0  # so that short updates are many: the speed of a busy machine varies
 EVALUATION_SECONDS = 1.0  # about so long takes the longest pass over images
 log = logging.getLogger(__name__)
 

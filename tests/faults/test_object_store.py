@@ -26,23 +26,14 @@ pytest.importorskip("moto")
 pytest.importorskip("s3fs")
 pytestmark = pytest.mark.slow
 Start = Callable[..., Study]
-URL = "s3://studies/tiny"
 
 
-@pytest.fixture
-def refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture(scope="module")
+def refuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A file that makes the bucket refuse while it is there."""
-    port, refuse = free_port(), tmp_path / "refuse"
-    server = Processes([sys.executable, ROOT / "tests/faults/bucket.py", port, refuse], tmp_path / "bucket-log")
-    address = f"http://127.0.0.1:{port}"
-    for name, value in (
-        ("AWS_ENDPOINT_URL", address),
-        ("AWS_ACCESS_KEY_ID", "study"),
-        ("AWS_SECRET_ACCESS_KEY", "study"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-        ("AWS_CA_BUNDLE", ""),
-    ):
-        monkeypatch.setenv(name, value)
+    folder, port = tmp_path_factory.mktemp("bucket"), free_port()
+    address, refuse = f"http://127.0.0.1:{port}", folder / "refuse"
+    server = Processes([sys.executable, ROOT / "tests/faults/bucket.py", port, refuse], folder / "log")
 
     def answers() -> bool:
         try:
@@ -52,8 +43,15 @@ def refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
     try:
         wait_for(answers, "the bucket's server answers")
-        storage.place(URL).fs.mkdir("studies")  # type: ignore[attr-defined]
-        yield refuse
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("AWS_ENDPOINT_URL", address)
+            environment.setenv("AWS_ACCESS_KEY_ID", "study")
+            environment.setenv("AWS_SECRET_ACCESS_KEY", "study")
+            environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            files = storage.place("s3://studies").fs  # type: ignore[attr-defined]
+            type(files).clear_instance_cache()  # of another test's server
+            storage.place("s3://studies").fs.mkdir("studies")  # type: ignore[attr-defined]
+            yield refuse
     finally:
         server.kill_all()
 
@@ -70,14 +68,14 @@ def training(execution: Execution, least: int = 30) -> bool:
 def test_a_study_in_a_bucket_that_is_killed_goes_on_and_ends_equal(
     refuse: Path, tmp_path: Path, start: Start, undisturbed: Results
 ) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    execution = execution_of(URL, uri)
-    first = start(URL, tmp_path / "log-1", "--tracking-uri", uri)
+    url, uri = "s3://studies/killed", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    execution = execution_of(url, uri)
+    first = start(url, tmp_path / "log-1", "--tracking-uri", uri)
     wait_for(lambda: training(execution), "both train")
-    (refused,) = start(URL, tmp_path / "log-refused", "--tracking-uri", uri).ends(code=2).splitlines()
+    (refused,) = start(url, tmp_path / "log-refused", "--tracking-uri", uri).ends(code=2).splitlines()
     assert "in use by another launch" in refused
     first.kill()
-    second = start(URL, tmp_path / "log-2", "--tracking-uri", uri)
+    second = start(url, tmp_path / "log-2", "--tracking-uri", uri)
     second.ends()
     assert complete_and_equal(execution, undisturbed)
     assert first.leave_nothing() and second.leave_nothing()
@@ -86,9 +84,9 @@ def test_a_study_in_a_bucket_that_is_killed_goes_on_and_ends_equal(
 def test_a_bucket_that_refuses_for_a_while_loses_nothing(
     refuse: Path, tmp_path: Path, start: Start, undisturbed: Results
 ) -> None:
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    execution = execution_of(URL, uri)
-    study = start(URL, tmp_path / "log", "--tracking-uri", uri)
+    url, uri = "s3://studies/refusing", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    execution = execution_of(url, uri)
+    study = start(url, tmp_path / "log", "--tracking-uri", uri)
     wait_for(lambda: training(execution), "both train")
     refuse.touch()
     wait_for(lambda: "out of reach" in study.output(), "it says so")
