@@ -91,8 +91,14 @@ def close_stale(execution: Execution, reason: str) -> None:
     """Say of every trial that nobody runs any more that it was interrupted; for whoever holds the store's lock."""
     for path in (execution.storage / "trials").glob("*/run.json"):
         said = ledger.account(path.parent)
-        if said.get("outcome") == "running":
+        if said.get("outcome") != "running":
+            continue
+        try:
             ledger.say(path.parent, {**said, "outcome": "interrupted", "reason": reason})
+        except OSError as error:
+            if not storage.is_full(error):
+                raise
+            log.warning("%s stays 'running' on the full disk; the next launch mends that", path.parent.name)
 
 
 def _check_data(trials: Sequence[Trial], execution: Execution) -> None:

@@ -56,6 +56,7 @@ STATUS = {
 }
 log = logging.getLogger(__name__)
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, not at every attempt
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it would print what it raises, too
 
 
 def uri_of(execution: Execution) -> str:
@@ -161,7 +162,7 @@ class Mirror:
         self.execution, self.mlflow = execution, client(execution)
         self.trials = {trial.id: trial for trial in trials}
         try:
-            self.runs = {run.data.tags["trial_id"]: run for run in _search(self.mlflow, list(self.trials))}
+            self.runs = self._one_each(_search(self.mlflow, list(self.trials)))
         except (MlflowException, OSError) as error:
             raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
         self.shown: dict[str, Any] = {}  # the version of what a trial's run shows
@@ -204,10 +205,8 @@ class Mirror:
         if sealed and shown.get("records_sha256") == said["tags"]["records_sha256"]:
             return
         if run is None:
-            identity = {"study": STUDY, "trial_id": trial.id, "outcome": "running", "spec": json.dumps(trial.to_dict())}
-            place = _experiment(self.mlflow, self.execution, said["tags"]["profile"])
-            run = self.mlflow.create_run(place, said["started"], run_name=trial.id, tags=identity)
-            self.runs[trial.id] = run
+            self.runs[trial.id] = run = self._create(trial, said)
+        if not run.data.params:
             self.mlflow.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in _flat(trial)])
         run_id, known = run.info.run_id, run.data.tags
         self._metrics(trial, run, ledger.read_records(folder).to_pylist())
@@ -226,6 +225,25 @@ class Mirror:
             self._tag(run_id, {"outcome": "running"})
             self.mlflow.update_run(run_id, status="RUNNING")
         self.runs[trial.id] = self.mlflow.get_run(run_id)
+
+    def _create(self, trial: Trial, said: dict[str, Any]) -> Any:
+        """The trial's one run. Where an answer was lost, the server has it already, and MLflow's client asked again."""
+        there = list(_search(self.mlflow, [trial.id])) if self.outage else []
+        if not there:
+            identity = {"study": STUDY, "trial_id": trial.id, "outcome": "running", "spec": json.dumps(trial.to_dict())}
+            place = _experiment(self.mlflow, self.execution, said["tags"]["profile"])
+            self.mlflow.create_run(place, said["started"], run_name=trial.id, tags=identity)
+            there = list(_search(self.mlflow, [trial.id]))
+        return self._one_each(there)[trial.id]
+
+    def _one_each(self, runs: Iterable[Any]) -> dict[str, Any]:
+        """The run of each trial. Of several, all but one are deleted, unless they have results: those are the user's."""
+        one: dict[str, Any] = {}
+        for run in sorted(runs, key=lambda run: run.data.tags.get("outcome") not in RESULTS):
+            id = run.data.tags["trial_id"]
+            if one.setdefault(id, run) is not run and run.data.tags.get("outcome") not in RESULTS:
+                self.mlflow.delete_run(run.info.run_id)
+        return one
 
     def _metrics(self, trial: Trial, run: Any, records: list[dict[str, Any]]) -> None:
         """Add what is new in `records` to the browsable metrics: thinned, finite, stamped by iteration."""

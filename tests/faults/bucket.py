@@ -21,7 +21,7 @@ def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Itera
         return server(environ, start_response)
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))])
-    return [SLOW_DOWN]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [SLOW_DOWN]
 
 
 class Server(ThreadedWSGIServer):
