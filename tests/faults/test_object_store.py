@@ -15,7 +15,10 @@ from common import (
     complete_and_equal,
     execution_of,
     free_port,
+    go_on,
+    stop,
     wait_for,
+    worker_of,
 )
 
 from study import ledger, storage
@@ -72,8 +75,13 @@ def test_a_study_in_a_bucket_that_is_killed_goes_on_and_ends_equal(
     execution = execution_of(url, uri)
     first = start(url, tmp_path / "log-1", "--tracking-uri", uri)
     wait_for(lambda: training(execution), "both train")
+    workers = [worker_of(execution, trial) for trial in TRIALS]
+    for worker in workers:  # so that they do not end before the other launch has looked long enough
+        stop(worker)
     (refused,) = start(url, tmp_path / "log-refused", "--tracking-uri", uri).ends(code=2).splitlines()
     assert "in use by another launch" in refused
+    for worker in workers:
+        go_on(worker)
     first.kill()
     second = start(url, tmp_path / "log-2", "--tracking-uri", uri)
     second.ends()
