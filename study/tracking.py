@@ -237,7 +237,7 @@ class Mirror:
         return self._one_each(there)[trial.id]
 
     def _one_each(self, runs: Iterable[Any]) -> dict[str, Any]:
-        """The run of each trial. Of several, all but one are deleted, unless they have results: those are the user's."""
+        """The run of each trial. Of several, all but one are deleted, except any with results: they are the user's."""
         one: dict[str, Any] = {}
         for run in sorted(runs, key=lambda run: run.data.tags.get("outcome") not in RESULTS):
             id = run.data.tags["trial_id"]
