@@ -23,9 +23,9 @@ def cli() -> None:
 @click.option("--port", type=int, default=5000, help="Port to try first (default: 5000).")
 def ui(storage: Path, port: int) -> None:
     """Serve the MLflow UI on loopback until Ctrl-C."""
-    from study.tracking import check_store
+    from study.ledger import is_store
 
-    if not check_store(storage):
+    if not is_store(storage):
         raise InputError(f"store {storage} does not exist; run `make degradation-study` first, or name another store")
     port = free_port(port)
     print(f"MLflow UI: http://{HOST}:{port} (Ctrl-C stops it)", flush=True)

@@ -6,6 +6,7 @@ interrupted (the same command continues).
 
 import functools
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -120,6 +121,7 @@ def _select(arguments: dict[str, Any]) -> Selection:
 def main(cli: click.Command) -> None:
     """Run a command line and exit with the study's exit codes."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except InputError as error:

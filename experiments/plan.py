@@ -20,7 +20,7 @@ from typing import Any
 import click
 
 from experiments.command import Selection
-from study import cost, placement, probe, storage
+from study import cost, ledger, placement, probe, storage
 from study.placement import Node, Placed, Share
 from study.probe import Probe
 from study.spec import Execution, InputError, Trial, check_at_least
@@ -187,12 +187,10 @@ def _probe(todo: Iterable[Trial], execution: Execution, node: Node, say: Callabl
     work = probe.lacking([_as_probed(trial, execution, node) for trial in longest_first], execution.storage)
     if not work:
         return
-    from study import tracking  # with torch and mlflow: seconds that a plan without probes does not spend
-    from study.data import load
+    from study.launch import check
 
-    for data in {trial.data: None for trial, _ in work}:  # once, and before there is a store
-        load(data, execution.data_root)
-    tracking.create_store(execution)
+    check([trial for trial, _ in work], execution)  # before there is a store
+    ledger.create(execution.storage)
     on_a_gpu = max((int(1 / placement.share(trial, execution, node).gpus) for trial, _ in work if node.gpus), default=0)
     at_once = on_a_gpu or execution.trials_at_once
     say(f"probing {len(work)} conditions, {at_once} at a time")
@@ -243,13 +241,13 @@ def totals(plan: Plan, price: float | None = None, watts: float | None = None) -
     gpu_hours = sum(each.seconds * each.share.gpus for each in plan.todo) / 3600
     hours = gpu_hours if plan.on_gpu else cpu_hours
     return {
-        "total_seconds": round(sum(each.seconds for each in plan.todo), 1),
-        "makespan_seconds": round(placement.makespan(plan.placed.values()), 1),
-        "cpu_hours": round(cpu_hours, 4),
-        "gpu_hours": round(gpu_hours, 4),
+        "total_seconds": sum(each.seconds for each in plan.todo),
+        "makespan_seconds": placement.makespan(plan.placed.values()),
+        "cpu_hours": cpu_hours,
+        "gpu_hours": gpu_hours,
         "storage_bytes": sum(cost.checkpoint_bytes(each.trial) + cost.record_bytes(each.trial) for each in plan.todo),
-        "money": None if price is None else round(price * hours, 2),
-        "kwh": None if watts is None else round(watts * hours / 1000, 4),
+        "money": None if price is None else price * hours,
+        "kwh": None if watts is None else watts * hours / 1000,
     }
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from study import cost, ledger, progress, storage
 from study.placement import Node, Share, share, this_machine
-from study.spec import Execution, InputError, Trial
+from study.spec import Data, Execution, InputError, Trial
 
 ACTOR_DEATHS = 100  # of one trial; whatever kills a process this often before it can say a word will not stop
 RAY_DEATHS = 3  # of Ray in a row, without any trial having come further
@@ -45,10 +46,13 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
     SIGINT or SIGTERM, with everything resumable and no run left running. Trials that fail are retried, then left with
     outcome 'failed' while the rest goes on. Results that MLflow could not take are in the ledger, for the next launch.
     """
-    from study import tracking  # not above: workers import this module, too, and spare themselves mlflow
+    ledger.create(execution.storage)
+    with only_launcher(execution.storage), _Fan(execution) as fan:
+        if not execution.local and any(not has_result(execution, trial) for trial in trials):
+            fan.start()  # Ray takes seconds to start, and so does what follows
+        from study import tracking  # not above: workers import this module, too, and spare themselves mlflow
 
-    tracking.create_store(execution)
-    with only_launcher(execution.storage):
+        tracking.create_store(execution)
         close_stale(execution, "its launcher was killed")
         mirror = tracking.Mirror(execution, trials)
         mirror.update()
@@ -65,19 +69,17 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
         if execution.profile_trace == "longest":
             execution = replace(execution, profile_trace=todo[0].id)
         execution = replace(execution, launch=secrets.token_hex(4))
-
-        def begin() -> None:
-            _check_data(todo, execution)
-            if not execution.address:  # a cluster's nodes are not this machine
-                from study.worker import check_machine
-
-                check_machine(execution)
-            on_start(todo, execution)
-
         try:
             with _launch_file(execution), tracking.mirroring(mirror):
-                (_run_locally if execution.local else _run_on_ray)(todo, execution, tags, begin)
+                check(todo, execution)
+                on_start(todo, execution)
+                with _stopping_on_signals(execution) as stopped:
+                    if execution.local:
+                        _run_locally(todo, execution, tags, stopped)
+                    else:
+                        _run_on_ray(fan, todo, execution, tags, stopped)
         finally:
+            fan.end()
             close_stale(execution, "interrupted")
             mirror.update()
 
@@ -101,23 +103,66 @@ def close_stale(execution: Execution, reason: str) -> None:
             log.warning("%s stays 'running' on the full disk; the next launch mends that", path.parent.name)
 
 
-def _check_data(trials: Sequence[Trial], execution: Execution) -> None:
-    """Load each data set once before any trial starts: a missing one is the user's to mend, not a failed trial."""
+def check(trials: Sequence[Trial], execution: Execution) -> None:
+    """Raise `InputError` for what the user is to mend before any trial starts: data that are missing, this machine."""
+    data = list({trial.data: None for trial in trials})
+    if execution.local:
+        return _check(data, execution)
+    process, answer = _start(_answer_check, data, execution)  # it takes torch and the data out of memory when it ends
+    try:
+        problem = answer.recv()
+    except EOFError:
+        process.join()
+        problem = InputError(f"the process that loads the data to check them ended with {process.exitcode}; try again")
+    finally:
+        process.kill()
+        process.join()
+    if problem:
+        raise problem
+
+
+def _check(data: list[Data], execution: Execution) -> None:
     from study.data import load
+    from study.worker import check_machine
 
-    for data in {trial.data: None for trial in trials}:
-        load(data, execution.data_root)
+    if not execution.address:  # a cluster's nodes are not this machine
+        check_machine(execution)
+    for each in data:
+        load(each, execution.data_root)
 
 
-def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags, begin: Callable[[], None]) -> None:
-    begin()
-    with _stopping_on_signals(execution) as stopped:
-        for trial in trials:
-            outcome = ""
-            while not outcome and not stopped():
-                with suppress(Exception):  # logged, and tried again until it returns
-                    outcome = _attempt(trial, execution, tags[trial.id])
-            _complain(trial, outcome)
+def _answer_check(data: list[Data], execution: Execution, launcher: Connection) -> None:
+    try:
+        _check(data, execution)
+        launcher.send(None)
+    except InputError as error:
+        launcher.send(error)
+
+
+def _start(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection]:
+    """Run `target(*arguments, pipe)` in a process of its own; returns it and the other end of the pipe.
+
+    A terminal's Ctrl-C, which reaches every process, does not stop it: the launcher decides.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=target, args=(*arguments, theirs))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    theirs.close()
+    return process, ours
+
+
+def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags, stopped: Callable[[], bool]) -> None:
+    for trial in trials:
+        outcome = ""
+        while not outcome and not stopped():
+            with suppress(Exception):  # logged, and tried again until it returns
+                outcome = _attempt(trial, execution, tags[trial.id])
+        _complain(trial, outcome)
 
 
 def _attempt(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
@@ -135,23 +180,24 @@ def _complain(trial: Trial, outcome: str) -> None:
         log.error("trial %s %s", trial.id, outcome)
 
 
-def _run_on_ray(trials: Sequence[Trial], execution: Execution, tags: Tags, begin: Callable[[], None]) -> None:
-    """Let a process of its own fan the trials out; if it or its Ray dies, start another one for those that are left."""
-    deaths, reached = 0, None
-    with _scratch(execution.storage) as scratch, _stopping_on_signals(execution) as stopped:
-        left = list(trials)
-        while left and not stopped():
-            problem = _one_ray(left, execution, tags, scratch, stopped, begin)
-            if problem == "":
-                return
-            begin = _nothing
-            left = [trial for trial in left if not _ended(execution, trial)]
-            before, reached = reached, [progress.read(execution.trial_folder(trial.id)) for trial in left]
-            deaths = deaths + 1 if reached == before else 0
-            if deaths > RAY_DEATHS:
-                raise InputError(f"Ray died {deaths} times before any trial came further, at last with {problem}")
-            if left and not stopped():
-                log.warning("Ray died (%s); starting it again for the %d trials that are left", problem, len(left))
+def _run_on_ray(
+    fan: "_Fan", trials: Sequence[Trial], execution: Execution, tags: Tags, stopped: Callable[[], bool]
+) -> None:
+    """Let Ray fan the trials out; if it dies, start another one for those that are left."""
+    left, deaths, reached = list(trials), 0, None
+    while left and not stopped():
+        problem = fan.out(left, execution, tags, stopped)
+        if problem == "":
+            return
+        left = [trial for trial in left if not _ended(execution, trial)]
+        before, reached = reached, [progress.read(execution.trial_folder(trial.id)) for trial in left]
+        deaths = deaths + 1 if reached == before else 0
+        if deaths > RAY_DEATHS:
+            raise InputError(f"Ray died {deaths} times before any trial came further, at last with {problem}")
+        if left and not stopped():
+            log.warning("Ray died (%s); starting it again for the %d trials that are left", problem, len(left))
+            fan.end()
+            fan.start()
 
 
 def _ended(execution: Execution, trial: Trial) -> bool:
@@ -161,49 +207,51 @@ def _ended(execution: Execution, trial: Trial) -> bool:
     return said.get("outcome") in ledger.RESULTS or (failed and said["failures"] > execution.retries)
 
 
-def _nothing() -> None:
-    pass
+class _Fan:
+    """The process that has Ray, which starts at once and then fans trials out. Leaving the block ends it."""
 
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.process: SpawnProcess | None = None
 
-def _one_ray(
-    trials: list[Trial],
-    execution: Execution,
-    tags: Tags,
-    scratch: Path,
-    stopped: Callable[[], bool],
-    begin: Callable[[], None],
-) -> str:
-    """Fan the trials out in one process until it ends; returns what it died of, '' if it came to its end.
+    def __enter__(self) -> "_Fan":
+        return self
 
-    `begin` is called while Ray starts; no trial starts before it has returned.
-    """
-    spawn = multiprocessing.get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    fan = spawn.Process(target=_fan_out, args=(trials, execution, dict(tags), scratch, theirs))
-    _set_environment(execution)
-    fan.start()
-    theirs.close()
-    try:
-        begin()
+    def start(self) -> None:
+        _set_environment(self.execution)
+        self.scratch = _make_scratch(self.execution.storage)
+        self.process, self.pipe = _start(_fan_out, self.execution, self.scratch)
+
+    def out(self, trials: list[Trial], execution: Execution, tags: Tags, stopped: Callable[[], bool]) -> str:
+        """Until the trials, or Ray, came to an end; returns what Ray died of, '' if it did not."""
         with suppress(BrokenPipeError):
-            ours.send("begin")
-        while fan.is_alive() and not stopped():
-            fan.join(0.5)
+            self.pipe.send((trials, execution, dict(tags)))
+        while not self.pipe.poll(0.5) and not stopped():  # the end of the process, too, ends a poll
+            pass
         if stopped():
             _wait_for_trials(trials, execution)
-    finally:
-        if fan.is_alive() and fan.pid:
-            os.kill(fan.pid, END_RAY)
-        fan.join(30)
-        fan.kill()
-        fan.join()
-    try:
-        problem = ours.recv()
-    except (EOFError, ConnectionResetError):
-        return "" if stopped() else f"exit code {fan.exitcode}"
-    if isinstance(problem, InputError):
-        raise problem
-    return problem
+            return ""
+        try:
+            problem = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return "no word"
+        if isinstance(problem, InputError):
+            raise problem
+        return problem
+
+    def end(self) -> None:
+        if not self.process:
+            return
+        if self.process.is_alive() and self.process.pid:
+            os.kill(self.process.pid, END_RAY)
+        self.process.join(30)
+        self.process.kill()
+        self.process.join()
+        self.process = None
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
 
 
 def _wait_for_trials(trials: list[Trial], execution: Execution) -> None:
@@ -217,10 +265,9 @@ def _wait_for_trials(trials: list[Trial], execution: Execution) -> None:
         time.sleep(0.2)
 
 
-def _fan_out(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path, answer: Connection) -> None:
-    """The whole life of Ray: what `_one_ray` starts. Answers '' at its end, or with the `InputError` that ended it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal signals every process; the launcher decides
-    signal.signal(signal.SIGTERM, lambda *_: None)  # so do `ray job stop` and Slurm
+def _fan_out(execution: Execution, scratch: Path, launcher: Connection) -> None:
+    """The whole life of Ray: what `_Fan` starts. Answers '' at its end, or with the `InputError` that ended it."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # `ray job stop` and Slurm signal every process, too
     signal.signal(END_RAY, lambda *_: sys.exit(0))
     with suppress(OSError, AttributeError):  # Linux: end with the launcher, however it ends
         ctypes.CDLL(None).prctl(1, END_RAY)
@@ -230,17 +277,24 @@ def _fan_out(trials: list[Trial], execution: Execution, tags: Tags, scratch: Pat
     try:
         _start_ray(ray, execution, scratch)
         signal.signal(signal.SIGTERM, lambda *_: None)  # ray.init sets a handler of its own
+        from ray import tune  # noqa: F401  (while the launcher gets ready)
+
+        trials, execution, tags = launcher.recv()
         _check_nodes(ray, execution)
-        answer.recv()
         _tune(ray, trials, execution, tags, scratch)
-        answer.send("")
+        launcher.send("")
+    except EOFError:  # there was nothing to do
+        pass
     except InputError as error:
-        answer.send(error)
+        launcher.send(error)
     except Exception as error:  # of Ray, whose processes may die; the launcher starts it again
         log.debug("Ray failed", exc_info=True)
-        answer.send(f"{type(error).__name__}: {error}")
+        launcher.send(f"{type(error).__name__}: {error}")
     finally:
+        signal.signal(END_RAY, signal.SIG_IGN)
         ray.shutdown()
+        launcher.close()
+        os._exit(0)  # taking every module down in order would take another second
 
 
 def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -> None:
@@ -462,9 +516,8 @@ def _is_full(root: Path) -> bool:
     return False
 
 
-@contextmanager
-def _scratch(root: Path) -> Iterator[Path]:
-    """Ray's folder, gone afterwards. A killed launch leaves it behind; the next one on the same store clears it.
+def _make_scratch(root: Path) -> Path:
+    """Ray's folder, empty. A killed launch leaves it behind; the next one on the same store clears it.
 
     Its path is short because Ray puts sockets there, and only its owner may enter.
     """
@@ -472,10 +525,7 @@ def _scratch(root: Path) -> Iterator[Path]:
     scratch = Path(f"/tmp/study-{os.getuid()}-{name}")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(mode=0o700)
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    return scratch
 
 
 def _set_environment(execution: Execution) -> None:
@@ -491,17 +541,15 @@ def _set_environment(execution: Execution) -> None:
     )
     if not execution.address:  # other users of this machine stay out; a cluster brings its own token
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-        # The death of Ray's control service is final here; waiting a minute for another would be in vain.
-        os.environ.update({"RAY_gcs_rpc_server_reconnect_timeout_s": "10"})
-
-
-TUNES_OWN = {"PL_DISABLE_FORK": "1", "RAY_CHDIR_TO_TRIAL_DIR": "0"}  # what Tune sets for its actors
-
-
-def warm_up() -> None:
-    """Import what every trial needs. Ray's idle workers do, while the launcher checks data; with the same environment
-    as Tune's actors they then become these."""
-    import study.worker  # noqa: F401
+        os.environ.update(
+            {
+                # The death of Ray's control service is final here; waiting a minute for another would be in vain.
+                "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+                # Tune's actors have an environment of their own, so they would never be idle workers started before.
+                "RAY_prestart_worker_first_driver": "0",
+                "RAY_enable_worker_prestart": "0",
+            }
+        )
 
 
 def _start_ray(ray: Any, execution: Execution, scratch: Path) -> None:
@@ -510,7 +558,6 @@ def _start_ray(ray: Any, execution: Execution, scratch: Path) -> None:
         ray.init(address=execution.address, runtime_env=workers, log_to_driver=False, logging_level="error")
         return
     ray.init(
-        runtime_env={"env_vars": TUNES_OWN, "worker_process_setup_hook": "study.launch.warm_up"},
         num_cpus=execution.cpus or os.cpu_count(),
         include_dashboard=False,
         object_store_memory=100 * 2**20,  # holds specifications only

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from study import storage
 from study.spec import InputError, Trial
 
+STORE_VERSION = 1  # of the storage folder's layout
 RESULTS = ("finished", "diverged")  # outcomes that are never run again
 COLUMNS = pa.schema(
     [("iteration", pa.int64())]
@@ -47,6 +48,40 @@ class Run:
     outcome: str  # 'running', 'finished', 'diverged', 'failed' or 'interrupted'
     tags: dict[str, str]
     records: pa.Table | None
+
+
+def is_store(root: Path) -> bool:
+    """Whether a store is there. Raises `InputError` if it is another version's, or no store at all."""
+    marker = root / "store.json"
+    try:
+        content = storage.read(marker)
+        if content is None:
+            others = root.exists() and (not root.is_dir() or any(p.name[0] != "." for p in root.iterdir()))
+            if others:
+                raise InputError(f"{root} is not a store (it has no store.json); choose an empty or a new folder")
+            return False
+        found = json.loads(content)["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{marker} cannot be read; restore it, or choose another folder") from None
+    if found != STORE_VERSION:
+        raise InputError(
+            f"store {root} has version {found}, this code reads version {STORE_VERSION};"
+            " use the code that wrote it, or choose another folder"
+        )
+    return True
+
+
+def create(root: Path) -> None:
+    """Make the folder a store, unless it is one. Raises `InputError` where it cannot be, or cannot be written."""
+    try:
+        if not is_store(root):
+            storage.write(root / "store.json", json.dumps({"version": STORE_VERSION}).encode())
+        storage.write(root / ".writable", b"")
+    except OSError as error:
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"store {root} cannot be written ({reason}); choose another folder") from None
 
 
 def account(folder: Path) -> dict[str, Any]:

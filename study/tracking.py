@@ -38,10 +38,9 @@ from study import ledger
 from study.ledger import RESULTS, Run
 from study.progress import version
 from study.spec import Execution, InputError, Trial
-from study.storage import is_local, write
+from study.storage import is_local
 from study.storage import read as read_file
 
-STORE_VERSION = 1  # of the storage folder's layout
 STUDY = "degradation-study"
 POINTS = 300  # of a series in the MLflow UI, which itself draws 320
 LOOK_SECONDS = 2.0  # between looks at what trials have said
@@ -64,29 +63,6 @@ def uri_of(execution: Execution) -> str:
     return execution.tracking_uri or f"sqlite:///{execution.storage.resolve() / 'mlflow.db'}"
 
 
-def check_store(storage: Path) -> bool:
-    """Whether a store is there. Raises `InputError` if it is another version's, or no store at all."""
-    marker = storage / "store.json"
-    try:
-        content = read_file(marker)
-        if content is None:
-            others = storage.exists() and (not storage.is_dir() or any(p.name[0] != "." for p in storage.iterdir()))
-            if others:
-                raise InputError(f"{storage} is not a store (it has no store.json); choose an empty or a new folder")
-            return False
-        found = json.loads(content)["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{marker} cannot be read; restore it, or choose another folder") from None
-    if found != STORE_VERSION:
-        raise InputError(
-            f"store {storage} has version {found}, this code reads version {STORE_VERSION};"
-            " use the code that wrote it, or choose another folder"
-        )
-    return True
-
-
 def create_store(execution: Execution) -> None:
     """Make the storage folder and its database, once, before trials write to it. Existing ones are checked only.
 
@@ -95,13 +71,7 @@ def create_store(execution: Execution) -> None:
     storage = execution.storage
     if not execution.tracking_uri and not is_local(storage):
         raise InputError(f"storage {storage} cannot hold a database; name an MLflow server: --tracking-uri http://...")
-    try:
-        if not check_store(storage):
-            write(storage / "store.json", json.dumps({"version": STORE_VERSION}).encode())
-        write(storage / ".writable", b"")
-    except OSError as error:
-        reason = error.strerror or _first_line(error)
-        raise InputError(f"store {storage} cannot be written ({reason}); choose another folder") from None
+    ledger.create(storage)
     if not execution.tracking_uri:
         _create_database(storage)
     try:
@@ -316,7 +286,7 @@ def read(execution: Execution, trials: Iterable[Trial], records: bool = True) ->
     Raises `InputError` for a curve that is not what was sealed, for two runs of one trial, and where MLflow is out of
     reach.
     """
-    if not execution.tracking_uri and not check_store(execution.storage):
+    if not execution.tracking_uri and not ledger.is_store(execution.storage):
         return []
     mlflow, wanted = client(execution), {trial.id: trial for trial in trials}
     runs: dict[str, Run] = {}

@@ -342,8 +342,8 @@ def test_a_run_says_what_was_expected_of_it_and_the_next_plan_knows_the_probe(tm
     assert (row["predicted_from"], row["done"], row["start_seconds"]) == ("probe", False, 0)
     again = command("plan", *one, "--probe", "--json")
     assert again.stderr == "" and json.loads(again.stdout)["trials"] == [row]  # nothing is left to be measured
-    refused = command("run", *one, "--budget", "0.000001h", "--local")
-    assert refused.returncode == 2 and "more than the budget of 1e-06" in refused.stderr
+    refused = command("run", *one, "--budget", "0.00000001h", "--local")
+    assert refused.returncode == 2 and "more than the budget of 1e-08" in refused.stderr
     assert not (tmp_path / "store" / "trials").exists()  # before anything runs
     ran = command("run", *one, "--local")
     assert ran.returncode == 0, ran.stderr

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,11 @@ class Appetite:
 
     def _look(self) -> None:
         while not self.over.wait(0.5):
-            ours = [psutil.Process()]
-            ours += [child for child in ours[0].children() if "multiprocessing" in " ".join(child.cmdline())]
-            self.peak = max(self.peak, sum(process.memory_full_info().pss for process in ours))
-            self.cpu |= {process.pid: sum(process.cpu_times()[:2]) for process in ours}
+            with suppress(psutil.Error):  # a process may end while it is looked at
+                ours = [psutil.Process()]
+                ours += [child for child in ours[0].children() if "multiprocessing" in " ".join(child.cmdline())]
+                self.cpu |= {process.pid: sum(process.cpu_times()[:2]) for process in ours}
+                self.peak = max(self.peak, sum(process.memory_full_info().pss for process in ours))
 
 
 def study(count: int, folder: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import common
 
 from experiments import planned
 from experiments.profiles import QUICK
-from study import cost, tracking
+from study import cost, ledger, tracking
 from study.spec import Execution
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     execution = Execution(storage=store, data_root=store)
     runs = [
         run
-        for run in (tracking.read(execution, list(planned(QUICK, [])), False) if tracking.check_store(store) else [])
+        for run in (tracking.read(execution, list(planned(QUICK, [])), False) if ledger.is_store(store) else [])
         if run.outcome == "finished"
     ]
     if len(runs) < 2:
