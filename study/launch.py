@@ -27,7 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from study import cost, ledger, progress, storage
-from study.placement import Node, Share, share, this_machine
+from study.placement import Node, Share, gpus, share, this_machine
 from study.spec import Data, Execution, InputError, Trial
 
 ACTOR_DEATHS = 100  # of one trial; whatever kills a process this often before it can say a word will not stop
@@ -280,7 +280,6 @@ def _fan_out(execution: Execution, scratch: Path, launcher: Connection) -> None:
         from ray import tune  # noqa: F401  (while the launcher gets ready)
 
         trials, execution, tags = launcher.recv()
-        _check_nodes(ray, execution)
         _tune(ray, trials, execution, tags, scratch)
         launcher.send("")
     except EOFError:  # there was nothing to do
@@ -306,7 +305,8 @@ def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scrat
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print a traceback for each
     nodes = _nodes(ray, execution)
-    shares = {trial.id: _share(trial, execution, nodes) for trial in trials}
+    gpu_bytes = {trial.id: int(tags[trial.id].get("probed_gpu_bytes", 0)) for trial in trials}
+    shares = {trial.id: _share(trial, execution, nodes, gpu_bytes[trial.id]) for trial in trials}
     by_id = {trial.id: (trial, _as_placed(execution, shares[trial.id]), tags[trial.id]) for trial in trials}
 
     def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
@@ -357,18 +357,45 @@ def _say_failed(execution: Execution, trial: Trial, reason: str) -> None:
 
 
 def _nodes(ray: Any, execution: Execution) -> list[Node]:
-    """This machine, or the nodes of the cluster that can run trials."""
+    """This machine, or the nodes of the cluster that can run trials.
+
+    Raises `InputError` for nodes that do not see the storage: their trials would be lost with them.
+    """
     if not execution.address:
         return [this_machine(execution)]
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [
-        Node(cpus=r.get("CPU", 0), gpus=r.get("GPU", 0), memory_bytes=int(r.get("memory", 0)), gpu_memory_bytes=0)
-        for r in alive
-        if r.get("CPU", 0) > 0
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def look(where: str, root: Any) -> tuple[str, int]:
+        """What is wrong with the storage there, and the bytes of the smallest GPU."""
+        try:
+            storage.write(root / f".seen-by-{where}", b"")
+            (root / f".seen-by-{where}").unlink()
+            return "" if (root / "store.json").exists() else "there is no store.json", gpus()[1]
+        except OSError as error:
+            return str(error), 0
+
+    able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    asked = [
+        ray.remote(look)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(node["NodeID"][:8], execution.storage)
+        for node in able
     ]
+    nodes, wrong = [], {}
+    for node, (problem, gpu_bytes) in zip(able, ray.get(asked, timeout=120), strict=True):
+        has = node["Resources"]
+        nodes.append(Node(has["CPU"], has.get("GPU", 0), int(has.get("memory", 0)), gpu_bytes))
+        if problem:
+            wrong[node["NodeManagerHostname"]] = problem
+    if wrong:
+        raise InputError(
+            f"storage {execution.storage} is not seen by {wrong}; mount it at the same path on every node, or choose"
+            " a storage that all of them see"
+        )
+    return nodes
 
 
-def _share(trial: Trial, execution: Execution, nodes: list[Node]) -> Share:
+def _share(trial: Trial, execution: Execution, nodes: list[Node], gpu_bytes: int) -> Share:
     """What the trial takes of the largest node. Raises `InputError` where no node has that much."""
     if not nodes:
         raise InputError("no node of the cluster has a CPU for trials; start one with `ray start --num-cpus N`")
@@ -377,7 +404,7 @@ def _share(trial: Trial, execution: Execution, nodes: list[Node]) -> Share:
         largest = replace(largest, gpus=0)
     elif execution.device == "cuda" and not largest.gpus:
         raise InputError("device 'cuda' is on no node of the cluster; choose cpu or auto")
-    taken = share(trial, execution, largest)
+    taken = share(trial, execution, largest, gpu_bytes)
     if taken.cpus > largest.cpus or taken.gpus > largest.gpus:
         raise InputError(f"a trial takes {taken}, but the largest node has {largest}")
     return taken
@@ -393,61 +420,27 @@ def _at_once(nodes: list[Node], shares: list[Share]) -> int:
     return max(1, int(sum(min(n.cpus // cpus, n.gpus // gpus if gpus else n.cpus) for n in nodes)))
 
 
-def _check_nodes(ray: Any, execution: Execution) -> None:
-    """Raise `InputError` for nodes that do not see the storage: their trials would be lost with them."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    if not execution.address:
-        return
-
-    def sees(where: str, root: Any) -> str:
-        try:
-            storage.write(root / f".seen-by-{where}", b"")
-            (root / f".seen-by-{where}").unlink()
-            return "" if (root / "store.json").exists() else "there is no store.json"
-        except OSError as error:
-            return str(error)
-
-    asked = {
-        node["NodeID"]: ray.remote(sees)
-        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        .remote(node["NodeID"][:8], execution.storage)
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) > 0
-    }
-    names = {node["NodeID"]: node["NodeManagerHostname"] for node in ray.nodes()}
-    wrong = {names[id]: problem for id, answer in asked.items() if (problem := ray.get(answer, timeout=120))}
-    if wrong:
-        raise InputError(
-            f"storage {execution.storage} is not seen by {wrong}; mount it at the same path on every node, or choose"
-            " a storage that all of them see"
-        )
-
-
 @contextmanager
 def _killing_the_silent(ray: Any, trials: list[Trial], execution: Execution) -> Iterator[None]:
     """Kill the process of a trial whose heartbeat has stopped, so that Tune starts it again elsewhere."""
-    over, heard, running = threading.Event(), dict[str, tuple[Any, float]](), set[str]()
+    over, heard = threading.Event(), dict[str, tuple[Any, float]]()
 
     def listen() -> None:
         while not over.wait(progress.BEAT_SECONDS):
             for trial in trials:
-                path = execution.trial_folder(trial.id) / "progress.json"
-                beat, now = progress.version(path), time.monotonic()
+                folder, now = execution.trial_folder(trial.id), time.monotonic()
+                file = folder / "progress.json"
+                beat = progress.version(file)
                 if heard.setdefault(trial.id, (beat, now))[0] != beat:
                     heard[trial.id] = beat, now
                 if now - heard[trial.id][1] <= progress.SILENCE_SECONDS:
                     continue
-                said = ledger.account(path.parent)
-                if said.get("outcome") != "running" or said.get("launch") != execution.launch:
-                    heard.pop(trial.id)  # it waits; its silence counts from when it runs
-                elif trial.id in running:
+                said = ledger.account(folder)
+                runs = said.get("outcome") == "running" and said.get("launch") == execution.launch
+                if runs and progress.version(file) == beat:  # and has not begun just now
                     log.warning("trial %s is silent; its process is killed, and the trial goes on in another", trial.id)
                     _kill(ray, said)
-                    heard.pop(trial.id)
-                else:
-                    heard[trial.id] = beat, now
-                    running.add(trial.id)
+                heard[trial.id] = beat, now  # killed, or it waits or has ended
 
     thread = threading.Thread(target=listen, daemon=True)
     thread.start()

@@ -20,16 +20,12 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from study.cost import WORKING_TENSORS
+from study.cost import LOST_OF_ALL, LOST_OF_SEGMENT, WORKING_TENSORS
 from study.evaluation import autocast
 from study.models import Net, without_observing
+from study.placement import MARGIN, machine_bytes
 from study.spec import InputError
 
-LOST_OF_ALL, LOST_OF_SEGMENT = (
-    0.12,
-    0.7,
-)  # what glibc cannot use again when segments come and go: fitted to nets of 110 and 1202 layers
-MARGIN = 0.9  # of what a trial may take is planned for
 log = logging.getLogger(__name__)
 
 
@@ -148,29 +144,12 @@ def allowed(device: torch.device, trials_at_once: int, gpus_per_trial: float, gi
         there_is = torch.cuda.get_device_properties(device).total_memory
         share = int(there_is * min(1.0, gpus_per_trial))
     else:
-        there_is = min([psutil.virtual_memory().total, *_container_limits()])
+        there_is = machine_bytes()
         share = there_is // trials_at_once
     asked = int(gib * 2**30)
     if asked > there_is:
         raise InputError(f"memory-gib {gib} is more than the {there_is / 2**30:.1f} GiB of {device}; choose less, or 0")
     return asked or share
-
-
-def _container_limits(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Memory limits of the control groups this process is in (containers, batch systems), versions 1 and 2."""
-    if not membership.exists():
-        return []
-    limits = []
-    for line in membership.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(top) and (file := folder / name).exists():
-                limits.append(file.read_text().strip())
-    return [int(limit) for limit in limits if limit.isdigit()]
 
 
 def in_use(device: torch.device) -> int:

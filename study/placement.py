@@ -15,7 +15,7 @@ from pathlib import Path
 from study import cost
 from study.spec import Execution, InputError, Trial
 
-MARGIN = 0.9  # of a trial's share of memory is planned for, as in `study.memory`
+MARGIN = 0.9  # of a trial's share of memory is planned for
 MOST_ON_A_GPU = 8  # trials; more take turns rather than gain
 BYTES_A_CONTEXT = 2**30  # of GPU memory beside a trial's tensors: CUDA's context, workspaces, the allocator's reserve
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # where none is, there is no GPU that PyTorch could use

@@ -92,7 +92,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     from study.training import CLEAN_IMAGES, EVALUATION_BATCH, TrainState, train
 
     device, recipe = worker.device_of(execution), trial.recipe
-    worker._set_up_torch(execution)
+    worker.set_up_torch(execution)
     data = load(trial.data, execution.data_root, device)
     _load_kernels(trial, data, device)
     memory.release(device)
@@ -102,7 +102,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     endless = _endless(trial)
     state = TrainState(endless, device)
     shape = (recipe.batch, trial.data.channels, trial.data.size, trial.data.size)
-    memory.fit(state.net, shape, recipe.precision, worker._memory_allowed(execution, device))
+    memory.fit(state.net, shape, recipe.precision, worker.memory_allowed(execution, device))
     memory.keep_freed(len(state.net.segments) == 1)
 
     clock = _clock(device.type, execution.threads)

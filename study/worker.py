@@ -45,7 +45,7 @@ def device_of(execution: Execution) -> torch.device:
 def check_machine(execution: Execution) -> None:
     """Raise `InputError` for what a user can get wrong about this machine: its device, memory and compiler."""
     device = device_of(execution)
-    _memory_allowed(execution, device)
+    memory_allowed(execution, device)
     if execution.compile and device.type == "cpu" and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
         raise InputError(f"--compile takes a C++ compiler, and {compiler!r} is not found; install one, or leave it out")
 
@@ -65,7 +65,7 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
     if sealed in ledger.RESULTS:  # by an attempt whose end its launcher did not see
         return sealed
     device = device_of(execution)
-    _set_up_torch(execution)
+    set_up_torch(execution)
     where = {"device": str(device), "threads": str(execution.threads), "deterministic": _yes(execution.deterministic)}
     with Attempt(trial, execution, {**tags, **provenance.tags(), **where}) as attempt:
         if attempt.stopping:
@@ -111,7 +111,8 @@ def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Att
 class Attempt:
     """One attempt at a trial: what it says in the ledger, its heartbeat, and whether it is to stop.
 
-    A thread beats, because one update of a deep net may take a minute.
+    A thread beats, because one update of a deep net may take a minute. The first beat comes before the account says
+    'running', so that a trial that runs and is silent was heard in this attempt.
     """
 
     def __init__(self, trial: Trial, execution: Execution, tags: dict[str, str]) -> None:
@@ -139,10 +140,16 @@ class Attempt:
             **{"host": platform.node(), "pid": os.getpid(), "process_started": psutil.Process().create_time()},
             "tags": {**tags, "storage": str(execution.storage.absolute())},
         }
+        last = progress.read(self.folder)
+        self.seconds_before: float = last.get("seconds", 0.0)
+        self._now: dict[str, Any] = {
+            **{"iteration": last.get("iteration", 0), "train_error_pct": last.get("train_error_pct")},
+            **{"seconds": self.seconds_before, "seconds_left": None},
+        }
+        self._say_now()
         self.write(lambda: ledger.say(self.folder, self.said))
         if provenance.patch():
             self.write(lambda: storage.write(self.folder / "uncommitted.patch", provenance.patch().encode()))
-        self._now: dict[str, Any] = {"iteration": 0, "train_error_pct": None, "seconds": 0.0, "seconds_left": None}
         self._over = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
@@ -217,7 +224,8 @@ class Attempt:
         self.stopping = self.stopping or bool(pull)
 
 
-def _memory_allowed(execution: Execution, device: torch.device) -> int:
+def memory_allowed(execution: Execution, device: torch.device) -> int:
+    """Bytes that one trial may take, of the machine or of its GPU."""
     return memory.allowed(device, execution.trials_at_once, execution.gpus_per_trial, execution.memory_gib)
 
 
@@ -226,7 +234,8 @@ def _set_up_process() -> None:
     gc.freeze()  # what was imported stays: looking through it for garbage would take half a second a trial
 
 
-def _set_up_torch(execution: Execution) -> None:
+def set_up_torch(execution: Execution) -> None:
+    """Threads, precision and kernels of this process, as the execution asks for them."""
     _set_up_process()
     torch.set_num_threads(execution.threads)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
@@ -241,7 +250,7 @@ def _train_in_memory(
 
     Returns the state, the seconds that the trial took, and how it was run.
     """
-    allowed = _memory_allowed(execution, device)
+    allowed = memory_allowed(execution, device)
     needed, segments = cost.predicted_bytes(trial), 1
     how: dict[str, str] = {}
 
@@ -280,7 +289,7 @@ def _train(trial: Trial, state: TrainState, data: Dataset, execution: Execution,
 
     Returns the seconds spent on this trial, earlier attempts included.
     """
-    before = progress.read(attempt.folder).get("seconds", 0.0) if state.iteration else 0.0
+    before = attempt.seconds_before if state.iteration else 0.0
     started = checkpointed = time.monotonic()
     first, seconds = state.iteration, before
     updates = train(trial, state, data)

@@ -16,6 +16,7 @@ import pytest
 from tiny import TINY
 
 from experiments import planned
+from study import launch as launching
 from study import ledger, progress, tracking, worker
 from study.launch import launch
 from study.spec import Execution, InputError, Trial
@@ -267,6 +268,41 @@ def test_a_trial_whose_process_dies_again_and_again_at_one_point_is_left(store: 
     assert "its process died" in said["reason"] and "after iteration 0" in said["reason"]
     progress.Launch(replace(execution, launch="next")).begin()
     assert worker.run_trial(trial, replace(store, launch="next"), {"profile": "test"}) == "finished"
+
+
+def test_of_the_silent_only_what_runs_in_this_launch_is_killed(
+    store: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execution = replace(store, launch="ours")
+    names = ("waits", "ended", "other launch", "speaks", "silent")
+    trials = dict(zip(names, (small(seed=seed) for seed in range(5)), strict=True))
+    said = {"ended": ("interrupted", "ours"), "other launch": ("running", "theirs")}
+    for name in names[1:]:
+        outcome, by = said.get(name, ("running", "ours"))
+        folder = execution.trial_folder(trials[name].id)
+        ledger.say(folder, {"outcome": outcome, "launch": by, "tags": {}, "name": name})
+        progress.write(folder, iteration=1)
+    killed: list[str] = []
+    monkeypatch.setattr(launching, "_kill", lambda ray, said: killed.append(said["name"]))
+    monkeypatch.setattr(progress, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.5)
+    with launching._killing_the_silent(None, list(trials.values()), execution):
+        deadline = time.monotonic() + 30
+        while len(killed) < 2 and time.monotonic() < deadline:
+            progress.write(execution.trial_folder(trials["speaks"].id), iteration=1)
+            time.sleep(0.02)
+    assert killed == ["silent", "silent"]  # the second time after another silence
+
+
+def test_the_seconds_of_earlier_attempts_count_from_the_first_beat_on(store: Execution, small: Small) -> None:
+    folder = store.trial_folder(small().id)
+    progress.write(folder, iteration=7, train_error_pct=50.0, seconds=12.5, seconds_left=1.0)
+    with worker.Attempt(small(), store, {}) as attempt:
+        assert progress.read(folder) == {
+            **{"launch": "", "iteration": 7, "train_error_pct": 50.0},
+            **{"seconds": 12.5, "seconds_left": None},
+        }
+        assert attempt.seconds_before == 12.5
 
 
 def test_preemption_does_not_eat_the_retries(store: Execution, small: Small) -> None:

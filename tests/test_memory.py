@@ -134,18 +134,6 @@ def test_more_memory_than_there_is_cannot_be_asked_for() -> None:
     assert memory.allowed(CPU, 2, 1.0, 0.0) * 2 == pytest.approx(memory.allowed(CPU, 1, 1.0, 0.0), abs=2)
 
 
-def test_the_limits_of_containers_and_batch_systems_are_seen(tmp_path: Path) -> None:
-    membership = tmp_path / "cgroup"
-    membership.write_text("0::/slurm/job_7/task\n4:memory:/job\n3:cpuset:/\n")
-    for file, text in (("slurm/memory.max", "5000\n"), ("slurm/job_7/memory.max", "max\n")):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text(text)
-    (tmp_path / "memory/job").mkdir(parents=True)
-    (tmp_path / "memory/job/memory.limit_in_bytes").write_text("4000\n")
-    assert sorted(memory._container_limits(tmp_path, membership)) == [4000, 5000]
-    assert memory._container_limits(tmp_path, tmp_path / "none") == []
-
-
 @pytest.mark.parametrize(
     "said, exhausted",
     [

@@ -115,6 +115,18 @@ def test_this_machine_is_the_cores_asked_for_and_one_trials_in_a_loop(execution:
     assert placement.this_machine(replace(many, local=True)).cpus == 2
 
 
+def test_the_limits_of_containers_and_batch_systems_are_seen(tmp_path: Path) -> None:
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/slurm/job_7/task\n4:memory:/job\n3:cpuset:/\n")
+    for file, text in (("slurm/memory.max", "5000\n"), ("slurm/job_7/memory.max", "max\n")):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    (tmp_path / "memory/job").mkdir(parents=True)
+    (tmp_path / "memory/job/memory.limit_in_bytes").write_text("4000\n")
+    assert sorted(placement.container_limits(tmp_path, membership)) == [4000, 5000]
+    assert placement.container_limits(tmp_path, tmp_path / "none") == []
+
+
 def test_the_memory_of_a_machine_is_what_trials_are_allowed_of_it() -> None:
     assert placement.machine_bytes() == memory.allowed(torch.device("cpu"), 1, 1.0, 0)
 

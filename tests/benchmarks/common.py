@@ -1,104 +1,29 @@
-"""What the benchmarks share: the trial they time, the textbook script beside it, and how a result is written.
-
-The textbook script is written as public ones are: PyTorch's modules, fp32, NCHW, PIL transforms in two DataLoader
-workers, loss and error read on the host at every step.
-"""
+"""What the benchmarks share: the trial they time, and how a result is written. Without torch, as the launcher is."""
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2 as transforms
-
 from experiments.profiles import PAPER
 from experiments.recipes import whole_batch_norm
 from study import provenance
-from study.data import describe, load
 from study.spec import Trial
 
 BATCH = 128
 OUT = Path("results/bench")
-CPU = torch.device("cpu")
 
 
 def trial(depth: int, precision: str) -> Trial:
     """ResNet of this depth, width 16, on 32x32 colour images in batches of 128."""
+    from study.data import describe  # not above: torch would come with it
+
     model = PAPER.model("residual", depth)
     data = replace(describe("synthetic", Path()), channels=3, size=32, classes=10, padding=4, flip=True)
     recipe = whole_batch_norm(model)
     recipe = replace(recipe, precision=precision, warmup="none", warmup_learning_rate=0.0, warmup_iterations=0)
     return Trial(model=model, data=data, recipe=recipe, seed=0)
-
-
-class Pictures(Dataset):
-    """The trial's images as PIL pictures, augmented one by one."""
-
-    def __init__(self, its: Trial) -> None:
-        data, to_pil = load(its.data, Path()), transforms.ToPILImage()
-        self.pictures, self.labels = [to_pil(image) for image in data.train_images], data.train_labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(32, padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToImage(),
-                transforms.ToDtype(torch.float32, scale=True),
-                transforms.Normalize([0.5] * 3, [0.25] * 3),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return 10**6
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        index %= len(self.labels)
-        return self.transform(self.pictures[index]), self.labels[index]
-
-
-class TextbookBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.conv2, self.bn2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.stride, self.added = stride, outputs - inputs
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = functional.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.stride > 1:
-            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.added))
-        return functional.relu(out + x)
-
-
-def textbook_net(depth: int) -> nn.Module:
-    """The net as PyTorch's modules write it; PyTorch's own initialisation, which costs the same."""
-    blocks, inputs = (depth - 2) // 6, 16
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    for width in (16, 32, 64):
-        for index in range(blocks):
-            layers.append(TextbookBlock(inputs, width, 2 if width > 16 and index == 0 else 1))
-            inputs = width
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-
-
-def textbook(its: Trial) -> Iterator[None]:
-    """The textbook script."""
-    net = textbook_net(its.model.depth)
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    for images, labels in DataLoader(Pictures(its), batch_size=BATCH, shuffle=True, num_workers=2):
-        logits = net(images)
-        loss = functional.cross_entropy(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss.item(), (logits.argmax(1) == labels).sum().item()
-        yield
 
 
 def write(name: str, about: str, rows: list[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from study.models import build
 from study.spec import Trial
 from study.training import TrainState, train
 
+CPU = torch.device("cpu")
 DEPTH, STEPS = 1202, 4
 ALLOWED_GIB = {"fp32": 5, "bf16": 4}
 
@@ -33,7 +34,7 @@ def naive(trial: Trial) -> Iterator[None]:
     data = load(trial.data, common.OUT)
     for iteration in itertools.count():
         images, labels = data.batch(0, iteration, common.BATCH)
-        with autocast(common.CPU, trial.recipe.precision):
+        with autocast(CPU, trial.recipe.precision):
             logits = net(images.contiguous()).float()
         optimizer.zero_grad()
         functional.cross_entropy(logits, labels).backward()
@@ -48,7 +49,7 @@ def one(way: str, precision: str) -> None:
     if way == "naive":
         updates = naive(trial)
     else:
-        state = TrainState(trial, common.CPU)
+        state = TrainState(trial, CPU)
         shape = (common.BATCH, trial.data.channels, trial.data.size, trial.data.size)
         predicted = memory.fit(state.net, shape, precision, ALLOWED_GIB[precision] * 2**30) / 2**30
         segments = len(state.net.segments)
@@ -58,7 +59,7 @@ def one(way: str, precision: str) -> None:
         started = time.perf_counter()
         next(updates)
         seconds.append(time.perf_counter() - started)
-    print(segments, predicted, memory.peak(common.CPU) / 2**30, statistics.median(seconds[1:]))
+    print(segments, predicted, memory.peak(CPU) / 2**30, statistics.median(seconds[1:]))
 
 
 def main() -> None:

@@ -45,7 +45,7 @@ class Appetite:
         self.thread.start()
 
     def _look(self) -> None:
-        while not self.over.wait(0.5):
+        while not self.over.wait(2.0):
             with suppress(psutil.Error):  # a process may end while it is looked at
                 ours = [psutil.Process()]
                 ours += [child for child in ours[0].children() if "multiprocessing" in " ".join(child.cmdline())]
@@ -71,7 +71,7 @@ def study(count: int, folder: Path) -> dict[str, Any]:
         "training / slots (s)": training / slots,
         "allowed (s)": 1.1 * training / slots + 10,
         "launcher MiB": appetite.peak / 2**20,
-        "launcher CPU %": 100 * (sum(appetite.cpu.values()) - cpu_before) / (ended - started),
+        "launcher CPU (s)": sum(appetite.cpu.values()) - cpu_before,
     }
 
 
@@ -133,5 +133,8 @@ def main() -> None:
         more = (many["makespan (s)"] - few["makespan (s)"]) * (os.cpu_count() or 1)
         training = (many["training / slots (s)"] - few["training / slots (s)"]) * (os.cpu_count() or 1)
         many["a further trial costs (s)"] = (more - training) / 20
+        many["further CPU (% of a core)"] = (
+            100 * (many["launcher CPU (s)"] - few["launcher CPU (s)"]) / (many["makespan (s)"] - few["makespan (s)"])
+        )
         rows += [records(folder), *commands(folder)]
     common.write("orchestration", "Ray Tune on this machine, sqlite tracking", rows)

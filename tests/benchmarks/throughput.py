@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import common
+import textbook
 import torch
 
 from study import cost, memory
 from study.data import load
 from study.training import TrainState, train
 
+CPU = torch.device("cpu")
 ROUNDS, SECONDS = int(os.environ.get("ROUNDS", "2")), 6.0
 WARM_STEPS = 5  # more batches than the textbook's workers have fetched ahead
 WAYS = (("textbook", "fp32"), ("ours", "fp32"), ("ours", "bf16"), ("ours compiled", "fp32"), ("ours compiled", "bf16"))
@@ -29,8 +31,8 @@ def steps(depth: int, way: str, precision: str) -> Iterator[object]:
         return gemms(torch.float32 if precision == "fp32" else torch.bfloat16)
     trial = common.trial(depth, precision)
     if way == "textbook":
-        return common.textbook(trial)
-    state = TrainState(trial, common.CPU)
+        return textbook.train(trial)
+    state = TrainState(trial, CPU)
     if way == "ours compiled":
         state.compile()
     memory.keep_freed(True)
