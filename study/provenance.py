@@ -47,12 +47,13 @@ def patch() -> str:
 def tags() -> dict[str, str]:
     """Commit, digest of the dirty patch or 'clean', versions and machine.
 
-    Outside a checkout the commit is STUDY_COMMIT, which an image is built with, or 'unknown'.
+    Outside a checkout the commit is STUDY_COMMIT, which an image is built with, or 'unknown', and the patch 'unknown'.
     """
-    changed = patch()
+    commit, changed = _git("rev-parse", "HEAD").strip(), patch()
+    clean = "clean" if commit else "unknown"
     return {
-        "git_commit": _git("rev-parse", "HEAD").strip() or os.environ.get("STUDY_COMMIT", "unknown"),
-        "git_patch": hashlib.sha256(changed.encode()).hexdigest()[:12] if changed else "clean",
+        "git_commit": commit or os.environ.get("STUDY_COMMIT", "unknown"),
+        "git_patch": hashlib.sha256(changed.encode()).hexdigest()[:12] if changed else clean,
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {_processor()}",

@@ -172,7 +172,9 @@ class Mirror:
             return
         sealed, run = said["outcome"] in RESULTS, self.runs.get(trial.id)
         shown = run.data.tags if run and run.info.status == "FINISHED" else {}
-        if sealed and shown.get("records_sha256") == said["tags"]["records_sha256"]:
+        if sealed and shown.get("outcome") in RESULTS:
+            if shown["records_sha256"] != said["tags"]["records_sha256"]:
+                log.warning("MLflow has another result of trial %s, and keeps it; %s has this one", trial.id, folder)
             return
         if run is None:
             self.runs[trial.id] = run = self._create(trial, said)

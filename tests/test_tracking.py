@@ -182,6 +182,21 @@ def test_a_curve_altered_after_sealing_is_refused(store: Execution, small: Small
         tracking.read(store, [small()])
 
 
+def test_another_stores_result_is_kept_and_the_difference_is_named(
+    store: Execution, small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trial, first, second = small(), [record(4, 1.0)], [record(4, 2.0)]
+    seal(store, trial, first)
+    before = shown(store, trial)
+    other = replace(store, storage=tmp_path / "other", tracking_uri=tracking.uri_of(store))
+    seal(other, trial, second)
+    after = shown(other, trial)
+    assert (after.info.run_id, after.data.tags) == (before.info.run_id, before.data.tags)
+    (found,) = tracking.read(store, [trial])
+    assert found.records is not None and found.records.to_pylist() == first
+    assert f"another result of trial {trial.id}" in caplog.text
+
+
 def test_two_runs_of_one_trial_are_refused_not_averaged(store: Execution, small: Small) -> None:
     seal(store, small(), [record(4), record(8)])
     there, client = shown(store, small()), tracking.client(store)
