@@ -69,6 +69,7 @@ class Study:
 
     finals: pd.DataFrame
     curves: pd.DataFrame
+    layers: pd.DataFrame
     profile: Profile
 
 
@@ -481,6 +482,107 @@ def residual1202_overfits(study: Study) -> Tested:
     return Tested([gap, *residual1202_trains_alike(study).parts])
 
 
+# Sec. 4.1 and 4.2: what layers do
+
+
+def _layers(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """What the layers of the finished trials do. Raises `NotTestable` where their runs do not say."""
+    found = study.layers[study.layers["id"].isin(rows["id"])]
+    if found.empty and (rows["outcome"] == "finished").any():
+        raise NotTestable(f"the runs of {title(rows)} are from before layers were measured")
+    return found
+
+
+def _at_the_end(study: Study, rows: pd.DataFrame, column: str) -> pd.Series:
+    """By seed, the mean over layers of what was measured at the end of training."""
+    layers = _layers(study, rows)
+    return layers[layers["iteration"] > 0].groupby("seed")[column].mean()
+
+
+def _smaller(study: Study, minuend: pd.DataFrame, subtrahend: pd.DataFrame, column: str, words: str) -> Part:
+    return Part(
+        what=f"mean {words} of {title(minuend)} minus {title(subtrahend)}",
+        values=(_at_the_end(study, minuend, column) - _at_the_end(study, subtrahend, column)).dropna(),
+        direction=-1,
+        nets=(minuend, subtrahend),
+        resolution=0.0,
+        unit="",
+    )
+
+
+def _at_depths(study: Study, family: str, *depths: int) -> list[pd.DataFrame]:
+    return [net(study, MAIN, family, depth) for depth in depths]
+
+
+def plain_signals(study: Study) -> Tested:
+    """The smallest response of any layer, before and after training: above 0.1, where 1 is BatchNorm's unit."""
+    parts = []
+    for rows in _at_depths(study, "plain", 20, 56):
+        least = _layers(study, rows).groupby("seed")["response_std"].min()
+        parts.append(
+            Part(
+                what=f"smallest response of a layer of {title(rows)}, at the start or the end, minus 0.1",
+                values=least - 0.1,
+                direction=1,
+                nets=(rows,),
+                resolution=0.0,
+                unit="",
+            )
+        )
+    return Tested(parts)
+
+
+def plain_gradients(study: Study) -> Tested:
+    """Gradient over weight norm of the first and of the last 3x3 layer: within three decades of each other.
+
+    Of the start and the end of training, the one that is farther apart.
+    """
+    parts = []
+    for rows in _at_depths(study, "plain", 20, 56):
+        layers = _layers(study, rows)
+        relative = layers.assign(relative=layers["gradient_norm"] / layers["weight_norm"])
+        ends = relative.sort_values("layer").groupby(["seed", "iteration"])["relative"].agg(["first", "last"])
+        decades = np.log10(ends["last"].clip(1e-30)) - np.log10(ends["first"].clip(1e-30))
+        farther = decades.groupby("seed").agg(lambda each: each.loc[each.abs().idxmax()])
+        parts.append(
+            Part(
+                what=f"log10 of the relative gradient of the last layer of {title(rows)} over the first's",
+                values=farther.astype(float),
+                direction=0,
+                margin=3.0,
+                nets=(rows,),
+                resolution=0.0,
+                unit="decades",
+            )
+        )
+    return Tested(parts)
+
+
+def residual_responses(study: Study) -> Tested:
+    """Fig. 7, at 20 and 56 layers."""
+    nets = zip(_at_depths(study, "residual", 20, 56), _at_depths(study, "plain", 20, 56), strict=True)
+    return Tested([_smaller(study, residual, plain, "response_std", "layer response") for residual, plain in nets])
+
+
+def residual_responses_fall(study: Study) -> Tested:
+    """Fig. 7: 20, 56 and 110 layers."""
+    shallow, middle, deep = _at_depths(study, "residual", 20, 56, 110)
+    return Tested(
+        [
+            _smaller(study, deeper, shallower, "response_std", "layer response")
+            for shallower, deeper in ((shallow, middle), (middle, deep))
+        ]
+    )
+
+
+def residual_functions_near_zero(study: Study) -> Tested:
+    """What a block adds to its input, not what BatchNorm's scale is: deviation of F(x) over that of x."""
+    shallow, middle, deep = _at_depths(study, "residual", 20, 56, 110)
+    plain20, plain56 = _at_depths(study, "plain", 20, 56)
+    pairs = ((shallow, plain20), (middle, plain56), (middle, shallow), (deep, middle))
+    return Tested([_smaller(study, one, other, "branch_over_input", "std(F(x)) / std(x)") for one, other in pairs])
+
+
 # Claims decided by arithmetic; they look at no run
 
 
@@ -586,6 +688,8 @@ MEASURED: dict[str, Callable[[Study], Tested | Counted]] = {
     "S1-2": plain_test,
     "S1-3": no_overfitting,
     "S1-4": plain_starts,
+    "S41-3": plain_signals,
+    "S41-4": plain_gradients,
     "S41-14": residual_converges_faster,
     "S41-15": options_beat_plain,
     "S41-27": plain_bottlenecks,
@@ -599,6 +703,9 @@ MEASURED: dict[str, Callable[[Study], Tested | Counted]] = {
     "S42-9": warmup_length,
     "S42-10": residual110_converges,
     "S42-11": residual110_state_of_the_art,
+    "S42-12": residual_responses,
+    "S42-13": residual_responses_fall,
+    "S42-14": residual_functions_near_zero,
     "S42-15": residual1202_trains,
     "S42-16": residual1202_test,
     "S42-17": residual1202_tests_worse,
@@ -606,7 +713,7 @@ MEASURED: dict[str, Callable[[Study], Tested | Counted]] = {
     "S42-19": residual1202_overfits,
 }
 # The same trials and the same test under a second name; tested once, so that Holm counts it once.
-SAME = {"S1-5": "S1-1", "S41-26": "S42-5"}
+SAME = {"S1-5": "S1-1", "S3-4": "S42-12", "S41-26": "S42-5"}
 ARITHMETIC: dict[str, Callable[[], Counted]] = {
     "S3-1": equal_counts,
     "S3-3": baseline34_counts,
@@ -616,16 +723,9 @@ ARITHMETIC: dict[str, Callable[[], Counted]] = {
     "S42-21": parameter_counts,
     "S42-22": layer_counts,
 }
-_NO_RESPONSES = "layer responses are not recorded yet"
 UNTESTED = {
     "S3-2": "no net with shortcuts over a single layer is part of the study",
-    "S3-4": _NO_RESPONSES,
-    "S41-3": _NO_RESPONSES,
-    "S41-4": "gradients by layer are not recorded yet",
     "S42-7": "the comparison needs plain nets trained on ImageNet",
-    "S42-12": _NO_RESPONSES,
-    "S42-13": _NO_RESPONSES,
-    "S42-14": _NO_RESPONSES,
 }
 _NEEDS = {"imagenet": "needs nets trained on ImageNet", "detection": "needs detectors trained on VOC, COCO or ImageNet"}
 
@@ -640,7 +740,7 @@ def evaluate(frames: Frames, profile: Profile) -> list[dict[str, Any]]:
     points), interval (95 %, of the effect alone, not corrected for many claims), n (paired seeds), runs (the ids of
     those used) and a one-paragraph reason with the numbers.
     """
-    study = Study(frames.finals, frames.curves, profile)
+    study = Study(frames.finals, frames.curves, frames.layers, profile)
     outcomes: dict[str, Tested | Counted] = {}
     for claim in paper.claims():
         if claim["id"] not in SAME:
@@ -727,7 +827,7 @@ def _too_few(outcome: Tested) -> dict[str, Any]:
     have = "no seed" if n == 0 else "only one seed"
     reason = f"{_first_upper(part.what)}: {have} has every number it needs; two are the least that can be tested."
     if n:
-        reason += f" That seed: {part.values.iloc[0]:.2f} {part.unit}."
+        reason += f" That seed: {part.values.iloc[0]:.2f}{part.unit and ' ' + part.unit}."
     return _measured_entry(_undecided(2 - n), part, outcome.parts, reason + _remarks(outcome))
 
 
@@ -768,7 +868,7 @@ def _numbers(part: Part) -> str:
     found = estimate(part.values, part.resolution)
     within = f" (to be within {part.margin:g})" if part.direction == 0 else ""
     return (
-        f"{part.what}: {found.mean:.2f} {part.unit} [{found.low:.2f}, {found.high:.2f}]{within}"
+        f"{part.what}: {found.mean:.2f}{part.unit and ' ' + part.unit} [{found.low:.2f}, {found.high:.2f}]{within}"
         f" over {found.n} paired seeds"
     )
 

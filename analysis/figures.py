@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 
-from analysis import files
+from analysis import files, paper
 from analysis.runs import Frames
 
 TRAINING = "final_train_error_pct"
@@ -97,6 +97,51 @@ def figure_6(frames: Frames, profile: str) -> Figure:
     if len(set(compared["iterations"]) | set(deep["iterations"])) > 1:
         text += " The nets on the right have a recipe of their own; compare them with each other only."
     return _captioned(figure, text, finals, profile)
+
+
+@styled
+def figure_7(frames: Frames, profile: str) -> Figure:
+    """Fig. 7: deviation of each 3x3 layer's output at the end of training, in order (top) and ranked (bottom).
+
+    Plain nets of 20 and 56 layers on the left, ResNets of 20, 56 and 110 on the right, over the paper's own curves.
+    """
+    finals = serving(frames.finals, "plain-vs-residual").query("depth in (20, 56, 110)")
+    finals = finals[(finals["family"] == "residual") | (finals["depth"] < 110)]
+    ends = frames.layers[frames.layers["id"].isin(finals["id"]) & (frames.layers["iteration"] > 0)]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    panels, colours, responses = figure.subplots(2, 2, sharex=True, sharey=True), _colours(finals), paper.responses()
+    for column, (family, title) in enumerate((("plain", "plain nets"), ("residual", "ResNets, option A"))):
+        for row, order in enumerate(("in order", "by magnitude")):
+            axes, names = panels[row, column], []
+            for net in finals.loc[finals["family"] == family, "title"].drop_duplicates():
+                colour = colours[net]
+                theirs = responses.loc[responses["curve"] == net, "response_std"]
+                measured = ends[ends["title"] == net].pivot(index="layer", columns="seed", values="response_std")
+                if row:
+                    theirs, measured = _ranked(theirs), measured.astype(float).apply(_ranked)
+                axes.plot(np.arange(1, len(theirs) + 1), theirs, color=colour, linewidth=1, linestyle=":")
+                if len(measured):
+                    layer, low, high = measured.index, measured.min(axis=1), measured.max(axis=1)
+                    axes.plot(layer, measured.mean(axis=1), color=colour, linewidth=1.8)
+                    axes.fill_between(layer, low, high, color=colour, alpha=0.25, linewidth=0)
+                names.append((net, colour))
+            axes.set(title=f"{title}, {order}", xlabel="layer" if row else "")
+            axes.set_ylabel("" if column else "std of responses")
+            for place, (name, colour) in enumerate(names):
+                axes.text(0.98, 0.94 - 0.1 * place, name, transform=axes.transAxes, ha="right", va="top", color=colour)
+            _say_if_empty(axes, ends[ends["family"] == family])
+    panels[0, 0].set_ylim(bottom=0)
+    _legend(figure, finals, _MEAN, _BAND, _PAPERS)
+    text = (
+        "Standard deviation of each 3x3 layer's output after BatchNorm, before ReLU or addition, as in Fig. 7 of the"
+        " paper: over one batch of training images, by whose statistics BatchNorm normalises. The paper's curves are of"
+        " its own nets on CIFAR-10."
+    )
+    return _captioned(figure, text, finals, profile)
+
+
+def _ranked(values: pd.Series) -> pd.Series:
+    return pd.Series(np.sort(values)[::-1], index=values.index)
 
 
 @styled
@@ -177,7 +222,7 @@ def shortcut_options(frames: Frames, profile: str) -> Figure:
     return _captioned(figure, text, finals, profile)
 
 
-FIGURES = (figure_1, figure_6, error_against_depth, shortcut_options)
+FIGURES = (figure_1, figure_6, figure_7, error_against_depth, shortcut_options)
 
 
 def drawn(frames: Frames, profile: str) -> Iterator[tuple[str, Figure]]:
@@ -244,6 +289,8 @@ _LEGEND_INCHES = 0.3
 _THIN = Line2D([], [], color=_GREY, linewidth=1, linestyle="--", label="training error")
 _BOLD = Line2D([], [], color=_GREY, linewidth=2.2, label="test error")
 _BAND = Line2D([], [], color=_GREY, linewidth=8, alpha=0.25, label="range over seeds")
+_MEAN = Line2D([], [], color=_GREY, linewidth=1.8, label="mean over seeds")
+_PAPERS = Line2D([], [], color=_GREY, linewidth=1, linestyle=":", label="the paper, digitised")
 _DOT = Line2D([], [], color=_GREY, marker="o", markersize=5, linestyle="none", label="a seed")
 _HOLLOW = Line2D(
     [], [], color=_GREY, marker="o", markersize=5, markerfacecolor="white", linestyle="none", label="training error"

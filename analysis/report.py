@@ -33,6 +33,7 @@ VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention fi
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn")
 MANIFEST = "manifest.json"
+FRAMES = ("runs", "curves", "layers")  # files of the frames a report is rendered from
 Claim = dict[str, Any]
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
 
@@ -55,7 +56,7 @@ def write(
     """
     verdicts = paper_claims.evaluate(frames, profile)
     files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
-    for name, frame in (("runs", frames.finals), ("curves", frames.curves)):
+    for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers), strict=True):
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         files.write(folder / f"{name}.parquet", buffer.getvalue())
@@ -79,13 +80,10 @@ def write(
 
 def read(folder: Path) -> Frames:
     """The frames a report was rendered from. Raises `InputError` where there is no report."""
-    for name in ("runs", "curves"):
+    for name in FRAMES:
         if not (folder / f"{name}.parquet").exists():
             raise InputError(f"{folder} has no {name}.parquet; render it: make report PROFILE={folder.name}")
-    return Frames(
-        finals=pd.read_parquet(folder / "runs.parquet"),
-        curves=pd.read_parquet(folder / "curves.parquet"),
-    )
+    return Frames(*(pd.read_parquet(folder / f"{name}.parquet") for name in FRAMES))
 
 
 def notebooks(folder: Path) -> list[Path]:

@@ -6,13 +6,13 @@ and touches neither tracking nor files.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
-import pyarrow as pa
 
 from experiments.recipes import deviations
 from study import cost
+from study.ledger import LAYERS, Run
 from study.spec import InputError, Trial
 
 MEASURES = (
@@ -35,27 +35,17 @@ RECORD = (
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
 
 
-class Run(Protocol):
-    """What a run must say for itself: the fields of `study.tracking.Run`."""
-
-    @property
-    def run_id(self) -> str: ...
-    @property
-    def trial(self) -> Trial: ...
-    @property
-    def outcome(self) -> str: ...
-    @property
-    def tags(self) -> Mapping[str, str]: ...
-    @property
-    def records(self) -> pa.Table | None: ...
-
-
 @dataclass(frozen=True)
 class Frames:
-    """`finals`: exactly one row per planned trial. `curves`: one row per planned trial that has a run, and record."""
+    """What was planned and what its runs measured.
+
+    `finals`: exactly one row per planned trial. `curves`: one row per planned trial that has a run, and record.
+    `layers`: one row per finished trial, iteration (0 and the last) and 3x3 layer.
+    """
 
     finals: pd.DataFrame
     curves: pd.DataFrame
+    layers: pd.DataFrame
 
 
 def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
@@ -73,7 +63,7 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
             other = by_id.setdefault(run.trial.id, run)
             if other is not run:
                 raise InputError(f"runs {other.run_id} and {run.run_id} are both of trial {run.trial.id}; delete one")
-    rows, measured = [], []
+    rows, measured, layers = [], [], []
     for trial, experiments in planned.items():
         found = by_id.get(trial.id)
         records = pd.DataFrame(columns=list(RECORD), dtype=float)
@@ -82,10 +72,16 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
         rows.append(_planned(trial, experiments) | _found(trial, found, records))
         if len(records):
             measured.append(records.assign(id=trial.id))
+        if found is not None and found.layers is not None:
+            layers.append(found.layers.to_pandas().assign(id=trial.id))
     finals = pd.DataFrame(rows)
-    curves = pd.concat(measured) if measured else pd.DataFrame(columns=["id", *RECORD])
-    curves = finals[[*_IDENTITY, "outcome"]].merge(curves, on="id", validate="one_to_many")
-    return Frames(finals=finals, curves=curves)
+    return Frames(finals, _identified(finals, measured, RECORD), _identified(finals, layers, LAYERS.names))
+
+
+def _identified(finals: pd.DataFrame, tables: list[pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
+    """The tables below one another, with what identifies the trial of each row."""
+    everything = pd.concat(tables) if tables else pd.DataFrame(columns=["id", *columns])
+    return finals[[*_IDENTITY, "outcome"]].merge(everything, on="id", validate="one_to_many")
 
 
 def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _sealed(run: Run, execution: Execution) -> Run | None:
     said = ledger.account(folder)
     if said.get("outcome") not in RESULTS:
         return None
-    return Run("", run.trial, said["outcome"], said["tags"], ledger.read_records(folder))
+    return Run("", run.trial, said["outcome"], said["tags"], ledger.read_records(folder), ledger.read_layers(folder))
 
 
 def _seal(run: Run, found: Bundle, execution: Execution) -> None:
@@ -180,7 +180,8 @@ def _seal(run: Run, found: Bundle, execution: Execution) -> None:
     exported = int(datetime.fromisoformat(found.manifest["when"]).timestamp() * 1000)
     origin = {"imported_from": found.path.name, "imported_run": run.run_id}
     tags = {"profile": found.profile, **run.tags, **origin, "storage": str(execution.storage.absolute())}
-    ledger.seal(folder, run.outcome, run.records, {"started": int(run.tags.get("started", exported)), "tags": tags})
+    said = {"started": int(run.tags.get("started", exported)), "tags": tags}
+    ledger.seal(folder, run.outcome, run.records, said, run.layers)
     last = run.records.to_pylist()[-1]
     seconds = float(run.tags.get("seconds", 0.0))
     reached = {"iteration": last["iteration"], "train_error_pct": last["train_error_pct"], "outcome": run.outcome}

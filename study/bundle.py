@@ -3,6 +3,7 @@
 manifest.json           format, schema and protocol; each trial with its tags and seal; SHA-256 of the other members
 runs.parquet            a row a trial, for readers that do not have this code
 curves.parquet          a row a record, with its trial's id
+layers.parquet          a row a layer, at the start and at the end of training, with its trial's id
 weights/ID.checkpoint   the last state of the trials chosen
 
 Knows neither torch nor MLflow, so that results can be read where these are not installed.
@@ -31,8 +32,8 @@ from study.ledger import COLUMNS, RESULTS, Run
 from study.spec import PROTOCOL, SCHEMA, Data, InputError, Trial
 
 FORMAT = 1  # raise when readers of the format before cannot read the new one
-MANIFEST, RUNS, CURVES = "manifest.json", "runs.parquet", "curves.parquet"
-COLUMNS_WITH_ID = pa.schema([("id", pa.string()), *COLUMNS])
+MANIFEST, RUNS, CURVES, LAYERS = "manifest.json", "runs.parquet", "curves.parquet", "layers.parquet"
+ID = ("id", pa.string())
 SEALS = {"records": "records", "sha256": "records_sha256"}  # the manifest's names of two tags
 WHERE = (  # tags that tell one run of a trial from another
     *("machine", "device", "threads", "segments", "compiled", "deterministic", "data_digest"),
@@ -110,7 +111,8 @@ def write(
     }
     members: dict[str, bytes | Weights] = {
         RUNS: _parquet(pa.Table.from_pylist(_rows(runs))),
-        CURVES: _parquet(pa.concat_tables([COLUMNS_WITH_ID.empty_table(), *map(_curve, runs)])),
+        CURVES: _parquet(pa.concat_tables([pa.schema([ID, *COLUMNS]).empty_table(), *map(_curve, runs)])),
+        LAYERS: _parquet(_layers_of(runs)),
         **{_member(run): weights[run.trial.id] for run in runs if run.trial.id in weights},
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -218,14 +220,27 @@ def _curve(run: Run) -> pa.Table:
     """The rows of `curves.parquet` that are one run's."""
     assert (run.records is not None) == (run.outcome in RESULTS)
     if run.records is None:
-        return COLUMNS_WITH_ID.empty_table()
+        return pa.schema([ID, *COLUMNS]).empty_table()
     if not run.records.schema.equals(COLUMNS):
         raise InputError(
             f"the curve of {run.trial.id} has other columns than this code writes; export it with the code that wrote"
             f" it (commit {run.tags.get('git_commit', 'unknown')})"
         )
-    table = ledger.verified(run.records, run.tags, run.trial.id)
-    return table.add_column(0, "id", pa.array([run.trial.id] * table.num_rows, pa.string()))
+    return _with_id(ledger.verified(run.records, run.tags, run.trial.id), run)
+
+
+def _layers_of(runs: Iterable[Run]) -> pa.Table:
+    """`layers.parquet`."""
+    tables = [
+        _with_id(ledger.verified_layers(run.layers, run.tags, run.trial.id), run)
+        for run in runs
+        if run.layers is not None
+    ]
+    return pa.concat_tables([pa.schema([ID, *ledger.LAYERS]).empty_table(), *tables])
+
+
+def _with_id(table: pa.Table, run: Run) -> pa.Table:
+    return table.add_column(0, ID[0], pa.array([run.trial.id] * table.num_rows, ID[1]))
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -256,12 +271,15 @@ def _bundle(archive: zipfile.ZipFile, path: Path) -> Bundle:
     for name, digest in manifest["members"].items():
         _check(archive, name, digest, path)
     runs, curves = (pq.read_table(io.BytesIO(archive.read(name))) for name in (RUNS, CURVES))
+    layers = _layers_of([])  # a bundle from before layers were measured
+    if LAYERS in manifest["members"]:
+        layers = pq.read_table(io.BytesIO(archive.read(LAYERS)))
     scope = manifest["scope"]
     found = Bundle(
         path=path,
         profile=manifest["profile"],
         scope=Scope(**scope | {"data": Data(**scope["data"]) if scope["data"] else None}),
-        runs=[_run(entry, curves, path) for entry in manifest["trials"]],
+        runs=[_run(entry, curves, layers, path) for entry in manifest["trials"]],
         manifest=manifest,
     )
     if runs.to_pylist() != _rows(found.runs):
@@ -301,8 +319,8 @@ def _check(archive: zipfile.ZipFile, name: str, digest: str, path: Path) -> None
         raise InputError(f"{path}: {name} is damaged or missing (its checksum differs); {AGAIN}")
 
 
-def _run(entry: dict[str, Any], curves: pa.Table, path: Path) -> Run:
-    """A run as it was exported. Raises `InputError` for another specification than its id's, and an altered curve."""
+def _run(entry: dict[str, Any], curves: pa.Table, layers: pa.Table, path: Path) -> Run:
+    """A run as it was exported. Raises `InputError` for another specification than its id's, and altered tables."""
     try:
         trial = Trial.from_dict(entry["spec"])
     except InputError as error:
@@ -311,12 +329,15 @@ def _run(entry: dict[str, Any], curves: pa.Table, path: Path) -> Run:
         raise InputError(f"{path}: the specification of {entry['id']} gives the id {trial.id}; {AGAIN}")
     if Path(trial.id).name != trial.id:  # importing would write outside the store
         raise InputError(f"{path}: the id {trial.id} cannot be the name of a folder; {AGAIN}")
-    tags, records = dict(entry["tags"]), None
+    tags, records, its_layers = dict(entry["tags"]), None, None
     if entry["outcome"] in RESULTS:
         tags |= {tag: entry[name] for name, tag in SEALS.items()}
         records = curves.filter(pc.equal(curves["id"], trial.id)).drop_columns(["id"])
         try:
             ledger.verified(records, tags, trial.id)
+            if "layers_sha256" in tags:
+                its_layers = layers.filter(pc.equal(layers["id"], trial.id)).drop_columns(["id"])
+                ledger.verified_layers(its_layers, tags, trial.id)
         except InputError as error:
             raise InputError(f"{path}: {error}; {AGAIN}") from None
-    return Run(entry["run_id"], trial, entry["outcome"], tags, records)
+    return Run(entry["run_id"], trial, entry["outcome"], tags, records, its_layers)

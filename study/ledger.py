@@ -1,8 +1,9 @@
 """What a trial says of itself, in its folder of the storage: its account and its curve. Knows neither torch nor MLflow.
 
-`run.json`, the account, says how far the trial came and how it is run; `records.parquet` is its curve. A trial has a
-result once its account names the curve's row count and digest: it is sealed, and nobody writes to it again. MLflow
-shows what the ledger holds (`study/tracking.py`), now or later.
+`run.json`, the account, says how far the trial came and how it is run; `records.parquet` is its curve, and
+`layers.parquet` what its layers do (`study/layers.py`). A trial has a result once its account names the curve's row
+count and the digests of both: it is sealed, and nobody writes to it again. MLflow shows what the ledger holds
+(`study/tracking.py`), now or later.
 """
 
 import hashlib
@@ -37,17 +38,26 @@ COLUMNS = pa.schema(
         )
     ]
 )
+LAYERS = pa.schema(
+    [("iteration", pa.int64()), ("layer", pa.int64())]
+    + [(name, pa.float64()) for name in ("response_std", "gradient_norm", "weight_norm", "branch_over_input")]
+)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trial as it was logged. `records` has the columns of `COLUMNS`; None unless the trial has a result."""
+    """A trial as it was logged.
+
+    `records` has the columns of `COLUMNS`; None unless the trial has a result. `layers` has those of `LAYERS`; None
+    unless the trial finished, and of runs from before layers were measured.
+    """
 
     run_id: str
     trial: Trial
     outcome: str  # 'running', 'finished', 'diverged', 'failed' or 'interrupted'
     tags: dict[str, str]
     records: pa.Table | None
+    layers: pa.Table | None = None
 
 
 def is_store(root: Path) -> bool:
@@ -98,11 +108,21 @@ def say(folder: Path, said: dict[str, Any]) -> None:
     storage.write(folder / "run.json", json.dumps(said, indent=1).encode())
 
 
-def seal(folder: Path, outcome: str, records: list[dict[str, Any]] | pa.Table, said: dict[str, Any]) -> dict[str, Any]:
-    """Write the whole curve, then the account that makes the outcome a result. Returns the account."""
+def seal(
+    folder: Path,
+    outcome: str,
+    records: list[dict[str, Any]] | pa.Table,
+    said: dict[str, Any],
+    layers: list[dict[str, Any]] | pa.Table | None = None,
+) -> dict[str, Any]:
+    """Write the whole curve and the layers, then the account that makes the outcome a result. Returns the account."""
     assert outcome in RESULTS
     table = write_records(folder, records)
     seals = {"records": str(table.num_rows), "records_sha256": digest(table)}
+    if layers is None:
+        (folder / "layers.parquet").unlink(missing_ok=True)
+    else:
+        seals["layers_sha256"] = digest(_write(folder / "layers.parquet", layers, LAYERS))
     said = {**said, "outcome": outcome, "reason": "", "tags": {**said["tags"], **seals}}
     verified(table, said["tags"], folder.name)
     say(folder, said)
@@ -111,10 +131,14 @@ def seal(folder: Path, outcome: str, records: list[dict[str, Any]] | pa.Table, s
 
 def write_records(folder: Path, records: list[dict[str, Any]] | pa.Table) -> pa.Table:
     """Replace the trial's curve by these records."""
-    table = records if isinstance(records, pa.Table) else pa.Table.from_pylist(records, schema=COLUMNS)
+    return _write(folder / "records.parquet", records, COLUMNS)
+
+
+def _write(path: Path, rows: list[dict[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=schema)
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    storage.write(folder / "records.parquet", buffer.getvalue())
+    storage.write(path, buffer.getvalue())
     return table
 
 
@@ -122,6 +146,12 @@ def read_records(folder: Path) -> pa.Table:
     """The curve so far, not verified; empty if there is none."""
     content = storage.read(folder / "records.parquet")
     return COLUMNS.empty_table() if content is None else pq.read_table(io.BytesIO(content))
+
+
+def read_layers(folder: Path) -> pa.Table | None:
+    """What the layers do, not verified; None if it was not measured."""
+    content = storage.read(folder / "layers.parquet")
+    return None if content is None else pq.read_table(io.BytesIO(content))
 
 
 def digest(table: pa.Table) -> str:
@@ -136,4 +166,11 @@ def verified(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
     iterations = table["iteration"].to_pylist()
     if any(after <= before for before, after in zip(iterations, iterations[1:], strict=False)):
         raise InputError(f"the curve of {name} has iterations that do not rise; delete it and run the trial again")
+    return table
+
+
+def verified_layers(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
+    """The layers, if they are what was sealed, else `InputError`."""
+    if digest(table) != tags.get("layers_sha256"):
+        raise InputError(f"the layers of {name} were altered after they were sealed")
     return table

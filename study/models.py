@@ -120,8 +120,8 @@ class Net(nn.Module):
         self.segments = [self.blocks]  # all but the last are computed again in the backward pass; see study.memory
 
     @property
-    def blocks(self) -> list[nn.Module]:
-        return [block for stage in self.stages.children() for block in stage.children()]
+    def blocks(self) -> list[Block]:
+        return [block for block in self.stages.modules() if isinstance(block, Block)]
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
         x = functional.relu_(self.stem_norm(self.stem(x)))
@@ -131,13 +131,13 @@ class Net(nn.Module):
         return self.classifier(x.mean(dim=(2, 3)))
 
 
-def _in_turn(blocks: list[nn.Module], x: Tensor) -> Tensor:
+def _in_turn(blocks: list[Block], x: Tensor) -> Tensor:
     for block in blocks:
         x = block(x)
     return x
 
 
-def _recomputed(blocks: list[nn.Module], x: Tensor) -> Tensor:
+def _recomputed(blocks: list[Block], x: Tensor) -> Tensor:
     """The same numbers, keeping only `x`: the rest is computed again when the backward pass needs it.
 
     The second time must not move BatchNorm's running averages again (pytorch issue 96136).

@@ -15,7 +15,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -45,7 +45,8 @@ STUDY = "degradation-study"
 POINTS = 300  # of a series in the MLflow UI, which itself draws 320
 LOOK_SECONDS = 2.0  # between looks at what trials have said
 OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
-ATTACHED = ("spec.json", "uncommitted.patch", "trace.json", "records.parquet")  # files of a trial that its run shows
+# Files of a trial that its run shows.
+ATTACHED = ("spec.json", "uncommitted.patch", "trace.json", "records.parquet", "layers.parquet")
 STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -304,24 +305,34 @@ def read(execution: Execution, trials: Iterable[Trial], records: bool = True) ->
         if json.loads(tags["spec"]) != json.loads(json.dumps(trial.to_dict())):
             raise InputError(f"run {run_id} has the id {trial.id} but another specification; delete it, or this store")
         outcome = tags["outcome"]
-        table = _records(mlflow, run_id, tags, execution) if records and outcome in RESULTS else None
-        runs[trial.id] = Run(run_id=run_id, trial=trial, outcome=outcome, tags=tags, records=table)
+        table = layers = None
+        if records and outcome in RESULTS:
+            table = _table("records.parquet", ledger.verified, mlflow, run_id, tags, execution)
+            if "layers_sha256" in tags:
+                layers = _table("layers.parquet", ledger.verified_layers, mlflow, run_id, tags, execution)
+        runs[trial.id] = Run(run_id=run_id, trial=trial, outcome=outcome, tags=tags, records=table, layers=layers)
     return list(runs.values())
 
 
-def _records(mlflow: MlflowClient, run_id: str, tags: dict[str, str], execution: Execution) -> pa.Table:
+def _table(
+    file: str,
+    verified: Callable[[pa.Table, dict[str, str], str], pa.Table],
+    mlflow: MlflowClient,
+    run_id: str,
+    tags: dict[str, str],
+    execution: Execution,
+) -> pa.Table:
     name = f"run {run_id} ({tags['trial_id']})"
     try:
         with tempfile.TemporaryDirectory() as folder:
-            table = pq.read_table(_artifact(mlflow, run_id, execution, folder))
+            table = pq.read_table(_artifact(file, mlflow, run_id, execution, folder))
     except (OSError, MlflowException, pa.ArrowException) as error:
-        raise InputError(f"the curve of {name} cannot be read: {error}") from None
-    return ledger.verified(table, tags, name)
+        raise InputError(f"{file} of {name} cannot be read: {error}") from None
+    return verified(table, tags, name)
 
 
-def _artifact(mlflow: MlflowClient, run_id: str, execution: Execution, folder: str) -> str:
-    """Path of the run's curve, also of a store that was moved, whose database still names the old place."""
-    name = "records.parquet"
+def _artifact(name: str, mlflow: MlflowClient, run_id: str, execution: Execution, folder: str) -> str:
+    """Path of a run's file, also of a store that was moved, whose database still names the old place."""
     here = execution.storage / "artifacts" / run_id / "artifacts" / name
     there = not execution.tracking_uri and here.exists()
     return str(here) if there else mlflow.download_artifacts(run_id, name, folder)

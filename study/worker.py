@@ -22,9 +22,10 @@ from typing import Any
 import psutil
 import torch
 
-from study import cost, ledger, memory, progress, provenance, storage
+from study import cost, layers, ledger, memory, progress, provenance, storage
 from study.checkpoints import newest_iteration
 from study.data import Dataset, load
+from study.models import build
 from study.spec import Execution, InputError, Trial
 from study.training import Record, TrainState, train
 
@@ -104,8 +105,16 @@ def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Att
     how |= {"seconds": f"{seconds:.2f}", "data_digest": data.digest}
     how["memory_mib"] = str(memory.peak(device) // 2**20)
     if diverged_at is not None:
-        how["diverged_at"] = str(diverged_at)
-    return attempt.seal("finished" if diverged_at is None else "diverged", state, seconds, how)
+        return attempt.seal("diverged", state, seconds, how | {"diverged_at": str(diverged_at)}, None)
+    return attempt.seal("finished", state, seconds, how, _layers(trial, state, data))
+
+
+def _layers(trial: Trial, state: TrainState, data: Dataset) -> list[dict[str, Any]]:
+    """What the layers do at the end of training and, in the same net given its initial weights again, at the start."""
+    images, labels = next(data.mixed(trial.recipe.batch, trial.recipe.batch))
+    end = layers.measure(state.net, images, labels, trial.recipe.precision, state.iteration)
+    state.net.load_state_dict(build(trial).state_dict())
+    return layers.measure(state.net, images, labels, trial.recipe.precision, 0) + end
 
 
 class Attempt:
@@ -171,11 +180,18 @@ class Attempt:
         self.write(lambda: state.save(self.folder / "checkpoints"))
         self.write(lambda: ledger.write_records(self.folder, state.records))
 
-    def seal(self, outcome: str, state: TrainState, seconds: float, tags: dict[str, str]) -> str:
+    def seal(
+        self,
+        outcome: str,
+        state: TrainState,
+        seconds: float,
+        tags: dict[str, str],
+        layers: list[dict[str, Any]] | None,
+    ) -> str:
         """Make the outcome a result."""
         self.said["tags"] |= tags
         self.now(state, seconds, seconds_left=0.0, outcome=outcome)
-        self.write(lambda: ledger.seal(self.folder, outcome, state.records, self.said))
+        self.write(lambda: ledger.seal(self.folder, outcome, state.records, self.said, layers))
         return outcome
 
     def ended(self, outcome: str, reason: str) -> str:

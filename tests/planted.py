@@ -5,7 +5,6 @@ The numbers are planted, never presented as measured. Noise is seeded by the tri
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -13,18 +12,8 @@ import pyarrow as pa
 from analysis.runs import Frames, load
 from experiments import planned as planned_trials
 from experiments.profiles import Profile
+from study.ledger import LAYERS, Run
 from study.spec import Trial
-
-
-@dataclass(frozen=True)
-class Run:
-    """The fields of `study.tracking.Run`, without importing mlflow for tests that need no tracking."""
-
-    run_id: str
-    trial: Trial
-    outcome: str
-    tags: dict[str, str]
-    records: pa.Table | None
 
 
 def degradation(trial: Trial) -> float:
@@ -32,6 +21,11 @@ def degradation(trial: Trial) -> float:
     if trial.model.family == "plain":
         return min(1.0 + (trial.model.depth - 20) * 1.2, 88.0)
     return 0.3 * 20 / trial.model.depth + 0.02
+
+
+def _fig_7(trial: Trial) -> float:
+    """Mean layer response as the paper tells it: smaller in residual nets, and smaller in deeper ones."""
+    return (1.8 if trial.model.family == "plain" else 1.6 * (20 / trial.model.depth) ** 0.3) + 0.01
 
 
 def finished(trial: Trial) -> str:
@@ -45,13 +39,14 @@ def planted(
     outcomes: Callable[[Trial], str] = finished,
     test_error: Callable[[Trial], float] | None = None,
     pace: Callable[[Trial], float] = lambda trial: 0.08,
+    response: Callable[[Trial], float] = lambda trial: _fig_7(trial),
 ) -> list[Run]:
     """A run for every planned trial of the profile, except those whose outcome is 'missing'.
 
     The running training error falls exponentially from 90 % to `error(trial)`, with `pace(trial)` of the iterations as
     its time constant; `noise` is the standard deviation between seeds (percentage points), drawn anew for training and
     test error. `test_error` (default: `error` plus 4) is the last iterate's. A run that is not finished stops halfway;
-    a failed one has no records.
+    a failed one has no records. `response` is the mean deviation of a finished net's layers at the end.
     """
     test_error = test_error or (lambda trial: error(trial) + 4.0)
     runs = []
@@ -71,6 +66,7 @@ def planted(
                 outcome=outcome,
                 tags=tags,
                 records=None if outcome == "failed" else _records(trial, train, test, pace(trial), outcome),
+                layers=layers(trial, response(trial), rng) if outcome == "finished" else None,
             )
         )
     return runs
@@ -79,6 +75,25 @@ def planted(
 def frames(profile: Profile, *args, **kwargs) -> Frames:
     """The frames of `planted(...)`."""
     return load(planned_trials(profile), planted(profile, *args, **kwargs))
+
+
+def layers(trial: Trial, response: float, rng: np.random.Generator) -> pa.Table:
+    """What the layers of a net do before training, where BatchNorm makes every response 1, and at the end."""
+    model, rows = trial.model, []
+    a_block = 2 if model.block == "basic" else 1  # 3x3 layers
+    count = 1 + 3 * a_block * model.blocks_per_stage
+    for iteration in (0, trial.recipe.iterations):
+        std = response + 0.02 * rng.standard_normal(count) if iteration else np.ones(count)
+        for layer in range(1, count + 1):
+            ends_block = layer > 1 and (layer - 1) % a_block == 0
+            rows.append(
+                {
+                    **{"iteration": iteration, "layer": layer, "response_std": std[layer - 1]},
+                    **{"gradient_norm": 0.1 + 0.1 / layer, "weight_norm": 2.0},
+                    "branch_over_input": std[layer - 1] / 2 if ends_block else None,
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=LAYERS)
 
 
 def _records(trial: Trial, train: float, test: float, pace: float, outcome: str) -> pa.Table:

@@ -262,6 +262,37 @@ def test_what_a_profile_calls_untestable_is_not_tested():
         assert reason[1:] in quick[name]["reason"]
 
 
+RESPONSES = ("S3-4", "S42-12", "S42-13", "S42-14")
+
+
+def test_smaller_responses_in_residual_and_in_deeper_nets_are_found():
+    found = verdicts(THIN)
+    assert all(found[name]["verdict"] == SUPPORTED for name in (*RESPONSES, "S41-3", "S41-4"))
+    assert "mean layer response of ResNet-20 minus plain-20: -0.20 [" in found["S42-12"]["reason"]
+    opposite = verdicts(THIN, response=lambda trial: 2.0 if trial.model.family == "residual" else 1.0)
+    assert opposite["S42-12"]["verdict"] == opposite["S42-14"]["verdict"] == CONTRADICTED
+    alike = verdicts(THIN, response=lambda trial: 1.5)
+    assert all(UNDECIDED.fullmatch(alike[name]["verdict"]) for name in RESPONSES)
+
+
+def test_vanishing_signals_and_gradients_are_found():
+    vanished = verdicts(THIN, response=lambda trial: 0.0)
+    assert vanished["S41-3"]["verdict"] == CONTRADICTED
+    whole = frames(THIN)
+    first = whole.layers["layer"] == 1
+    layers = whole.layers.assign(gradient_norm=whole.layers["gradient_norm"].where(~first, 1e-6 / 2))
+    entries = claims.evaluate(replace(whole, layers=layers), THIN)
+    assert {entry["id"]: entry["verdict"] for entry in entries}["S41-4"] == CONTRADICTED
+
+
+def test_runs_from_before_layers_were_measured_cannot_test_what_layers_do():
+    whole = frames(THIN)
+    entries = claims.evaluate(replace(whole, layers=whole.layers.iloc[:0]), THIN)
+    found = {entry["id"]: entry for entry in entries}
+    for name in (*RESPONSES, "S41-3", "S41-4"):
+        assert found[name]["verdict"] == NOT_TESTABLE and "before layers were measured" in found[name]["reason"]
+
+
 def test_cifar_numbers_are_not_compared_with_other_data():
     study = THIN.with_data(QUICK.data)
     found = verdicts(study)
@@ -275,7 +306,6 @@ def test_claims_that_the_study_cannot_test_say_what_they_need():
     assert "ImageNet" in found["S41-1"]["reason"]
     assert "detectors" in found["S43-1"]["reason"]
     assert "conjecture" in found["S41-7"]["reason"]
-    assert "responses" in found["S42-12"]["reason"]
     assert all(found[name]["verdict"] == NOT_TESTABLE for name in claims.UNTESTED)
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from planted import degradation, frames
 
-from analysis import figures
+from analysis import figures, paper
 from analysis.runs import Frames
 from experiments.profiles import QUICK
 from study.spec import Trial
@@ -55,6 +55,19 @@ def test_small_errors_are_drawn_on_the_papers_axis_and_what_ends_above_it_is_nam
     left, *_ = figures.figure_6(frames(QUICK, error=as_in_the_paper), "quick").axes
     assert left.get_ylim() == (0, 20)
     assert "plain-110 ↑ 69 %" in words(left)
+
+
+def test_figure_7_shows_every_layer_in_order_and_ranked_over_the_papers(quick):
+    figure = figures.figure_7(quick, "quick")
+    in_order, ranked = figure.axes[1], figure.axes[3]
+    ends = quick.layers.query("title == 'ResNet-56' and iteration > 0")
+    means = ends.groupby("layer")["response_std"].mean()
+    solid = {len(line.get_xdata()): line for line in in_order.lines if line.get_linestyle() == "-"}
+    assert sorted(solid) == [19, 55, 109]
+    np.testing.assert_allclose(solid[55].get_ydata(), means)
+    dotted = {len(line.get_xdata()): line for line in ranked.lines if line.get_linestyle() == ":"}
+    theirs = paper.responses().query("curve == 'ResNet-56'")["response_std"]
+    assert list(dotted[55].get_ydata()) == sorted(theirs, reverse=True)
 
 
 def test_a_diverged_trial_is_a_mark_at_its_iteration(quick):
@@ -163,6 +176,6 @@ def test_a_study_without_any_run_still_draws_and_says_so():
 
 @pytest.mark.filterwarnings("error")
 def test_a_selection_without_the_nets_of_a_figure_says_that_none_are_planned(quick):
-    few = Frames(quick.finals.query("experiments == 'learning-rate'"), quick.curves.iloc[:0])
+    few = Frames(quick.finals.query("experiments == 'learning-rate'"), quick.curves.iloc[:0], quick.layers.iloc[:0])
     for _, figure in figures.drawn(few, "quick"):
         assert "no trial of these nets is planned" in figures.caption(figure)

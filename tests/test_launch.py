@@ -68,9 +68,9 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 def numbers(storage: Path) -> Mapping[str, Any]:
-    """Outcome and every record of every trial, as logged."""
+    """Outcome, every record and what the layers do, of every trial, as logged."""
     runs = tracking.read(execution_of(storage), trials())
-    return {run.trial.id: (run.outcome, run.records and run.records.to_pylist()) for run in runs}
+    return {run.trial.id: (run.outcome, *(t and t.to_pylist() for t in (run.records, run.layers))) for run in runs}
 
 
 def complete_and_undoubled(storage: Path) -> bool:

@@ -33,8 +33,8 @@ def folder(study, tmp_path_factory):
 
 def test_everything_the_contract_names_is_written(folder):
     names = ["table_6", "shortcut_options"]
-    pictures = ["figure_1", "figure_6", "error_against_depth", "shortcut_options"]
-    expected = {"claims.json", "runs.parquet", "curves.parquet", "manifest.json", "index.html"}
+    pictures = ["figure_1", "figure_6", "figure_7", "error_against_depth", "shortcut_options"]
+    expected = {"claims.json", "runs.parquet", "curves.parquet", "layers.parquet", "manifest.json", "index.html"}
     expected |= {f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex")}
     expected |= {f"figures/{name}.{kind}" for name in pictures for kind in ("svg", "pdf", "png")}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected

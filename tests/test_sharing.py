@@ -64,7 +64,10 @@ def study(profile: Profile = SMOKE, **how: Any) -> list[Run]:
     found = []
     for plant in planted.planted(profile, **({"outcomes": outcome_of} | how)):
         run = Run(plant.run_id, plant.trial, plant.outcome, plant.tags | HOURS | {"profile": profile.name}, None)
-        found.append(sealed(run, table(plant.records)) if plant.outcome in RESULTS else run)
+        layers = {"layers_sha256": ledger.digest(plant.layers)} if plant.layers is not None else {}
+        if plant.outcome in RESULTS:
+            run = sealed(replace(run, layers=plant.layers), table(plant.records), **layers)
+        found.append(run)
     return sorted(found, key=lambda run: run.trial.id)
 
 
@@ -144,7 +147,7 @@ def test_equal_runs_make_equal_members_in_whatever_order_they_come(tmp_path: Pat
     for name, runs in (("a.zip", study()), ("b.zip", study()[::-1])):
         bundle.write(tmp_path / name, runs, "smoke")
         members.append(bundle.read(tmp_path / name).manifest["members"])
-    assert members[0] == members[1] and set(members[0]) == {"runs.parquet", "curves.parquet"}
+    assert members[0] == members[1] and set(members[0]) == {"runs.parquet", "curves.parquet", "layers.parquet"}
 
 
 def test_a_bundle_can_be_read_with_pandas_alone(there: Path) -> None:
@@ -184,7 +187,20 @@ def test_a_curve_that_was_altered_or_has_other_columns_is_not_exported(tmp_path:
         bundle.write(tmp_path / "a.zip", [altered], "smoke")
     with pytest.raises(InputError, match="other columns than this code writes; export it with .* \\(commit 0000"):
         bundle.write(tmp_path / "a.zip", [replace(run, records=run.records.drop_columns(["test_loss"]))], "smoke")
+    assert run.layers is not None
+    shorter = replace(run, layers=run.layers.slice(1))
+    with pytest.raises(InputError, match=f"the layers of {run.trial.id} were altered"):
+        bundle.write(tmp_path / "a.zip", [shorter], "smoke")
     assert not os.listdir(tmp_path)
+
+
+def test_a_bundle_from_before_layers_were_measured_is_read(tmp_path: Path) -> None:
+    run = one_result(study())
+    tags = {name: value for name, value in run.tags.items() if name != "layers_sha256"}
+    run = replace(run, tags=tags, layers=None)
+    bundle.write(tmp_path / "old.zip", [run], "smoke")
+    resealed(tmp_path / "old.zip", lambda manifest, members: members.pop("layers.parquet"))
+    assert bundle.read(tmp_path / "old.zip").runs == [run]
 
 
 def of(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
@@ -503,7 +519,7 @@ def fill(store: Execution, found: list[Run]) -> None:
     for run in results:
         assert run.records is not None
         said = {"started": 1_700_000_000_000, "tags": {**run.tags, "storage": str(store.storage)}}
-        ledger.seal(store.trial_folder(run.trial.id), run.outcome, run.records, said)
+        ledger.seal(store.trial_folder(run.trial.id), run.outcome, run.records, said, run.layers)
     tracking.publish(store, [run.trial for run in results])
 
 
@@ -621,7 +637,7 @@ def test_an_import_replaces_an_unfinished_attempt_and_what_is_left_of_it_is_not_
     (found,) = tracking.read(store, [run.trial])
     assert (found.outcome, found.records, found.tags["reason"]) == ("finished", run.records, "")
     artifacts = {file.path for file in tracking.client(store).list_artifacts(found.run_id)}
-    assert artifacts == {"spec.json", "records.parquet"}
+    assert artifacts == {"spec.json", "records.parquet", "layers.parquet"}
     options = "--profile", "smoke", "--storage", store.storage
     code, said, _ = command("export", *options, "--weights", "all", "--json", there)
     assert code == 0 and json.loads(said)["weights"] == 0

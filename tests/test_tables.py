@@ -132,7 +132,7 @@ def test_latex_and_markdown_survive_special_characters():
 
 def test_an_experiment_that_is_not_planned_gives_an_empty_table():
     none = frames(QUICK)
-    none = type(none)(none.finals.query("experiments == 'learning-rate'"), none.curves)
+    none = type(none)(none.finals.query("experiments == 'learning-rate'"), none.curves, none.layers)
     for build in (tables.table_6, tables.shortcut_table):
         assert len(build(none, "quick")) == 0
         assert len(tables.printed(build(none, "quick"))) == 0

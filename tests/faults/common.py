@@ -163,7 +163,8 @@ def results(execution: Execution) -> Results:
     for run in tracking.read(execution, TRIALS):
         state = load_newest(execution.trial_folder(run.trial.id) / "checkpoints")
         assert state is not None, f"{run.trial.id} has no final weights"
-        found[run.trial.id] = run.outcome, run.records and run.records.to_pylist(), state["net"]
+        tables = [table and table.to_pylist() for table in (run.records, run.layers)]
+        found[run.trial.id] = run.outcome, tables, state["net"]
     return found
 
 
@@ -171,8 +172,8 @@ def complete_and_equal(execution: Execution, undisturbed: Results) -> bool:
     """Every trial has the undisturbed records and weights bit for bit, in one run that is over, no point doubled."""
     ours = results(execution)
     assert set(ours) == set(undisturbed) == {trial.id for trial in TRIALS}
-    for id, (outcome, records, weights) in undisturbed.items():
-        assert ours[id][:2] == (outcome, records), f"{id} has other records"
+    for id, (outcome, tables, weights) in undisturbed.items():
+        assert ours[id][:2] == (outcome, tables), f"{id} has other records or layers"
         assert set(ours[id][2]) == set(weights)
         assert all(torch.equal(ours[id][2][name], weights[name]) for name in weights), f"{id} has other weights"
         said = ledger.account(execution.trial_folder(id))

@@ -142,9 +142,10 @@ class Study:
         runs = {run.trial.id: run for run in tracking.read(self.execution, planned_trials)}
         assert set(runs) == {trial.id for trial in planned_trials}, f"lost: {self.storage}"
         for trial in planned_trials:
-            run, (outcome, records, weights) = runs[trial.id], undisturbed[trial.id]
+            run, (outcome, records, layers, weights) = runs[trial.id], undisturbed[trial.id]
             assert run.outcome == outcome and run.records is not None, (trial.id, run.outcome)
             assert run.records.equals(records), f"{trial.id} has other records"
+            assert run.layers is not None and run.layers.equals(layers), f"{trial.id} has other layers"
             ours = weights_of(self.execution, trial)
             assert all(torch.equal(ours[name], weights[name]) for name in weights), f"{trial.id} has other weights"
         client = tracking.client(self.execution)
@@ -167,7 +168,7 @@ def undisturbed_study(folder: Path, seeds: int) -> dict[str, Any]:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     execution = Execution(storage=storage, data_root=ROOT / "data")
     return {
-        run.trial.id: (run.outcome, run.records, weights_of(execution, run.trial))
+        run.trial.id: (run.outcome, run.records, run.layers, weights_of(execution, run.trial))
         for run in tracking.read(execution, trials(seeds))
     }
 
