@@ -9,8 +9,9 @@ How a verdict is reached:
 - Only finished trials have an error. Missing and diverged ones are left out and named; claims about failing count them.
 - A claim in several parts holds if all hold: its p value is the largest of the parts', and its effect is that of the
   weakest part. It is contradicted if one part is (corrected for the number of parts).
-- Holm's correction runs over all claims tested. supported: p < 0.05, one-sided in the stated direction. contradicted:
-  p < 0.05, two-sided, in the other direction. Otherwise undecided, with the further seeds that would decide it if
+- Holm's correction runs over the claims tested of each family (`FAMILIES`: one question of the paper each).
+  supported: p < 0.05, one-sided in the stated direction. contradicted: p < 0.05, two-sided, in the other direction.
+  Otherwise undecided, with the further seeds that would decide it if
   effect and deviation stayed as observed. Fewer than two paired seeds are never decided.
 """
 
@@ -23,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import paper
+from analysis.counts import imagenet_multiply_adds, vgg19_multiply_adds
 from analysis.runs import Frames
 from analysis.statistics import (
     ALPHA,
@@ -604,32 +606,6 @@ def equal_counts() -> Counted:
     return _counted(True, f"Counted equal in parameters and multiply-adds at depths {_listed(depths)}.")
 
 
-def imagenet_multiply_adds(row: dict[str, Any]) -> int:
-    """Multiply-adds of a row of Table 1: convolutions and classifier; projections only in bottleneck nets (B)."""
-    channels, size = 64, 56
-    total = cost.Convolution(3, 64, 7, 112).multiply_adds
-    for stage, (widths, blocks) in enumerate(zip(row["channels"], row["blocks"], strict=True)):
-        size = size // 2 if stage else size
-        for _ in range(blocks):
-            inputs = channels
-            for kernel, width in zip(row["layers_per_block"], widths, strict=True):
-                total += cost.Convolution(channels, width, int(kernel[0]), size).multiply_adds
-                channels = width
-            if row["block"] == "bottleneck" and inputs != channels:
-                total += cost.Convolution(inputs, channels, 1, size).multiply_adds
-    return total + 1000 * channels
-
-
-def vgg19_multiply_adds() -> int:
-    """VGG-19: 3x3 convolutions in five stages, three fully connected layers."""
-    channels, total = 3, 25_088 * 4096 + 4096 * 4096 + 4096 * 1000
-    for width, layers, size in ((64, 2, 224), (128, 2, 112), (256, 4, 56), (512, 4, 28), (512, 4, 14)):
-        for _ in range(layers):
-            total += cost.Convolution(channels, width, 3, size).multiply_adds
-            channels = width
-    return total
-
-
 def baseline34_counts() -> Counted:
     (row,) = (row for row in paper.table("table_1")["rows"] if row["depth"] == 34)
     plain, vgg = imagenet_multiply_adds(row), vgg19_multiply_adds()
@@ -683,35 +659,45 @@ def layer_counts() -> Counted:
     return _counted(True, "Counted 6n+2 weighted layers and 3n blocks, a shortcut each, for n from 3 to 200.")
 
 
-MEASURED: dict[str, Callable[[Study], Tested | Counted]] = {
-    "S1-1": plain_train,
-    "S1-2": plain_test,
-    "S1-3": no_overfitting,
-    "S1-4": plain_starts,
-    "S41-3": plain_signals,
-    "S41-4": plain_gradients,
-    "S41-14": residual_converges_faster,
-    "S41-15": options_beat_plain,
-    "S41-27": plain_bottlenecks,
-    "S42-1": plain_train_trend,
-    "S42-2": plain_test_trend,
-    "S42-3": plain110_fails,
-    "S42-4": residual_train_trend,
-    "S42-5": residual_test_trend,
-    "S42-6": residual_beats_plain,
-    "S42-8": no_warmup,
-    "S42-9": warmup_length,
-    "S42-10": residual110_converges,
-    "S42-11": residual110_state_of_the_art,
-    "S42-12": residual_responses,
-    "S42-13": residual_responses_fall,
-    "S42-14": residual_functions_near_zero,
-    "S42-15": residual1202_trains,
-    "S42-16": residual1202_test,
-    "S42-17": residual1202_tests_worse,
-    "S42-18": residual1202_trains_alike,
-    "S42-19": residual1202_overfits,
+# Families of claims that answer one question of the paper, fixed beforehand: Holm's correction runs within each.
+FAMILIES: dict[str, dict[str, Callable[[Study], Tested | Counted]]] = {
+    "degradation": {
+        "S1-1": plain_train,
+        "S1-2": plain_test,
+        "S1-3": no_overfitting,
+        "S1-4": plain_starts,
+        "S41-27": plain_bottlenecks,
+        "S42-1": plain_train_trend,
+        "S42-2": plain_test_trend,
+        "S42-3": plain110_fails,
+    },
+    "residual nets": {
+        "S41-14": residual_converges_faster,
+        "S41-15": options_beat_plain,
+        "S42-4": residual_train_trend,
+        "S42-5": residual_test_trend,
+        "S42-6": residual_beats_plain,
+        "S42-8": no_warmup,
+        "S42-9": warmup_length,
+        "S42-10": residual110_converges,
+        "S42-11": residual110_state_of_the_art,
+    },
+    "layers": {
+        "S41-3": plain_signals,
+        "S41-4": plain_gradients,
+        "S42-12": residual_responses,
+        "S42-13": residual_responses_fall,
+        "S42-14": residual_functions_near_zero,
+    },
+    "1202 layers": {
+        "S42-15": residual1202_trains,
+        "S42-16": residual1202_test,
+        "S42-17": residual1202_tests_worse,
+        "S42-18": residual1202_trains_alike,
+        "S42-19": residual1202_overfits,
+    },
 }
+MEASURED = {name: test for family in FAMILIES.values() for name, test in family.items()}
 # The same trials and the same test under a second name; tested once, so that Holm counts it once.
 SAME = {"S1-5": "S1-1", "S3-4": "S42-12", "S41-26": "S42-5"}
 ARITHMETIC: dict[str, Callable[[], Counted]] = {
@@ -727,7 +713,7 @@ UNTESTED = {
     "S3-2": "no net with shortcuts over a single layer is part of the study",
     "S42-7": "the comparison needs plain nets trained on ImageNet",
 }
-_NEEDS = {"imagenet": "needs nets trained on ImageNet", "detection": "needs detectors trained on VOC, COCO or ImageNet"}
+NEEDS = {"imagenet": "needs nets trained on ImageNet", "detection": "needs detectors trained on VOC, COCO or ImageNet"}
 
 
 _SIDE = {1: "weakest", -1: "one that speaks most against it"}
@@ -777,31 +763,32 @@ def _outcome(claim: dict[str, Any], study: Study) -> Tested | Counted:
     elif claim["kind"] == "conjecture":
         reason = "the paper offers it as a conjecture without a test"
     else:
-        reason = _NEEDS[claim["cost"]]
+        reason = NEEDS[claim["cost"]]
     return Counted(NOT_TESTABLE, _sentence(reason))
 
 
 def _decide(outcomes: dict[str, Tested | Counted]) -> dict[str, dict[str, Any]]:
-    """Verdicts, after Holm's correction over the claims that have a p value."""
-    decided, tests = {}, {}
-    for name, outcome in outcomes.items():
-        if isinstance(outcome, Counted):
-            decided[name] = _entry(outcome)
-        elif min(len(part.values) for part in outcome.parts) < 2:
-            decided[name] = _too_few(outcome)
-        else:
-            tests[name] = _weigh(outcome.parts)
-    adjusted = holm([p for p, _, _ in tests.values()])
-    for (name, (p, side, part)), corrected in zip(tests.items(), adjusted, strict=True):
-        outcome = outcomes[name]
-        assert isinstance(outcome, Tested)
-        verdict = {1: SUPPORTED, -1: CONTRADICTED}[side]
-        if corrected >= ALPHA:
-            verdict = _undecided(_seeds_to_decide(part, side, len(tests)))
-        which = "" if len(outcome.parts) == 1 else f"Of {len(outcome.parts)} parts, the {_SIDE[side]}: "
-        test = f"; p {_p(p)}, after Holm over {len(tests)} claims {_p(corrected)}."
-        reason = _first_upper(which + _numbers(part)) + test + _remarks(outcome)
-        decided[name] = _measured_entry(verdict, part, outcome.parts, reason)
+    """Verdicts, after Holm's correction over the claims of each family that have a p value."""
+    decided = {name: _entry(outcome) for name, outcome in outcomes.items() if isinstance(outcome, Counted)}
+    for family, claims in FAMILIES.items():
+        tests = {}
+        for name in claims:
+            outcome = outcomes[name]
+            if isinstance(outcome, Counted):
+                continue
+            if min(len(part.values) for part in outcome.parts) < 2:
+                decided[name] = _too_few(outcome)
+            else:
+                tests[name] = outcome, *_weigh(outcome.parts)
+        adjusted = holm([p for _, p, _, _ in tests.values()])
+        for (name, (outcome, p, side, part)), corrected in zip(tests.items(), adjusted, strict=True):
+            verdict = {1: SUPPORTED, -1: CONTRADICTED}[side]
+            if corrected >= ALPHA:
+                verdict = _undecided(_seeds_to_decide(part, side, len(tests)))
+            which = "" if len(outcome.parts) == 1 else f"Of {len(outcome.parts)} parts, the {_SIDE[side]}: "
+            test = f"; p {_p(p)}, after Holm over {len(tests)} claims on {family} {_p(corrected)}."
+            reason = _first_upper(which + _numbers(part)) + test + _remarks(outcome)
+            decided[name] = _measured_entry(verdict, part, outcome.parts, reason)
     return decided
 
 

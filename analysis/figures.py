@@ -7,6 +7,7 @@ a mark, and one without a result is named in the caption.
 
 import hashlib
 import io
+import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,6 +25,7 @@ from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 
 from analysis import files, paper
 from analysis.runs import Frames
+from study.spec import PROTOCOL, SCHEMA
 
 TRAINING = "final_train_error_pct"
 TEST = "test_error_pct"
@@ -239,7 +241,8 @@ def caption(figure: Figure) -> str:
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write `name`.svg, .pdf and .png. Equal frames give equal bytes: no dates, no random element names.
 
-    The runs a figure shows go into the files' metadata (Description, or Keywords in a PDF) as a SHA-256 of their ids.
+    What a figure rests on goes into the files' metadata (Description, or Keywords in a PDF) as JSON: run ids, digests
+    of the data, commits of the code that ran them, schema and protocol.
     """
     runs = str(figure.get_label())
     metadata: dict[str, dict[str, str | None]] = {
@@ -407,7 +410,7 @@ def _legend(figure: Figure, finals: pd.DataFrame, *handles: Line2D) -> None:
 
 
 def _captioned(figure: Figure, text: str, finals: pd.DataFrame, profile: str) -> Figure:
-    """Put the caption under the figure, and the digest of its runs into its label."""
+    """Put the caption under the figure, and what it rests on into its label."""
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(f"{text} {_account(finals, profile)}", int(width * 17))
     under = 0.1 + 0.15 * len(lines)  # inches
@@ -418,10 +421,8 @@ def _captioned(figure: Figure, text: str, finals: pd.DataFrame, profile: str) ->
     for legend in figure.legends:
         legend.set_bbox_to_anchor((0.5, under / total))
     figure.text(0.1 / width, (under - 0.05) / total, "\n".join(lines), va="top", fontsize=8, color=_GREY)
-    runs = sorted(finals.loc[finals["run_id"] != "", "run_id"])
-    figure.set_label(
-        f"{len(runs)} runs, SHA-256 of their sorted ids {hashlib.sha256(' '.join(runs).encode()).hexdigest()}"
-    )
+    traced = {name: sorted(set(finals[name]) - {""}) for name in ("run_id", "data_digest", "git_commit")}
+    figure.set_label(json.dumps({"profile": profile, "schema": SCHEMA, "protocol": PROTOCOL, **traced}))
     return figure
 
 
@@ -442,6 +443,11 @@ def _account(finals: pd.DataFrame, profile: str) -> str:
             planned = finals.groupby("title").size()
             counts = (f"{title} ({len(rows)} of {planned[title]}{_where(rows)})" for title, rows in nets)
             account += f" {outcome.capitalize()}: {', '.join(counts)}."
+    traced = {name: sorted({value[:7] for value in finals[name]} - {""}) for name in ("data_digest", "git_commit")}
+    if len(done):
+        runs = hashlib.sha256(" ".join(sorted(set(finals["run_id"]) - {""})).encode()).hexdigest()[:7]
+        data, code = (", ".join(values) or "unknown" for values in traced.values())
+        account += f" Runs {runs}, data {data}, code {code}, protocol {PROTOCOL}."
     return account
 
 

@@ -27,12 +27,13 @@ from analysis import figures, files, tables
 from analysis.runs import Frames
 from experiments.profiles import Profile
 from experiments.recipes import DEVIATIONS
-from study.spec import InputError
+from experiments.verifying import MANIFEST
+from study.ledger import RESULTS
+from study.spec import PROTOCOL, SCHEMA, InputError
 
 VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention first
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn")
-MANIFEST = "manifest.json"
 FRAMES = ("runs", "curves", "layers")  # files of the frames a report is rendered from
 Claim = dict[str, Any]
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
@@ -60,12 +61,9 @@ def write(
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         files.write(folder / f"{name}.parquet", buffer.getvalue())
-    rendered = {
-        "table_6": tables.table_6(frames, profile.name),
-        "shortcut_options": tables.shortcut_table(frames, profile.name),
-    }
-    for name, table in rendered.items():
-        tables.write(table, folder / "tables", name)
+    rendered = tables.every(frames, profile.name)
+    for table in rendered:
+        tables.write(table, folder / "tables")
     pictures = []
     for name, figure in figures.drawn(frames, profile.name):
         figures.save(figure, folder / "figures", name)
@@ -189,7 +187,7 @@ def _page(
     frames: Frames,
     profile: Profile,
     verdicts: Sequence[Claim],
-    rendered: Mapping[str, pd.DataFrame],
+    rendered: Sequence[tables.Table],
     pictures: Sequence[Mapping[str, str]],
     facts: Mapping[str, str],
     lecture: bool,
@@ -209,16 +207,8 @@ def _page(
         ],
         untestable=[claim for claim in verdicts if _rank(claim) == len(VERDICTS)],
         pictures=pictures,
-        tables=[
-            {
-                "name": name,
-                "title": title,
-                "text": tables.printed(rendered[name]),
-                "notes": tables.footnotes(rendered[name]),
-            }
-            for name, title in (("table_6", "Table 6"), ("shortcut_options", "Shortcut options"))
-            if len(rendered[name])
-        ],
+        tables=[table for table in rendered[: tables.MEASURED] if len(table.numbers)],
+        other_tables=rendered[tables.MEASURED :],
         deviations=list(deviations(frames.finals)),
         facts=_versions() | dict(facts),
         runs=frames.finals[frames.finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),
@@ -228,6 +218,7 @@ def _page(
 
 def _manifest(frames: Frames, profile: Profile, folder: Path, facts: Mapping[str, str]) -> str:
     finals = frames.finals
+    with_result = finals["outcome"].isin(RESULTS)
     manifest = {
         "profile": profile.name,
         "command": f"make degradation-study PROFILE={profile.name}",
@@ -236,8 +227,11 @@ def _manifest(frames: Frames, profile: Profile, folder: Path, facts: Mapping[str
         "versions": _versions(),
         "planned": len(finals),
         "outcomes": _outcomes(finals),
+        "schema": SCHEMA,
+        "protocol": PROTOCOL,
         "runs": dict(finals.loc[finals["run_id"] != "", ["id", "run_id"]].itertuples(index=False)),
-        "without_a_result": finals.loc[~finals["outcome"].isin(("finished", "diverged")), "id"].tolist(),
+        "results": dict(finals.loc[with_result, ["id", "records_sha256"]].itertuples(index=False)),
+        "without_a_result": finals.loc[~with_result, "id"].tolist(),
         "files": _digests(folder),
     }
     return json.dumps(manifest, indent=1) + "\n"

@@ -32,6 +32,7 @@ RECORD = (
     "test_loss",
     "test_error_pct",
 )
+TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
 
 
@@ -108,10 +109,12 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
 def _found(trial: Trial, run: Run | None, records: pd.DataFrame) -> dict[str, Any]:
     nothing = dict.fromkeys(MEASURES, float("nan"))
     if run is None:
-        return {"outcome": "missing", "run_id": "", "diverged_at": float("nan"), "seconds": float("nan"), **nothing}
+        said = {"outcome": "missing", "run_id": "", **dict.fromkeys(TRACE, "")}
+        return {**said, "diverged_at": float("nan"), "seconds": float("nan"), **nothing}
     return {
         "outcome": run.outcome,
         "run_id": run.run_id,
+        **{name: run.tags.get(name, "") for name in TRACE},
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
         "seconds": float(run.tags.get("seconds", "nan")),
         **(_measures(trial, run, records) if run.outcome == "finished" else nothing),

@@ -1,23 +1,28 @@
 """The tables: pure functions from frames to data frames of numbers, and those frames in print.
 
 Owns rows, rounding and how a table becomes files. A row is a condition: mean and deviation over its finished seeds.
-A diverged net has no error and says so; a trial without a result is a dash and the command that fills it. Must not
-know where runs are kept.
+A diverged net has no error and says so; a trial without a result is a dash and the command that fills it. The paper's
+tables of nets that are not trained here are its own numbers, each beside a dash and the reason. Must not know where
+runs are kept.
 """
 
 import re
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from analysis import files, paper
-from analysis.claims import IMAGES, IMAGES_ELSE
+from analysis.claims import IMAGES, IMAGES_ELSE, NEEDS
+from analysis.counts import imagenet_multiply_adds, imagenet_parameters
 from analysis.figures import TEST, TRAINING, beside_plain, serving
 from analysis.runs import Frames
 from analysis.statistics import estimate
 from experiments.recipes import PAPER_DATA, PAPER_WIDTH
+from study import cost
+from study.spec import Model
 
 PAPER_ITERATIONS = 64_000  # Sec. 4.2
 DASH = "—"
@@ -27,6 +32,124 @@ COMPARABLE = (
 )
 SPREAD = "Errors in percent, of last iterates: mean ± standard deviation over n seeds, 95 % t interval of the mean."
 DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure; it prints none for plain nets."
+MEASURED = 2  # of `every` are of the trials; the others are counted, or the paper's alone
+OTHERS = "Each cell: ours, and the paper's in brackets."
+# Tables of nets that are not trained here: the columns that hold results, and what kind of net they are of.
+UNTRAINED = {
+    2: (("top1",), "imagenet"),
+    3: (("top1", "top5"), "imagenet"),
+    4: (("top1", "top5"), "imagenet"),
+    5: (("top5_test",), "imagenet"),
+    7: (("map",), "detection"),
+    8: (("map_50", "map_50_95"), "detection"),
+    9: (("val_map_50", "val_map_50_95", "testdev_map_50", "testdev_map_50_95"), "detection"),
+    10: (("map", "ap"), "detection"),
+    11: (("map", "ap"), "detection"),
+    12: (("val2", "test"), "detection"),
+    13: (("loc_err_gt_cls", "top5_loc_err"), "detection"),
+    14: (("val", "test"), "detection"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in numbers, which become its CSV, and in print, with its footnotes. `name` is that of its files."""
+
+    name: str
+    title: str
+    numbers: pd.DataFrame
+    text: pd.DataFrame
+    notes: list[str]
+
+
+def every(frames: Frames, profile: str) -> list[Table]:
+    """What was measured here, then what was counted, then the paper's other tables."""
+    measured = {
+        "table_6": ("Table 6, with the plain nets of Fig. 6", table_6(frames, profile)),
+        "shortcut_options": ("Shortcut options", shortcut_table(frames, profile)),
+    }
+    found = [Table(name, title, rows, printed(rows), footnotes(rows)) for name, (title, rows) in measured.items()]
+    assert len(found) == MEASURED
+    return [*found, cifar_architecture(), table_1(), *(untrained(number) for number in UNTRAINED)]
+
+
+def table_1() -> Table:
+    """Table 1: the ImageNet nets, with parameters and multiply-adds counted from its rows beside those it prints."""
+    rows, printed_table = [], paper.table("table_1")
+    for row in printed_table["rows"]:
+        adds = imagenet_multiply_adds(row)
+        shape = [f"{x}, {width}" for x, width in zip(row["layers_per_block"], row["channels"][0], strict=True)]
+        rows.append(
+            {
+                "layers": row["depth"],
+                "first_block": "; ".join(shape),
+                "blocks": " + ".join(map(str, row["blocks"])),
+                "params": imagenet_parameters(row),
+                "multiply_adds": adds,
+                "paper_multiply_adds": row["flops"],
+                "difference": adds - row["flops"],
+            }
+        )
+    numbers = pd.DataFrame(rows)
+    text = numbers.astype({"layers": str}).assign(
+        params=[f"{count:,}" for count in numbers["params"]],
+        **{
+            name: [f"{count / 1e9:{sign}.{digits}f}e9" for count in numbers[name]]
+            for name, sign, digits in (("multiply_adds", "", 3), ("paper_multiply_adds", "", 1), ("difference", "+", 3))
+        },
+    )
+    notes = [
+        "Parameters and multiply-adds are counted from the rows: convolutions, BatchNorm's scale and shift (parameters"
+        " only) and the classifier; 18 and 34 layers with option A or plain, the others with option B.",
+        printed_table["note"],
+    ]
+    return Table("table_1", f"Table 1: {printed_table['title']}", numbers, _headed(text), notes)
+
+
+def cifar_architecture() -> Table:
+    """The unnumbered table of Sec. 4.2: counts of each depth by shortcut option, beside the rounded ones of Table 6."""
+    rows, printed_table = [], paper.table("cifar_architecture")
+    for row in printed_table["rows"]:
+        nets = {
+            option: Model(family="residual", block="basic", depth=row["depth"], shortcut=option, width=PAPER_WIDTH)
+            for option in "ABC"
+        }
+        counted = {f"params_{option}": cost.parameters(net, PAPER_DATA) for option, net in nets.items()}
+        adds = cost.multiply_adds(nets["A"], PAPER_DATA)
+        named = {"layers": row["depth"], "n": row["n"], "shortcuts": 3 * nets["A"].blocks_per_stage}
+        rows.append({**named, **counted, "multiply_adds_A": adds, "paper_params": row["params_printed"]})
+    numbers = pd.DataFrame(rows)
+    text = numbers.astype(str).assign(
+        **{f"params_{option}": [f"{count:,}" for count in numbers[f"params_{option}"]] for option in "ABC"},
+        multiply_adds_A=[f"{count / 1e6:.2f}e6" for count in numbers["multiply_adds_A"]],
+    )
+    notes = ["Counted from the models. Plain nets have the parameters and multiply-adds of option A."]
+    return Table("cifar_architecture", f"Sec. 4.2: {printed_table['title']}", numbers, _headed(text), notes)
+
+
+def untrained(number: int) -> Table:
+    """A table of the paper on nets that are not trained here: a row a result, with `paper` and nothing beside it."""
+    printed_table, (measures, needs) = paper.table(f"table_{number}"), UNTRAINED[number]
+    numbers, text = [], []
+    for row in printed_table["rows"]:
+        results = {measure: row.pop(measure) for measure in measures}
+        if "ap" in results:
+            results |= dict(zip(printed_table["classes"], results.pop("ap"), strict=True))
+        said = {name: DASH if value is None else str(value) for name, value in row.items()}
+        for measure, value in results.items():
+            nothing = dict.fromkeys(("mean", "sd", "low", "high", "difference"), float("nan"))
+            numbers.append({**said, "measure": measure, "paper": value, "n": 0, **nothing})
+        cells = {measure: DASH if value is None else f"{DASH} ({value})" for measure, value in results.items()}
+        text.append({**said, **cells})
+    notes = [OTHERS, f"No result of ours: it {NEEDS[needs]}, which this study does not have yet."]
+    notes += [printed_table["note"]] if "note" in printed_table else []
+    shown = _headed(pd.DataFrame(text).fillna(DASH))
+    return Table(f"table_{number}", f"Table {number}: {printed_table['title']}", pd.DataFrame(numbers), shown, notes)
+
+
+def _headed(text: pd.DataFrame) -> pd.DataFrame:
+    """Names of columns as a reader wants them."""
+    return text.rename(columns=lambda name: name.replace("multiply_adds", "multiply-adds").replace("_", " "))
 
 
 def table_6(frames: Frames, profile: str) -> pd.DataFrame:
@@ -85,13 +208,12 @@ def footnotes(table: pd.DataFrame) -> list[str]:
     return notes
 
 
-def write(table: pd.DataFrame, folder: Path, name: str) -> list[Path]:
-    """Write a table of this module: `name`.csv with the numbers, .md and .tex as `printed`, with its footnotes."""
-    text, notes = printed(table), footnotes(table)
+def write(table: Table, folder: Path) -> list[Path]:
+    """Write the numbers as CSV, and the print with its footnotes as Markdown and LaTeX."""
     return [
-        files.write(folder / f"{name}.csv", table.to_csv(index=False)),
-        files.write(folder / f"{name}.md", markdown(text) + "".join(f"\n{note}\n" for note in notes)),
-        files.write(folder / f"{name}.tex", latex(text) + "".join(f"% {note}\n" for note in notes)),
+        files.write(folder / f"{table.name}.csv", table.numbers.to_csv(index=False)),
+        files.write(folder / f"{table.name}.md", markdown(table.text) + "".join(f"\n{n}\n" for n in table.notes)),
+        files.write(folder / f"{table.name}.tex", latex(table.text) + "".join(f"% {n}\n" for n in table.notes)),
     ]
 
 

@@ -1,6 +1,7 @@
-"""`python -m experiments list | plan | run | status | export | import | merge`.
+"""`python -m experiments list | plan | run | status | verify | export | import | merge`.
 
-What could be run, what would be, run it, how far it is; results that travel are in `experiments/sharing.py`.
+What could be run, what would be, run it, how far it is; results that travel are in `experiments/sharing.py`, rendered
+files that must be trusted in `experiments/verifying.py`.
 """
 
 import json
@@ -19,6 +20,7 @@ from experiments.plan import duration
 from experiments.profiles import PROFILES
 from experiments.running import accounts, compared, reason, run_missing
 from experiments.sharing import COMMANDS
+from experiments.verifying import verify_command
 from study import probe, progress
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -121,7 +123,7 @@ def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-for command in COMMANDS:
+for command in (verify_command, *COMMANDS):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ SMOKE = Profile(
 _FLOOR = "residual nets of every depth are at the floor of this training error (about 0 %)"
 _SMALL_TEST = "differences between residual nets are smaller than what 360 test images resolve"
 _SHORT = "the 1202-layer net is still learning when this schedule ends"
+_SCALES = "in 360 iterations BatchNorm's scales, which are what a layer's response measures, hardly move from 1"
 QUICK = Profile(
     name="quick",
     summary="digits, width 8, 360 iterations: the effect on a laptop CPU, with seeds, in minutes",
@@ -111,6 +112,7 @@ QUICK = Profile(
     deep_seeds=1,
     rate_seeds=1,
     untestable={
+        **dict.fromkeys(("S3-4", "S42-12", "S42-13"), _SCALES),
         "S42-4": _FLOOR,
         "S41-26": _SMALL_TEST,
         "S42-5": _SMALL_TEST,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from planted import degradation, frames
 
-from analysis import claims, paper
+from analysis import claims, counts, paper
 from analysis.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED
 from analysis.runs import load
 from experiments import planned
@@ -116,7 +116,7 @@ def test_planted_null_differences_are_not_supported():
 
 
 def test_over_many_null_studies_false_verdicts_are_rare():
-    """Holm keeps the chance of any wrong verdict in a study near 5 %."""
+    """Holm keeps the chance of any wrong verdict in a family of claims near 5 %."""
     names = ("S1-1", "S1-2", "S41-27", "S42-1", "S42-2", "S42-5")
     wrong = 0
     for shift in range(20):  # other data labels give other ids, hence other noise
@@ -326,10 +326,10 @@ def test_imagenet_counts_are_those_of_the_paper():
         152: "resnet_152_B_stride_in_1x1",
     }
     for row in table["rows"]:
-        giga = claims.imagenet_multiply_adds(row) / 1e9
+        giga = counts.imagenet_multiply_adds(row) / 1e9
         assert round(giga, 3) == table["counted"][counted[row["depth"]]]["giga_multiply_adds"]
         assert giga == pytest.approx(row["flops"] / 1e9, abs=0.1)
-    assert claims.vgg19_multiply_adds() / 1e9 == pytest.approx(table["vgg"]["vgg_19"]["flops"] / 1e9, abs=0.05)
+    assert counts.vgg19_multiply_adds() / 1e9 == pytest.approx(table["vgg"]["vgg_19"]["flops"] / 1e9, abs=0.05)
 
 
 def test_every_function_is_for_a_claim_of_the_paper():

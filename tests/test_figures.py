@@ -1,5 +1,8 @@
 """Claims about the pictures: nothing planned is silently absent, nothing is cut away, equal frames give equal bytes."""
 
+import html
+import json
+
 import matplotlib.colors
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ from planted import degradation, frames
 from analysis import figures, paper
 from analysis.runs import Frames
 from experiments.profiles import QUICK
-from study.spec import Trial
+from study.spec import PROTOCOL, SCHEMA, Trial
 
 
 def large(trial: Trial) -> float:
@@ -152,14 +155,18 @@ def test_equal_frames_give_equal_bytes_that_hold_no_date(quick, tmp_path):
 
 def test_the_files_metadata_tell_other_runs_apart(quick):
     other = frames(QUICK, error=large)  # plain-44 has one run more
-    labels = {figures.error_against_depth(each, "quick").get_label() for each in (quick, other)}
-    assert {label.split(",")[0] for label in labels} == {"29 runs", "30 runs"}
+    labels = [json.loads(figures.error_against_depth(each, "quick").get_label()) for each in (quick, other)]
+    assert [len(label["run_id"]) for label in labels] == [29, 30]
+    assert labels[0] | {"run_id": []} == {
+        **{"profile": "quick", "schema": SCHEMA, "protocol": PROTOCOL},
+        **{"run_id": [], "data_digest": ["0"], "git_commit": ["0" * 40]},
+    }
 
 
 def test_svg_files_hold_the_label_and_pages_hold_no_name_twice(quick, tmp_path):
     figure = figures.figure_1(quick, "quick")
     figures.save(figure, tmp_path, "figure_1")
-    assert figure.get_label() in (tmp_path / "figure_1.svg").read_text()
+    assert figure.get_label() in html.unescape((tmp_path / "figure_1.svg").read_text())
     page = figures.inline(figure, "figure_1")
     assert page.startswith("<svg") and "<metadata" not in page
     assert 'id="figure_1-' in page and page.count('id="') == page.count('id="figure_1-')

@@ -2,12 +2,14 @@
 
 import csv
 import re
+import shutil
+import subprocess
 
 import pandas as pd
 import pytest
 from planted import frames
 
-from analysis import tables
+from analysis import paper, tables
 from experiments.profiles import PAPER, QUICK
 from study.spec import Trial
 
@@ -111,7 +113,8 @@ def test_options_stand_under_the_plain_net_of_their_depth():
 
 
 def test_a_written_table_keeps_its_numbers_and_escapes_for_its_reader(table, tmp_path):
-    tables.write(table, tmp_path, "table_6")
+    text, notes = tables.printed(table), tables.footnotes(table)
+    tables.write(tables.Table("table_6", "Table 6", table, text, notes), tmp_path)
     with (tmp_path / "table_6.csv").open() as file:
         net = next(each for each in csv.DictReader(file) if each["net"] == "ResNet-20")
     assert float(net["test_error_pct"]) == pytest.approx(7.0)
@@ -136,3 +139,57 @@ def test_an_experiment_that_is_not_planned_gives_an_empty_table():
     for build in (tables.table_6, tables.shortcut_table):
         assert len(build(none, "quick")) == 0
         assert len(tables.printed(build(none, "quick"))) == 0
+
+
+def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
+    rendered = {table.name: table for table in tables.every(frames(QUICK), "quick")}
+    assert set(rendered) == {f"table_{n}" for n in range(1, 15)} | {"shortcut_options", "cifar_architecture"}
+    for number in tables.UNTRAINED:
+        table = rendered[f"table_{number}"]
+        assert (table.numbers["n"] == 0).all() and table.numbers[["mean", "difference"]].isna().all(axis=None)
+        assert any("No result of ours: it needs" in note for note in table.notes)
+
+
+def test_every_number_of_an_untrained_table_is_the_papers():
+    table = tables.untrained(10)
+    voc = paper.table("table_10")
+    assert len(table.numbers) == 3 * 21
+    for row in voc["rows"]:
+        here = table.numbers[(table.numbers["net"] == row["net"]) & (table.numbers["data"] == row["data"])]
+        assert list(here["paper"]) == [row["map"], *row["ap"]]
+        assert list(here["measure"]) == ["map", *voc["classes"]]
+    assert "— (28.54)" in set(tables.untrained(2).text["top1"])
+    assert set(tables.untrained(3).text["top1"]) > {"—"}  # GoogLeNet's is not printed
+
+
+def test_table_1_and_the_cifar_counts_are_computed_and_agree_with_the_paper():
+    ours = tables.table_1().numbers
+    counted = paper.table("table_1")["counted"]
+    names = ("plain_18_or_18A", "plain_34_or_34A", *(f"resnet_{n}_B_stride_in_1x1" for n in (50, 101, 152)))
+    assert list(ours["params"]) == [counted[name]["params"] for name in names]
+    assert (ours["difference"].abs() < 0.1e9).all()
+    cifar = tables.cifar_architecture().numbers
+    for row, theirs in zip(cifar.to_dict("records"), paper.table("cifar_architecture")["rows"], strict=True):
+        assert {option: row[f"params_{option}"] for option in "ABC"} == theirs["params"]
+        assert row["shortcuts"] == theirs["shortcuts"]
+        assert row["multiply_adds_A"] / 1e6 == pytest.approx(theirs["mega_multiply_adds_A"], abs=0.005)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian's texlive-latex-base)")
+def test_every_table_compiles_as_latex(tmp_path):
+    rendered = tables.every(frames(QUICK, outcomes=diverged_and_missing), "quick")
+    lines = [r"\documentclass{article}", r"\begin{document}", r"\tiny"]
+    for table in rendered:
+        tables.write(table, tmp_path)
+        lines += [rf"\input{{{table.name}.tex}}", ""]
+    (tmp_path / "all.tex").write_text("\n".join([*lines, r"\end{document}"]))
+    done = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "all.pdf").stat().st_size > 10_000
