@@ -25,7 +25,7 @@ import pandas as pd
 
 from analysis import paper
 from analysis.counts import imagenet_multiply_adds, vgg19_multiply_adds
-from analysis.runs import Frames
+from analysis.runs import IMAGES, IMAGES_ELSE, Frames, one_image_pct
 from analysis.statistics import (
     ALPHA,
     believed_sd,
@@ -44,14 +44,6 @@ SUPPORTED, CONTRADICTED, NOT_TESTABLE = "supported", "contradicted", "not testab
 
 TRAIN, CLEAN, TEST = "final_train_error_pct", "clean_train_error_pct", "test_error_pct"
 WORDS = {TRAIN: "training error", CLEAN: "clean training error", TEST: "test error"}
-# Images an error is counted over: (training, test). One of them is the resolution of that error.
-IMAGES = {
-    "digits": (1437, 360),
-    "fashion-mnist": (60_000, 10_000),
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-}
-IMAGES_ELSE = (1_000, 1_000)  # a folder's size is not in the frames: a coarse resolution errs towards undecided
 MAIN, OPTIONS, DEEP, RATE, BOTTLENECKS = (
     "plain-vs-residual",
     "shortcut-options",
@@ -145,8 +137,7 @@ def title(rows: pd.DataFrame) -> str:
 
 def resolution(study: Study, measure: str) -> float:
     """One image, in percent of those the error is counted over."""
-    train, test = IMAGES.get(study.profile.data.name, IMAGES_ELSE)
-    return 100 / (test if measure == TEST else train)
+    return one_image_pct(study.profile.data.name, measure)
 
 
 def compare(
@@ -545,7 +536,7 @@ def plain_gradients(study: Study) -> Tested:
         relative = layers.assign(relative=layers["gradient_norm"] / layers["weight_norm"])
         ends = relative.sort_values("layer").groupby(["seed", "iteration"])["relative"].agg(["first", "last"])
         decades = np.log10(ends["last"].clip(1e-30)) - np.log10(ends["first"].clip(1e-30))
-        farther = decades.groupby("seed").agg(lambda each: each.loc[each.abs().idxmax()])
+        farther = decades.dropna().groupby("seed").agg(lambda each: each.loc[each.abs().idxmax()])
         parts.append(
             Part(
                 what=f"log10 of the relative gradient of the last layer of {title(rows)} over the first's",

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 
-from analysis import files, paper
+from analysis import files, paper, quantities
 from analysis.runs import Frames
 from study.spec import PROTOCOL, SCHEMA
 
@@ -50,6 +50,11 @@ COLOURMAPS = {"plain": "Oranges", "residual": "Blues"}
 FAMILY_COLOURS = {"plain": "#d9580d", "residual": "#1f6cb0"}
 FAMILY_MARKERS = {"plain": "s", "residual": "o"}
 PAPER_TOP_PCT = 20  # upper end of the error axes of Figs. 1 and 6
+PAPER_ITERATIONS = 64_000  # Sec. 4.2
+_THEIRS = (
+    "Dotted: the paper's curves of nets as deep, digitised, on CIFAR-10 and of 64,000 iterations, drawn over as much of"
+    " the training."
+)
 
 styled = matplotlib.rc_context(STYLE)
 
@@ -67,13 +72,15 @@ def figure_1(frames: Frames, profile: str) -> Figure:
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     top, colours = _top(finals), _colours(finals)
-    _curves(left, frames.curves, finals, {"train_error_pct": "-"}, top, colours)
-    _curves(right, frames.curves, finals, {"test_error_pct": "-"}, top, colours)
+    for axes, measure, series in ((left, "train_error_pct", "train"), (right, "test_error_pct", "test")):
+        _papers_curves(axes, 1, series, finals, colours)
+        _curves(axes, frames.curves, finals, {measure: "-"}, top, colours)
     left.set(title="training error", ylabel="error (%)")
     right.set(title="test error")
-    _legend(figure, finals, _BAND)
+    _legend(figure, finals, _BAND, _PAPERS)
     text = (
         "Running training error (on the batches as trained on) and test error of plain nets, as in the paper's Fig. 1."
+        f" {_THEIRS}"
     )
     return _captioned(figure, text, finals, profile)
 
@@ -92,10 +99,14 @@ def figure_6(frames: Frames, profile: str) -> Figure:
     figure = Figure(figsize=(12, 4), layout="constrained")
     top, colours = _top(finals), _colours(finals)
     for axes, (title, rows) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
+        _papers_curves(axes, 6, "test", rows, colours)
         _curves(axes, frames.curves, rows, {"train_error_pct": "--", "test_error_pct": "-"}, top, colours)
         axes.set(title=title, ylabel="error (%)" if title == "plain nets" else "")
-    _legend(figure, finals, _THIN, _BOLD, _BAND)
-    text = "Running training error (thin, dashed) and test error (bold) while training, as in Fig. 6 of the paper."
+    _legend(figure, finals, _THIN, _BOLD, _BAND, _PAPERS)
+    text = (
+        "Running training error (thin, dashed) and test error (bold) while training, as in Fig. 6 of the paper."
+        f" {_THEIRS} Here these are test errors."
+    )
     if len(set(compared["iterations"]) | set(deep["iterations"])) > 1:
         text += " The nets on the right have a recipe of their own; compare them with each other only."
     return _captioned(figure, text, finals, profile)
@@ -224,7 +235,40 @@ def shortcut_options(frames: Frames, profile: str) -> Figure:
     return _captioned(figure, text, finals, profile)
 
 
-FIGURES = (figure_1, figure_6, figure_7, error_against_depth, shortcut_options)
+@styled
+def gaps_against_depth(frames: Frames, profile: str) -> Figure:
+    """Degradation gap of plain and of residual nets, and residual benefit, against depth: means and 95 % intervals."""
+    finals = serving(frames.finals, "plain-vs-residual")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, measure, title in zip(panels, (TRAINING, TEST), ("training error", "test error"), strict=True):
+        plain, residual = (quantities.degradation_gap(finals, measure, family) for family in FAMILY_COLOURS)
+        lines: tuple[tuple[pd.DataFrame, dict[str, Any]], ...] = (
+            (plain, {"label": "gap of plain nets", "color": FAMILY_COLOURS["plain"], "marker": "s", "linestyle": "--"}),
+            (residual, {"label": "gap of residual nets", "color": FAMILY_COLOURS["residual"], "marker": "o"}),
+            (quantities.residual_benefit(finals, measure), {"label": "residual benefit", **_BENEFIT}),
+        )
+        for shift, (rows, style) in enumerate(lines):
+            at = rows["depth"].astype(float) * (1 + 0.025 * (shift - 1))  # so that intervals do not hide one another
+            bars = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+            axes.errorbar(at, rows["mean"], bars, capsize=3, markersize=5, **style)
+        axes.axhline(0, color=_GREY, linewidth=0.8)
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        depths = sorted(set(finals["depth"]))
+        axes.set_xticks(depths, [str(depth) for depth in depths])
+        axes.set(title=title, xlabel="layers")
+        _say_if_empty(axes, finals[finals["outcome"] == "finished"])
+    panels[0].set_ylabel("percentage points")
+    _legend(figure, finals, *panels[0].get_legend_handles_labels()[0])
+    text = (
+        "Degradation gap: error at a depth minus error of the shallowest net of the family. Residual benefit: error of"
+        " the plain net minus error of the residual net as deep. Paired by seed; bars: 95 % t intervals."
+    )
+    return _captioned(figure, text, finals, profile)
+
+
+FIGURES = (figure_1, figure_6, figure_7, error_against_depth, gaps_against_depth, shortcut_options)
 
 
 def drawn(frames: Frames, profile: str) -> Iterator[tuple[str, Figure]]:
@@ -288,6 +332,7 @@ _CROSS: dict[str, Any] = {
     "zorder": 5,
 }
 _GREY = "#444444"
+_BENEFIT: dict[str, Any] = {"color": _GREY, "marker": "^", "linestyle": ":"}
 _LEGEND_INCHES = 0.3
 _THIN = Line2D([], [], color=_GREY, linewidth=1, linestyle="--", label="training error")
 _BOLD = Line2D([], [], color=_GREY, linewidth=2.2, label="test error")
@@ -303,6 +348,16 @@ _BAR = Line2D([], [], color=_GREY, linewidth=2, label="mean over seeds")
 
 
 Colours = dict[str, tuple[float, ...]]  # by the title of a net
+
+
+def _papers_curves(axes: Axes, number: int, series: str, finals: pd.DataFrame, colours: Colours) -> None:
+    """The paper's digitised curves of the nets that are drawn, on our iterations, behind everything else."""
+    theirs = paper.curves(number)
+    theirs = theirs[theirs["series"] == series]
+    for title, rows in finals.groupby("title"):
+        curve = theirs[theirs["curve"] == title].drop_duplicates("iteration").sort_values("iteration")
+        iteration = curve["iteration"] * (rows["iterations"].max() / PAPER_ITERATIONS)
+        axes.plot(iteration, curve["value"], color=colours[str(title)], linewidth=1, linestyle=":", zorder=1)
 
 
 def _curves(

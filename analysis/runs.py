@@ -21,6 +21,7 @@ MEASURES = (
     "test_error_pct",
     "train_loss",
     "best_test_error_pct",
+    "validated_test_error_pct",
 )
 RECORD = (
     "iteration",
@@ -29,11 +30,28 @@ RECORD = (
     "train_error_pct",
     "clean_train_loss",
     "clean_train_error_pct",
+    "validation_loss",
+    "validation_error_pct",
     "test_loss",
     "test_error_pct",
 )
 TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
+
+# Images an error is counted over: (training, test). One of them is the resolution of that error.
+IMAGES = {
+    "digits": (1437, 360),
+    "fashion-mnist": (60_000, 10_000),
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+}
+IMAGES_ELSE = (1_000, 1_000)  # a folder's size is not in the frames: a coarse resolution errs towards undecided
+
+
+def one_image_pct(data: str, measure: str) -> float:
+    """The resolution of an error on the data set of that name: one of the images it is counted over, in percent."""
+    train, test = IMAGES.get(data, IMAGES_ELSE)
+    return 100 / (test if "test" in measure else train)
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,7 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
         found = by_id.get(trial.id)
         records = pd.DataFrame(columns=list(RECORD), dtype=float)
         if found is not None and found.records is not None:
-            records = found.records.to_pandas()[list(RECORD)]
+            records = found.records.to_pandas().reindex(columns=list(RECORD))
         rows.append(_planned(trial, experiments) | _found(trial, found, records))
         if len(records):
             measured.append(records.assign(id=trial.id))
@@ -136,6 +154,16 @@ def _measures(trial: Trial, run: Run, records: pd.DataFrame) -> dict[str, float]
         "clean_train_error_pct": float(last["clean_train_error_pct"]),
         "test_error_pct": float(last["test_error_pct"]),
         "train_loss": float(tenth["train_loss"].mean()),
-        # A labelled extra: it shows what choosing by the test set would have gained. Never a result.
+        # Labelled extras: they show what choosing an iterate would have gained. Never a result.
         "best_test_error_pct": float(records["test_error_pct"].min()),
+        "validated_test_error_pct": _chosen(records),
     }
+
+
+def _chosen(records: pd.DataFrame) -> float:
+    """Test error of the iterate with the least validation error, the first of equals; NaN without held-out images."""
+    validated = records.dropna(subset=["validation_error_pct", "test_error_pct"])
+    if validated.empty:
+        return float("nan")
+    least = validated["validation_error_pct"].astype(float).argmin()
+    return float(validated["test_error_pct"].iloc[int(least)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from planted import degradation, frames
 
-from analysis import figures, paper
+from analysis import figures, paper, quantities
 from analysis.runs import Frames
 from experiments.profiles import QUICK
 from study.spec import PROTOCOL, SCHEMA, Trial
@@ -34,6 +34,11 @@ def quick() -> Frames:
     return frames(QUICK, error=large, outcomes=outcomes)
 
 
+def ours(axes) -> list:
+    """The lines that are not the paper's."""
+    return [line for line in axes.lines if line.get_linestyle() != ":"]
+
+
 def words(axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
@@ -43,7 +48,7 @@ def test_the_left_panel_of_figure_1_shows_the_planted_training_errors(quick):
     finals = quick.finals.query("family == 'plain' and experiments == 'plain-vs-residual'")
     for axes, measure in ((left, "train_error_pct"), (right, "test_error_pct")):
         assert words(axes) == ["plain-20", "plain-56"]  # from the lower end to the upper one
-        for line, title in zip(axes.lines, ("plain-20", "plain-56"), strict=True):
+        for line, title in zip(ours(axes), ("plain-20", "plain-56"), strict=True):
             of_net = quick.curves[quick.curves["id"].isin(finals.query(f"title == '{title}'")["id"])]
             means = of_net.dropna(subset=[measure]).groupby("iteration")[measure].mean()
             np.testing.assert_allclose(line.get_xdata(), means.index)
@@ -73,6 +78,27 @@ def test_figure_7_shows_every_layer_in_order_and_ranked_over_the_papers(quick):
     assert list(dotted[55].get_ydata()) == sorted(theirs, reverse=True)
 
 
+def test_the_papers_curves_lie_behind_on_our_iterations(quick):
+    left, right = figures.figure_1(quick, "quick").axes
+    for axes, series in ((left, "train"), (right, "test")):
+        dotted = [line for line in axes.lines if line not in ours(axes)]
+        for line, net in zip(dotted, ("plain-20", "plain-56"), strict=True):
+            theirs = paper.curves(1).query(f"curve == '{net}' and series == '{series}'")
+            np.testing.assert_allclose(line.get_xdata()[-1], theirs["iteration"].max() * 360 / 64_000)
+            assert line.get_ydata().max() == theirs["value"].max()
+            assert line.get_zorder() < min(each.get_zorder() for each in ours(axes))
+
+
+def test_gaps_are_drawn_with_their_intervals(quick):
+    left, _ = figures.gaps_against_depth(quick, "quick").axes
+    gap = quantities.degradation_gap(figures.serving(quick.finals, "plain-vs-residual"), figures.TRAINING)
+    line = next(each for each in left.containers if each.get_label() == "gap of plain nets")
+    np.testing.assert_allclose(line.lines[0].get_ydata().astype(float), gap["mean"])
+    (bars,) = line.lines[2]
+    drawn = np.array([segment[:, 1] for segment in bars.get_segments()], dtype=float)
+    np.testing.assert_allclose(drawn, gap[["low", "high"]])
+
+
 def test_a_diverged_trial_is_a_mark_at_its_iteration(quick):
     figure = figures.figure_6(quick, "quick")
     crosses = [line for line in figure.axes[2].lines if line.get_marker() == "x"]
@@ -97,7 +123,7 @@ def test_a_trial_without_a_result_is_named_in_the_caption(outcome):
 def test_a_diverged_or_unfinished_trial_enters_no_mean(quick):
     """Half a curve of an interrupted seed would bend the mean where it stops."""
     cut = frames(QUICK, error=large, outcomes=lambda trial: "interrupted" if trial.seed == 2 else "finished")
-    line = figures.figure_1(cut, "quick").axes[0].lines[0]
+    line = ours(figures.figure_1(cut, "quick").axes[0])[0]
     first_two = cut.curves.query("experiments == 'plain-vs-residual' and title == 'plain-20' and seed < 2")
     np.testing.assert_allclose(line.get_ydata(), first_two.groupby("iteration")["train_error_pct"].mean())
 

@@ -32,8 +32,14 @@ def folder(study, tmp_path_factory):
 
 
 def test_everything_the_contract_names_is_written(folder):
-    names = ["shortcut_options", "cifar_architecture", *(f"table_{number}" for number in range(1, 15))]
-    pictures = ["figure_1", "figure_6", "figure_7", "error_against_depth", "shortcut_options"]
+    names = [
+        "shortcut_options",
+        "quantities",
+        "selection",
+        "cifar_architecture",
+        *(f"table_{number}" for number in range(1, 15)),
+    ]
+    pictures = ["figure_1", "figure_6", "figure_7", "error_against_depth", "gaps_against_depth", "shortcut_options"]
     expected = {"claims.json", "runs.parquet", "curves.parquet", "layers.parquet", "manifest.json", "index.html"}
     expected |= {f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex")}
     expected |= {f"figures/{name}.{kind}" for name in pictures for kind in ("svg", "pdf", "png")}

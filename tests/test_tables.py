@@ -1,6 +1,7 @@
 """Claims about the tables: right numbers, no number that is not there, nothing compared that cannot be."""
 
 import csv
+import math
 import re
 import shutil
 import subprocess
@@ -143,7 +144,9 @@ def test_an_experiment_that_is_not_planned_gives_an_empty_table():
 
 def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
     rendered = {table.name: table for table in tables.every(frames(QUICK), "quick")}
-    assert set(rendered) == {f"table_{n}" for n in range(1, 15)} | {"shortcut_options", "cifar_architecture"}
+    assert set(rendered) == {f"table_{n}" for n in range(1, 15)} | {
+        *("shortcut_options", "quantities", "selection", "cifar_architecture")
+    }
     for number in tables.UNTRAINED:
         table = rendered[f"table_{number}"]
         assert (table.numbers["n"] == 0).all() and table.numbers[["mean", "difference"]].isna().all(axis=None)
@@ -173,6 +176,27 @@ def test_table_1_and_the_cifar_counts_are_computed_and_agree_with_the_paper():
         assert {option: row[f"params_{option}"] for option in "ABC"} == theirs["params"]
         assert row["shortcuts"] == theirs["shortcuts"]
         assert row["multiply_adds_A"] / 1e6 == pytest.approx(theirs["mega_multiply_adds_A"], abs=0.005)
+
+
+def test_what_selecting_gains_is_a_number():
+    """Last iterates of 2, 3 and 4 %; each run was best 0.5 points before its end."""
+    study = frames(QUICK, test_error=known, noise=0.0)
+    study.finals["best_test_error_pct"] = study.finals["test_error_pct"] - 0.5
+    numbers = tables.selection(study).numbers
+    found = numbers[numbers["net"] == "plain-56"].iloc[0]
+    assert (found["last"], found["best"], found["best_seed"], found["best_of_all"]) == (3.0, 2.5, 2.0, 1.5)
+    assert found["selection_bias"] == 1.5 and math.isnan(found["validated"])
+    assert row(tables.selection(study).text, "plain-56", "360")["best by validation"] == tables.DASH
+
+
+def test_the_table_of_quantities_names_the_critical_depth():
+    def rising(trial: Trial) -> float:
+        return 0.1 * trial.model.depth if trial.model.family == "plain" and trial.model.depth > 32 else 1.0
+
+    table = tables.measured_quantities(frames(QUICK, error=rising, noise=0.01))
+    assert "Critical depth of plain nets in training error: between 32 and 44 layers." in table.notes
+    assert "Critical depth of residual nets in training error: nowhere up to 110 layers." in table.notes
+    assert len(table.numbers) == 2 * (4 + 4 + 5)
 
 
 @pytest.mark.slow
