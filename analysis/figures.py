@@ -11,6 +11,7 @@ import json
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 
 from analysis import files, paper, quantities
 from analysis.runs import Frames
-from study.spec import PROTOCOL, SCHEMA
+from study.spec import PROTOCOL, SCHEMA, check_choice
 
 TRAINING = "final_train_error_pct"
 TEST = "test_error_pct"
@@ -309,6 +310,15 @@ def inline(figure: Figure, name: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)  # names must be unique in the page
     return re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+
+
+def html(name: str, frames: Frames, profile: str) -> str:
+    """The figure of that name as an HTML `<figure>` with its caption, for notebooks; the caption describes it, too."""
+    check_choice("figure", name, [draw.__name__ for draw in FIGURES])
+    figure = next(draw for draw in FIGURES if draw.__name__ == name)(frames, profile)
+    said = escape(caption(figure))
+    picture = inline(figure, name)
+    return f'<figure><div role="img" aria-label="{said}">{picture}</div><figcaption>{said}</figcaption></figure>'
 
 
 def serving(finals: pd.DataFrame, experiment: str) -> pd.DataFrame:

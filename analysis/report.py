@@ -12,6 +12,7 @@ import os
 import platform
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -90,21 +91,22 @@ def notebooks(folder: Path) -> list[Path]:
     They find the results through the environment variable STUDY_RESULTS. A cell that fails raises: half a lecture is
     not written.
     """
-    written = []
-    for source in sorted(NOTEBOOKS.glob("*.ipynb")):
-        notebook = nbformat.read(source, as_version=4)
-        client = NotebookClient(
-            notebook, timeout=600, kernel_name="python3", record_timing=False, extra_arguments=_QUIET
-        )
-        client.resources = {"metadata": {"path": str(NOTEBOOKS.parents[1])}}
-        client.execute(env=os.environ | {"STUDY_RESULTS": str(folder.resolve())})
-        content, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)  # 'lab' loads scripts from afar
-        page = _PAGES.get_template("lecture.html").render(name=source.stem, content=content)
-        written.append(files.write(folder / "notebooks" / f"{source.stem}.html", page))
+    with ThreadPoolExecutor(os.cpu_count()) as kernels:
+        written = list(kernels.map(lambda source: _executed(source, folder), sorted(NOTEBOOKS.glob("*.ipynb"))))
     if (folder / MANIFEST).exists():
         manifest = json.loads((folder / MANIFEST).read_text())
         files.write(folder / MANIFEST, json.dumps(manifest | {"files": _digests(folder)}, indent=1) + "\n")
     return written
+
+
+def _executed(source: Path, folder: Path) -> Path:
+    notebook = nbformat.read(source, as_version=4)
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, extra_arguments=_QUIET)
+    client.resources = {"metadata": {"path": str(NOTEBOOKS.parents[1])}}
+    client.execute(env=os.environ | {"STUDY_RESULTS": str(folder.resolve())})
+    content, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)  # 'lab' loads scripts from afar
+    page = _PAGES.get_template("lecture.html").render(name=source.stem.replace("_", " "), content=content)
+    return files.write(folder / "notebooks" / f"{source.stem}.html", page)
 
 
 def summary(

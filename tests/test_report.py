@@ -156,13 +156,16 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["claims.json"]
 
 
-def test_the_lecture_runs_on_the_files_of_a_report_alone(folder):
-    (page,) = report.notebooks(folder)
-    text = page.read_text()
-    assert "Why deeper was worse" in text and text.count("svg+xml") + text.count("<svg") >= 4
-    assert "<script" not in text and not re.search(r'(?:href|src)="https?:', text)
+def test_the_lectures_run_on_the_files_of_a_report_alone(folder):
+    pages = {page.stem: page.read_text() for page in report.notebooks(folder)}
+    assert set(pages) == {"degradation", "shortcuts", "depth", "layer_responses", "past_the_paper"}
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert "notebooks/degradation.html" in manifest["files"]
+    for name, text in pages.items():
+        assert f"notebooks/{name}.html" in manifest["files"]
+        pictures = re.findall(r'aria-label="([^"]+)"[^>]*>\s*<svg', text)
+        assert pictures and all("profile quick" in said for said in pictures)
+        assert "<script" not in text and not re.search(r'(?:href|src)="https?:', text) and "<img" not in text
+    assert "Why deeper was worse" in pages["degradation"]
 
 
 def test_the_notebook_is_committed_without_outputs():
