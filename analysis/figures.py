@@ -12,6 +12,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from html import escape
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,39 @@ def figure_1(frames: Frames, profile: str) -> Figure:
         f" {_THEIRS}"
     )
     return _captioned(figure, text, finals, profile)
+
+
+@styled
+def figure_4(frames: Frames, profile: str) -> Figure:
+    """Fig. 4: plain (left) and residual nets (right) of 18 and 34 layers on ImageNet, the paper's own curves alone."""
+    nets = paper.curves(4)
+    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    for axes, family, panel in zip(figure.subplots(1, 2, sharey=True), FAMILY_COLOURS, ("left", "right"), strict=True):
+        ends, here = [], nets[nets["panel"] == panel]
+        for (net, shade), (series, style) in product(
+            zip(sorted(set(here["curve"])), (0.5, 0.9), strict=True), (("train", "--"), ("validation", "-"))
+        ):
+            curve = here[(here["curve"] == net) & (here["series"] == series)].sort_values("iteration")
+            colour = tuple(matplotlib.colormaps[COLOURMAPS[family]](shade))
+            axes.plot(
+                curve["iteration"], curve["value"], color=colour, linestyle=style, linewidth=1 if style == "--" else 2
+            )
+            if series == "validation":
+                ends.append((float(curve["value"].iloc[-1]), net, colour))
+        axes.set(title=f"{family} nets", xlabel="iteration", ylim=(20, 60), xlim=(0, nets["iteration"].max()))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.locator_params(axis="x", nbins=4)
+        _name_ends(axes, ends, 60)
+    figure.axes[0].set_ylabel("error (%)")
+    figure.legend(
+        handles=[_THIN, Line2D([], [], color=_GREY, linewidth=2, label="validation error, centre crop")],
+        loc="lower center", ncols=2,
+    ).set_in_layout(False)  # fmt: skip
+    text = (
+        "Fig. 4 of the paper, digitised: training on ImageNet. No run of ours is in it: it needs nets trained on"
+        " ImageNet, which this study does not have yet."
+    )
+    return _captioned(figure, text, frames.finals.iloc[:0], profile)
 
 
 @styled
@@ -269,7 +303,7 @@ def gaps_against_depth(frames: Frames, profile: str) -> Figure:
     return _captioned(figure, text, finals, profile)
 
 
-FIGURES = (figure_1, figure_6, figure_7, error_against_depth, gaps_against_depth, shortcut_options)
+FIGURES = (figure_1, figure_4, figure_6, figure_7, error_against_depth, gaps_against_depth, shortcut_options)
 
 
 def drawn(frames: Frames, profile: str) -> Iterator[tuple[str, Figure]]:

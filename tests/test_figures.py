@@ -39,6 +39,11 @@ def ours(axes) -> list:
     return [line for line in axes.lines if line.get_linestyle() != ":"]
 
 
+def of_trials(study: Frames) -> list:
+    """The figures and their names, but for Fig. 4, which has no trial."""
+    return [(name, figure) for name, figure in figures.drawn(study, "quick") if name != "figure_4"]
+
+
 def words(axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
@@ -89,6 +94,16 @@ def test_the_papers_curves_lie_behind_on_our_iterations(quick):
             assert line.get_zorder() < min(each.get_zorder() for each in ours(axes))
 
 
+def test_figure_4_is_the_papers_alone_and_says_so(quick):
+    figure = figures.figure_4(quick, "quick")
+    assert "No run of ours is in it: it needs nets trained on ImageNet" in figures.caption(figure)
+    assert json.loads(figure.get_label())["run_id"] == []
+    right = {tuple(line.get_ydata()) for line in figure.axes[1].lines}
+    for series in ("train", "validation"):
+        theirs = paper.curves(4).query(f"curve == 'ResNet-34' and series == '{series}'").sort_values("iteration")
+        assert tuple(theirs["value"]) in right
+
+
 def test_gaps_are_drawn_with_their_intervals(quick):
     left, _ = figures.gaps_against_depth(quick, "quick").axes
     gap = quantities.degradation_gap(figures.serving(quick.finals, "plain-vs-residual"), figures.TRAINING)
@@ -116,7 +131,7 @@ def test_without_divergence_the_legend_has_no_such_mark():
 @pytest.mark.parametrize("outcome", ["missing", "failed", "interrupted", "running"])
 def test_a_trial_without_a_result_is_named_in_the_caption(outcome):
     some = frames(QUICK, outcomes=lambda trial: outcome if trial.model.title == "plain-20" else "finished")
-    for name, figure in figures.drawn(some, "quick"):
+    for name, figure in of_trials(some):
         assert f"{outcome.capitalize()}: plain-20 (3 of 3)." in figures.caption(figure), name
 
 
@@ -202,7 +217,7 @@ def test_svg_files_hold_the_label_and_pages_hold_no_name_twice(quick, tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_a_study_without_any_run_still_draws_and_says_so():
     empty = frames(QUICK, outcomes=lambda trial: "missing")
-    for name, figure in figures.drawn(empty, "quick"):
+    for name, figure in of_trials(empty):
         assert "Missing: " in figures.caption(figure), name
         assert any("no finished trial" in words(axes) for axes in figure.axes), name
 

@@ -39,7 +39,15 @@ def test_everything_the_contract_names_is_written(folder):
         "cifar_architecture",
         *(f"table_{number}" for number in range(1, 15)),
     ]
-    pictures = ["figure_1", "figure_6", "figure_7", "error_against_depth", "gaps_against_depth", "shortcut_options"]
+    pictures = [
+        "figure_1",
+        "figure_4",
+        "figure_6",
+        "figure_7",
+        "error_against_depth",
+        "gaps_against_depth",
+        "shortcut_options",
+    ]
     expected = {"claims.json", "runs.parquet", "curves.parquet", "layers.parquet", "manifest.json", "index.html"}
     expected |= {f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex")}
     expected |= {f"figures/{name}.{kind}" for name in pictures for kind in ("svg", "pdf", "png")}

@@ -446,7 +446,10 @@ def test_a_bundle_renders_everything_where_torch_ray_and_mlflow_cannot_be_import
     report.write(load(planned(QUICK), found), QUICK, here, lecture=False)
     files = {str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()}
     bundled_files = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
-    assert bundled_files - files == {"notebooks/degradation.html"} and files <= bundled_files
+    assert (
+        bundled_files - files == {f"notebooks/{source.stem}.html" for source in report.NOTEBOOKS.glob("*.ipynb")}
+        and files <= bundled_files
+    )
     for name in files - {"index.html", "manifest.json"}:  # these two say from where
         assert (here / name).read_bytes() == (there / name).read_bytes(), name
     facts = json.loads((there / "manifest.json").read_text())["provenance"]
