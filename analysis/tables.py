@@ -142,7 +142,7 @@ def selection(frames: Frames) -> Table:
     notes = [
         "Test errors in percent. Only the last iterate's mean is a result: every other column but the second chose with"
         " the test set. Selection bias: last iterate minus best of both.",
-        "Best by validation needs held-out images (--held-out 5000).",
+        "Best by validation needs held-out images: the option held-out, with how many.",
     ]
     return Table("selection", "The same runs by other protocols", numbers, text.rename(columns=headings), notes)
 
