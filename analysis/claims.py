@@ -1,49 +1,47 @@
-"""A verdict for each of the paper's 74 claims, from the frames alone.
+"""The paper's claims: one function each, which says what comparison of logged runs would test it.
 
-Owns which comparison tests a claim and how comparisons become verdicts. Must not know where runs are kept, nor what
-the tables and figures show.
-
-How a verdict is reached:
-- One number per seed: nets that share a seed share data order and, where shapes agree, initial weights, so
-  differences are paired. Only trials of one experiment, hence one recipe per net, are compared.
-- Only finished trials have an error. Missing and diverged ones are left out and named; claims about failing count them.
-- A claim in several parts holds if all hold: its p value is the largest of the parts', and its effect is that of the
-  weakest part. It is contradicted if one part is (corrected for the number of parts).
-- Holm's correction runs over the claims tested of each family (`FAMILIES`: one question of the paper each).
-  supported: p < 0.05, one-sided in the stated direction. contradicted: p < 0.05, two-sided, in the other direction.
-  Otherwise undecided, with the further seeds that would decide it if
-  effect and deviation stayed as observed. Fewer than two paired seeds are never decided.
+Owns which nets, measure and direction a claim is about; claims decided by counting are in `analysis.counted_claims`.
+Must not know how comparisons become verdicts (`analysis.verdicts`), nor where runs are kept.
 """
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from analysis import paper
-from analysis.counts import imagenet_multiply_adds, vgg19_multiply_adds
-from analysis.runs import IMAGES, IMAGES_ELSE, Frames, one_image_pct
-from analysis.statistics import (
-    ALPHA,
-    believed_sd,
-    estimate,
-    further_seeds,
-    holm,
-    p_equivalent,
-    p_greater,
+from analysis.comparisons import (
+    CLEAN,
+    CONTRADICTED,
+    SUPPORTED,
+    TEST,
+    TRAIN,
+    WORDS,
+    Counted,
+    NotTestable,
+    Part,
+    Study,
+    Tested,
+    against,
+    by_depth,
+    chance,
+    compare,
+    diverged,
+    first_iteration,
+    mean,
+    net,
+    only_on_cifar10,
+    record_every,
+    resolution,
+    some,
+    title,
+    trend,
+    trend_part,
 )
-from experiments.profiles import Profile
-from experiments.recipes import PAPER_DATA, PAPER_WIDTH
-from study import cost
-from study.spec import Model
+from analysis.runs import IMAGES, IMAGES_ELSE
+from analysis.statistics import estimate
 
-SUPPORTED, CONTRADICTED, NOT_TESTABLE = "supported", "contradicted", "not testable in this profile"
-
-TRAIN, CLEAN, TEST = "final_train_error_pct", "clean_train_error_pct", "test_error_pct"
-WORDS = {TRAIN: "training error", CLEAN: "clean training error", TEST: "test error"}
 MAIN, OPTIONS, DEEP, RATE, BOTTLENECKS = (
     "plain-vs-residual",
     "shortcut-options",
@@ -53,198 +51,9 @@ MAIN, OPTIONS, DEEP, RATE, BOTTLENECKS = (
 )
 
 
-class NotTestable(Exception):
-    """This profile, or what is planned of it, cannot test the claim; the message says why."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a claim may look at."""
-
-    finals: pd.DataFrame
-    curves: pd.DataFrame
-    layers: pd.DataFrame
-    profile: Profile
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One comparison: a number per seed, and the sign that the claim gives it."""
-
-    what: str
-    values: pd.Series  # by seed; the effect is their mean
-    direction: int  # 1: the claim says above 0; -1: below; 0: within `margin` of 0
-    nets: tuple[pd.DataFrame, ...]  # the rows of finals it is made of
-    resolution: float
-    margin: float = 0.0
-    tested: pd.Series | None = None  # by seed; where the test is on another number than the effect
-    clean: float | None = None  # the same effect with the clean training error
-    unit: str = "points"
-
-    @property
-    def sample(self) -> list[float]:
-        return list(self.values if self.tested is None else self.tested)
-
-    def p_for(self) -> float:
-        if self.direction == 0:
-            return p_equivalent(self.sample, self.margin, self.resolution)
-        return p_greater([self.direction * value for value in self.sample], 0.0, self.resolution)
-
-    def p_against(self) -> float:
-        """Two-sided p of the opposite; 1 where the mean is on the claim's side."""
-        side = -1.0 if self.direction > 0 or (self.direction == 0 and np.mean(self.sample) < 0) else 1.0
-        one_sided = p_greater([side * value for value in self.sample], self.margin, self.resolution)
-        return min(1.0, 2 * one_sided)
-
-
-@dataclass(frozen=True)
-class Tested:
-    """A claim to be decided by tests: all parts must hold. `note` is a sentence for the reason."""
-
-    parts: list[Part]
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A claim decided by counting, without a p value."""
-
-    verdict: str
-    reason: str
-    nets: tuple[pd.DataFrame, ...] = ()
-
-
-# Nets and comparisons
-
-
-def net(
-    study: Study, experiment: str, family: str, depth: int, shortcut: str = "A", block: str = "basic"
-) -> pd.DataFrame:
-    """The planned trials of one condition in one experiment, by seed. Raises `NotTestable` if there are none."""
-    model = study.profile.model(family, depth, shortcut, block)
-    finals = study.finals
-    serves = finals["experiments"].map(lambda names: experiment in names.split(","))
-    wanted = finals[serves & (finals["title"] == model.title)]
-    if wanted.empty:
-        raise NotTestable(f"no trial of {model.title} is planned in {experiment}")
-    assert wanted["condition"].nunique() == 1, "an experiment gives a net one recipe"
-    return wanted.set_index("seed", drop=False).sort_index()
-
-
-def title(rows: pd.DataFrame) -> str:
-    return rows["title"].iloc[0]
-
-
-def resolution(study: Study, measure: str) -> float:
-    """One image, in percent of those the error is counted over."""
-    return one_image_pct(study.profile.data.name, measure)
-
-
-def compare(
-    study: Study, minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direction: int, margin: float = 0.0
-) -> Part:
-    """Paired difference of two nets in one measure."""
-
-    def difference(of: str) -> pd.Series:
-        return (minuend[of] - subtrahend[of]).dropna()
-
-    return Part(
-        what=f"{WORDS[measure]} of {title(minuend)} minus {title(subtrahend)}",
-        values=difference(measure),
-        direction=direction,
-        margin=margin,
-        nets=(minuend, subtrahend),
-        resolution=resolution(study, measure),
-        clean=_mean(difference(CLEAN)) if measure == TRAIN else None,
-    )
-
-
-def against(study: Study, rows: pd.DataFrame, measure: str, threshold: float, direction: int) -> Part:
-    """A net's error against a fixed number of the paper."""
-    return Part(
-        what=f"{WORDS[measure]} of {title(rows)} minus {threshold:g}",
-        values=(rows[measure] - threshold).dropna(),
-        direction=direction,
-        nets=(rows,),
-        resolution=resolution(study, measure),
-        clean=_mean((rows[CLEAN] - threshold).dropna()) if measure == TRAIN else None,
-    )
-
-
-def trend(study: Study, nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
-    """Does an error rise or fall with depth? Effect: deepest minus shallowest; test: slopes over depth, one a seed."""
-    errors = _by_depth(nets, measure)
-    part = _trend_part(study, nets, errors, WORDS[measure], measure, direction)
-    if measure == TRAIN:
-        clean = _by_depth(nets, CLEAN)
-        part = replace(part, clean=_mean(clean.iloc[:, -1] - clean.iloc[:, 0]))
-    ordered: list[str] = []
-    not_ordered: list[str] = []
-    for left, right in zip(errors.columns[:-1], errors.columns[1:], strict=True):
-        holds = len(errors) > 0 and bool((direction * (errors[right] - errors[left]) > 0).all())
-        (ordered if holds else not_ordered).append(f"{left}{'<' if direction > 0 else '>'}{right}")
-    note = f"Neighbours in the stated order in every seed: {', '.join(ordered) or 'none'}"
-    return Tested([part], note + (f"; not: {', '.join(not_ordered)}." if not_ordered else "."))
-
-
-def _trend_part(
-    study: Study, nets: list[pd.DataFrame], errors: pd.DataFrame, words: str, measure: str, direction: int
-) -> Part:
-    depths = np.array(errors.columns, dtype=float)
-    if len(depths) < 2:
-        raise NotTestable("a trend with depth needs two depths")
-    slopes = errors.apply(lambda row: np.polyfit(depths, row.to_numpy(float), 1)[0] * np.ptp(depths), axis=1)
-    return Part(
-        what=f"{words} at depth {depths[-1]:.0f} minus depth {depths[0]:.0f} (p: slopes over {len(depths)} depths)",
-        values=errors.iloc[:, -1] - errors.iloc[:, 0],
-        tested=slopes if len(errors) else pd.Series(dtype=float),
-        direction=direction,
-        nets=tuple(nets),
-        resolution=resolution(study, measure),
-    )
-
-
-def _by_depth(nets: list[pd.DataFrame], measure: str) -> pd.DataFrame:
-    """Errors [seed, depth] of the seeds that finished at every depth."""
-    return pd.DataFrame({rows["depth"].iloc[0]: rows[measure] for rows in nets}).dropna()
-
-
 def _nets(study: Study, family: str, deepest: int) -> list[pd.DataFrame]:
     depths = [depth for depth in sorted(study.profile.depths) if depth <= deepest]
     return [net(study, MAIN, family, depth) for depth in depths]
-
-
-def first_iteration(study: Study, rows: pd.DataFrame, at_most: float) -> pd.Series:
-    """By seed, the first record whose running training error is at most `at_most`, for finished trials.
-
-    A trial that never gets there counts with its whole length, which is the least it can be.
-    """
-    found = {}
-    for seed, row in rows[rows["outcome"] == "finished"].iterrows():
-        curve = study.curves[study.curves["id"] == row["id"]]
-        reached = curve.loc[curve["train_error_pct"] <= at_most, "iteration"]
-        found[seed] = float(reached.min()) if len(reached) else float(row["iterations"])
-    return pd.Series(found, dtype=float)
-
-
-def _record_every(study: Study, rows: pd.DataFrame) -> float:
-    iterations = study.curves.loc[study.curves["id"].isin(rows["id"]), "iteration"]
-    return float(iterations.min()) if len(iterations) else 0.0
-
-
-def _chance(study: Study) -> float:
-    return 100 * (1 - 1 / study.profile.data.classes)
-
-
-def _only_on_cifar10(study: Study) -> None:
-    if study.profile.data.name != PAPER_DATA.name:
-        raise NotTestable("the number it is compared with is a CIFAR-10 error")
-
-
-def _diverged(*nets: pd.DataFrame) -> Counted | None:
-    """The verdict on a claim that a net converges, where a seed of it did not."""
-    lost = [row_id for rows in nets for row_id in rows.loc[rows["outcome"] == "diverged", "id"]]
-    return Counted(CONTRADICTED, f"Diverged: {_some(lost)}.", nets) if lost else None
 
 
 # Sec. 1 and 4.2: plain nets
@@ -263,7 +72,7 @@ def plain_test(study: Study) -> Tested:
 def no_overfitting(study: Study) -> Tested:
     """Training and test error rise together; the gap between them is reported, not tested."""
     train, test = plain_train(study).parts[0], plain_test(study).parts[0]
-    growth = _mean((test.values - train.values).dropna())
+    growth = mean((test.values - train.values).dropna())
     note = "" if growth is None else f"The gap of test over training error grows by {growth:.2f} points."
     return Tested([train, test], note)
 
@@ -273,19 +82,19 @@ def plain_starts(study: Study) -> Tested | Counted:
     parts = []
     for depth in (20, 56):
         rows = net(study, MAIN, "plain", depth)
-        chance, found, never = _chance(study), {}, []
+        at_chance, found, never = chance(study), {}, []
         for seed, row in rows[rows["outcome"].isin(("finished", "diverged"))].iterrows():
             curve = study.curves[study.curves["id"] == row["id"]]
             curve = curve[curve["iteration"] <= row["iterations"] / 10]
             if len(curve):
-                found[seed] = float(curve["train_error_pct"].iloc[-1]) - chance
+                found[seed] = float(curve["train_error_pct"].iloc[-1]) - at_chance
             if row["outcome"] == "diverged" and not math.isfinite(found.get(seed, math.nan)):
                 never.append(row["id"])
         if never:
-            return Counted(CONTRADICTED, f"Diverged within the first tenth of training: {_some(never)}.", (rows,))
+            return Counted(CONTRADICTED, f"Diverged within the first tenth of training: {some(never)}.", (rows,))
         parts.append(
             Part(
-                what=f"training error of {title(rows)} after a tenth of training minus chance ({chance:g})",
+                what=f"training error of {title(rows)} after a tenth of training minus chance ({at_chance:g})",
                 values=pd.Series(found, dtype=float),
                 direction=-1,
                 nets=(rows,),
@@ -305,12 +114,12 @@ def plain_test_trend(study: Study) -> Tested:
 
 def plain110_fails(study: Study) -> Tested | Counted:
     rows = net(study, MAIN, "plain", 110)
-    diverged, finished = rows[rows["outcome"] == "diverged"], rows[rows["outcome"] == "finished"]
+    lost, finished = rows[rows["outcome"] == "diverged"], rows[rows["outcome"] == "finished"]
     above = ((finished[TRAIN] > 60) & (finished[TEST] > 60)).all()
-    if len(diverged) and len(finished) < 2 and len(diverged) + len(finished) >= 2 and above:
-        reason = f"Every seed fails: {len(diverged)} diverged, {len(finished)} above 60 %."
+    if len(lost) and len(finished) < 2 and len(lost) + len(finished) >= 2 and above:
+        reason = f"Every seed fails: {len(lost)} diverged, {len(finished)} above 60 %."
         return Counted(SUPPORTED, reason, (rows,))
-    note = f"{len(diverged)} diverged seeds fail as well." if len(diverged) else ""
+    note = f"{len(lost)} diverged seeds fail as well." if len(lost) else ""
     return Tested([against(study, rows, TRAIN, 60, 1), against(study, rows, TEST, 60, 1)], note)
 
 
@@ -340,9 +149,9 @@ def residual_beats_plain(study: Study) -> Tested:
         compare(study, p, r, measure, 1) for p, r in zip(plain, residual, strict=True) for measure in (TRAIN, TEST)
     ]
     for measure in (TRAIN, TEST):
-        gaps = (_by_depth(plain, measure) - _by_depth(residual, measure)).dropna()
+        gaps = (by_depth(plain, measure) - by_depth(residual, measure)).dropna()
         words = f"plain minus residual {WORDS[measure]}"
-        parts.append(_trend_part(study, plain + residual, gaps, words, measure, 1))
+        parts.append(trend_part(study, plain + residual, gaps, words, measure, 1))
     return Tested(parts)
 
 
@@ -354,7 +163,7 @@ def residual_converges_faster(study: Study) -> Tested:
         values=(first_iteration(study, plain, 20) - first_iteration(study, residual, 20)).dropna(),
         direction=1,
         nets=(plain, residual),
-        resolution=_record_every(study, plain),
+        resolution=record_every(study, plain),
         unit="iterations",
     )
     return Tested([part], _proxy(study, "the 18-layer"))
@@ -389,10 +198,10 @@ def no_warmup(study: Study) -> Tested:
     epochs = 2 * images / study.profile.recipe(study.profile.model("residual", 110)).batch
     start = Part(
         what=f"first iteration of ResNet-110 without warm-up 5 points below chance, minus two epochs ({epochs:.0f})",
-        values=first_iteration(study, without, _chance(study) - 5) - epochs,
+        values=first_iteration(study, without, chance(study) - 5) - epochs,
         direction=1,
         nets=(without,),
-        resolution=_record_every(study, without),
+        resolution=record_every(study, without),
         unit="iterations",
     )
     alike = compare(study, without, with_warmup, TEST, 0, margin=0.5)
@@ -401,7 +210,7 @@ def no_warmup(study: Study) -> Tested:
 
 def warmup_length(study: Study) -> Tested:
     """At 0.01 the training error falls below 80 % after about 400 iterations: within a factor of two of it."""
-    _only_on_cifar10(study)
+    only_on_cifar10(study)
     recipe = study.profile.recipe(study.profile.model("residual", 110))
     if recipe.warmup != "threshold" or recipe.warmup_learning_rate != 0.01:
         raise NotTestable("this profile trains ResNet-110 without the paper's warm-up")
@@ -413,7 +222,7 @@ def warmup_length(study: Study) -> Tested:
         direction=0,
         margin=1.0,
         nets=(rows,),
-        resolution=math.log2(1 + _record_every(study, rows) / 400),
+        resolution=math.log2(1 + record_every(study, rows) / 400),
         unit="doublings",
     )
     return Tested([part])
@@ -421,12 +230,12 @@ def warmup_length(study: Study) -> Tested:
 
 def residual110_converges(study: Study) -> Tested | Counted:
     rows = net(study, MAIN, "residual", 110)
-    return _diverged(rows) or Tested([against(study, rows, TRAIN, 5, -1)])
+    return diverged(rows) or Tested([against(study, rows, TRAIN, 5, -1)])
 
 
 def residual110_state_of_the_art(study: Study) -> Tested:
     """Against 7.72 %, the best mean that Table 6 gives for an earlier net (Highway, 19 layers, 2.3M parameters)."""
-    _only_on_cifar10(study)
+    only_on_cifar10(study)
     rows = net(study, MAIN, "residual", 110)
     found = estimate(rows[TEST].dropna())
     note = f"It has {rows['params'].iloc[0] / 1e6:.2f}M parameters; FitNet has 2.5M, Highway 2.3M (19) and 1.25M (32)."
@@ -444,14 +253,14 @@ def _deep(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def residual1202_trains(study: Study) -> Tested | Counted:
     rows = _deep(study)[0]
-    return _diverged(rows) or Tested([against(study, rows, TRAIN, 0.1, -1)])
+    return diverged(rows) or Tested([against(study, rows, TRAIN, 0.1, -1)])
 
 
 def residual1202_test(study: Study) -> Tested | Counted:
     """'Still fairly good': no worse than 8.75 %, the paper's ResNet-20."""
-    _only_on_cifar10(study)
+    only_on_cifar10(study)
     rows = _deep(study)[0]
-    return _diverged(rows) or Tested([against(study, rows, TEST, 8.75, -1)], "8.75 % is ResNet-20 in Table 6.")
+    return diverged(rows) or Tested([against(study, rows, TEST, 8.75, -1)], "8.75 % is ResNet-20 in Table 6.")
 
 
 def residual1202_tests_worse(study: Study) -> Tested:
@@ -576,80 +385,6 @@ def residual_functions_near_zero(study: Study) -> Tested:
     return Tested([_smaller(study, one, other, "branch_over_input", "std(F(x)) / std(x)") for one, other in pairs])
 
 
-# Claims decided by arithmetic; they look at no run
-
-
-def _paper_net(family: str, depth: int, shortcut: str = "A") -> Model:
-    return Model(family=family, block="basic", depth=depth, shortcut=shortcut, width=PAPER_WIDTH)
-
-
-def _counted(holds: bool, reason: str) -> Counted:
-    return Counted(SUPPORTED if holds else CONTRADICTED, reason)
-
-
-def equal_counts() -> Counted:
-    depths = [row["depth"] for row in paper.table("cifar_architecture")["rows"]]
-    for depth in depths:
-        plain, residual = _paper_net("plain", depth, "none"), _paper_net("residual", depth)
-        for count in (cost.parameters, cost.multiply_adds):
-            if count(plain, PAPER_DATA) != count(residual, PAPER_DATA):
-                return _counted(False, f"At depth {depth} the {count.__name__} of plain and residual nets differ.")
-    return _counted(True, f"Counted equal in parameters and multiply-adds at depths {_listed(depths)}.")
-
-
-def baseline34_counts() -> Counted:
-    (row,) = (row for row in paper.table("table_1")["rows"] if row["depth"] == 34)
-    plain, vgg = imagenet_multiply_adds(row), vgg19_multiply_adds()
-    share = 100 * plain / vgg
-    holds = abs(plain - row["flops"]) < 0.1e9 and abs(share - 18) < 1
-    return _counted(holds, f"Counted {plain / 1e9:.2f}e9, {share:.1f} % of VGG-19's {vgg / 1e9:.2f}e9.")
-
-
-def imagenet_counts() -> Counted:
-    table = paper.table("table_1")
-    counts = {row["depth"]: imagenet_multiply_adds(row) for row in table["rows"]}
-    close = all(abs(counts[row["depth"]] - row["flops"]) < 0.1e9 for row in table["rows"])
-    holds = close and counts[152] < min(vgg["flops"] for vgg in table["vgg"].values())
-    found = ", ".join(f"{depth}: {count / 1e9:.2f}" for depth, count in counts.items())
-    return _counted(holds, f"Counted {found} e9; each within 0.1 of Table 1, 152 layers below VGG-16's printed 15.3.")
-
-
-_BASIC = (cost.Convolution(64, 64, 3, 1),) * 2
-_BOTTLENECK = tuple(cost.Convolution(*shape, 1) for shape in ((256, 64, 1), (64, 64, 3), (64, 256, 1)))
-
-
-def block_costs() -> Counted:
-    basic, bottleneck = (sum(c.multiply_adds for c in block) for block in (_BASIC, _BOTTLENECK))
-    ratio = bottleneck / basic
-    return _counted(0.9 < ratio < 1.1, f"Counted {basic} and {bottleneck} multiply-adds a position, ratio {ratio:.2f}.")
-
-
-def projection_costs() -> Counted:
-    identity = sum(c.multiply_adds for c in _BOTTLENECK)
-    projected = identity + cost.Convolution(256, 256, 1, 1).multiply_adds
-    ratio = projected / identity
-    reason = f"Counted {identity} and {projected} weights, and multiply-adds a position, ratio {ratio:.2f}."
-    return _counted(1.8 < ratio < 2.2, reason)
-
-
-def parameter_counts() -> Counted:
-    rows = paper.table("cifar_architecture")["rows"]
-    counts = {row["depth"]: cost.parameters(_paper_net("residual", row["depth"]), PAPER_DATA) for row in rows}
-    printed = [f"{n / 1e6:.{2 if n < 1e6 else 1}f}M" for n in counts.values()]
-    holds = printed == [row["params_printed"] for row in rows]
-    return _counted(holds, f"Counted {_listed(counts.values())}, which print as {_listed(printed)}.")
-
-
-def layer_counts() -> Counted:
-    for row in paper.table("cifar_architecture")["rows"]:
-        model = _paper_net("plain", row["depth"], "none")
-        convolutions = len(list(cost.convolutions(model, PAPER_DATA)))
-        blocks = 3 * model.blocks_per_stage
-        if (convolutions + 1, blocks) != (6 * row["n"] + 2, 3 * row["n"]):
-            return _counted(False, f"At n = {row['n']}: {convolutions + 1} weighted layers and {blocks} shortcuts.")
-    return _counted(True, "Counted 6n+2 weighted layers and 3n blocks, a shortcut each, for n from 3 to 200.")
-
-
 # Families of claims that answer one question of the paper, fixed beforehand: Holm's correction runs within each.
 FAMILIES: dict[str, dict[str, Callable[[Study], Tested | Counted]]] = {
     "degradation": {
@@ -691,205 +426,8 @@ FAMILIES: dict[str, dict[str, Callable[[Study], Tested | Counted]]] = {
 MEASURED = {name: test for family in FAMILIES.values() for name, test in family.items()}
 # The same trials and the same test under a second name; tested once, so that Holm counts it once.
 SAME = {"S1-5": "S1-1", "S3-4": "S42-12", "S41-26": "S42-5"}
-ARITHMETIC: dict[str, Callable[[], Counted]] = {
-    "S3-1": equal_counts,
-    "S3-3": baseline34_counts,
-    "S41-21": block_costs,
-    "S41-22": projection_costs,
-    "S41-23": imagenet_counts,
-    "S42-21": parameter_counts,
-    "S42-22": layer_counts,
-}
 UNTESTED = {
     "S3-2": "no net with shortcuts over a single layer is part of the study",
     "S42-7": "the comparison needs plain nets trained on ImageNet",
 }
 NEEDS = {"imagenet": "needs nets trained on ImageNet", "detection": "needs detectors trained on VOC, COCO or ImageNet"}
-
-
-_SIDE = {1: "weakest", -1: "one that speaks most against it"}
-
-
-def evaluate(frames: Frames, profile: Profile) -> list[dict[str, Any]]:
-    """An entry for every claim, in the paper's order.
-
-    Each has id, section, statement, verdict, effect (percentage points; null where there is none or it is not in
-    points), interval (95 %, of the effect alone, not corrected for many claims), n (paired seeds), runs (the ids of
-    those used) and a one-paragraph reason with the numbers.
-    """
-    study = Study(frames.finals, frames.curves, frames.layers, profile)
-    outcomes: dict[str, Tested | Counted] = {}
-    for claim in paper.claims():
-        if claim["id"] not in SAME:
-            outcomes[claim["id"]] = _outcome(claim, study)
-    decided = _decide(outcomes)
-    entries = []
-    for claim in paper.claims():
-        entry = decided.get(claim["id"])
-        if entry is None:
-            other = SAME[claim["id"]]
-            reason = profile.untestable.get(claim["id"])
-            entry = (
-                _entry(Counted(NOT_TESTABLE, _sentence(reason)))
-                if reason
-                else decided[other] | {"reason": f"Same trials and test as {other}. {decided[other]['reason']}"}
-            )
-        entries.append({key: claim[key] for key in ("id", "section", "statement")} | entry)
-    return entries
-
-
-def _outcome(claim: dict[str, Any], study: Study) -> Tested | Counted:
-    name, untestable = claim["id"], study.profile.untestable
-    if name in ARITHMETIC:
-        return ARITHMETIC[name]()
-    if name in MEASURED:
-        reason = untestable.get(name) or untestable.get("*")
-        if reason is None:
-            try:
-                return MEASURED[name](study)
-            except NotTestable as why:
-                reason = str(why)
-    elif name in UNTESTED:
-        reason = UNTESTED[name]
-    elif claim["kind"] == "conjecture":
-        reason = "the paper offers it as a conjecture without a test"
-    else:
-        reason = NEEDS[claim["cost"]]
-    return Counted(NOT_TESTABLE, _sentence(reason))
-
-
-def _decide(outcomes: dict[str, Tested | Counted]) -> dict[str, dict[str, Any]]:
-    """Verdicts, after Holm's correction over the claims of each family that have a p value."""
-    decided = {name: _entry(outcome) for name, outcome in outcomes.items() if isinstance(outcome, Counted)}
-    for family, claims in FAMILIES.items():
-        tests = {}
-        for name in claims:
-            outcome = outcomes[name]
-            if isinstance(outcome, Counted):
-                continue
-            if min(len(part.values) for part in outcome.parts) < 2:
-                decided[name] = _too_few(outcome)
-            else:
-                tests[name] = outcome, *_weigh(outcome.parts)
-        adjusted = holm([p for _, p, _, _ in tests.values()])
-        for (name, (outcome, p, side, part)), corrected in zip(tests.items(), adjusted, strict=True):
-            verdict = {1: SUPPORTED, -1: CONTRADICTED}[side]
-            if corrected >= ALPHA:
-                verdict = _undecided(_seeds_to_decide(part, side, len(tests)))
-            which = "" if len(outcome.parts) == 1 else f"Of {len(outcome.parts)} parts, the {_SIDE[side]}: "
-            test = f"; p {_p(p)}, after Holm over {len(tests)} claims on {family} {_p(corrected)}."
-            reason = _first_upper(which + _numbers(part)) + test + _remarks(outcome)
-            decided[name] = _measured_entry(verdict, part, outcome.parts, reason)
-    return decided
-
-
-def _weigh(parts: list[Part]) -> tuple[float, int, Part]:
-    """The p value of the claim, the side it speaks for (1, or -1 against), and the part that it comes from."""
-    weakest = max(parts, key=lambda part: part.p_for())
-    worst = min(parts, key=lambda part: part.p_against())
-    p_for, p_against = weakest.p_for(), min(1.0, len(parts) * worst.p_against())
-    return (p_against, -1, worst) if p_against < p_for else (p_for, 1, weakest)
-
-
-def _seeds_to_decide(part: Part, side: int, claims: int) -> int | None:
-    """Further seeds at which the part would pass at a level divided by the number of claims."""
-    mean = float(np.mean(part.sample))
-    distance = part.margin - abs(mean) if part.direction == 0 else mean
-    level = ALPHA / claims * (2 if side > 0 else 1)  # further_seeds is two-sided, support is one-sided
-    return further_seeds(distance, believed_sd(part.sample, part.resolution), len(part.sample), level)
-
-
-def _too_few(outcome: Tested) -> dict[str, Any]:
-    part = min(outcome.parts, key=lambda part: len(part.values))
-    n = len(part.values)
-    have = "no seed" if n == 0 else "only one seed"
-    reason = f"{_first_upper(part.what)}: {have} has every number it needs; two are the least that can be tested."
-    if n:
-        reason += f" That seed: {part.values.iloc[0]:.2f}{part.unit and ' ' + part.unit}."
-    return _measured_entry(_undecided(2 - n), part, outcome.parts, reason + _remarks(outcome))
-
-
-def _measured_entry(verdict: str, part: Part, parts: list[Part], reason: str) -> dict[str, Any]:
-    found = estimate(part.values, part.resolution)
-    in_points = part.unit == "points"
-    return {
-        "verdict": verdict,
-        "effect": found.mean if in_points and found.n else None,
-        "interval": [found.low, found.high] if in_points and found.n > 1 else None,
-        "n": found.n,
-        "runs": _runs(rows.loc[rows["seed"].isin(each.values.index)] for each in parts for rows in each.nets),
-        "reason": reason,
-    }
-
-
-def _entry(outcome: Counted) -> dict[str, Any]:
-    seeds = [int((rows["outcome"].isin(("finished", "diverged"))).sum()) for rows in outcome.nets]
-    return {
-        "verdict": outcome.verdict,
-        "effect": None,
-        "interval": None,
-        "n": min(seeds, default=0),
-        "runs": _runs(outcome.nets),
-        "reason": outcome.reason,
-    }
-
-
-def _runs(nets: Iterable[pd.DataFrame]) -> list[str]:
-    return list(dict.fromkeys(run for rows in nets for run in rows["run_id"] if run))
-
-
-def _undecided(k: int | None) -> str:
-    return f"undecided (needs {'more than 1000' if k is None else k} more seeds)"
-
-
-def _numbers(part: Part) -> str:
-    found = estimate(part.values, part.resolution)
-    within = f" (to be within {part.margin:g})" if part.direction == 0 else ""
-    return (
-        f"{part.what}: {found.mean:.2f}{part.unit and ' ' + part.unit} [{found.low:.2f}, {found.high:.2f}]{within}"
-        f" over {found.n} paired seeds"
-    )
-
-
-def _remarks(outcome: Tested) -> str:
-    """What else a reader must know: notes, a clean error that disagrees, trials left out."""
-    remarks = [outcome.note] if outcome.note else []
-    for part in outcome.parts:
-        mean = _mean(part.values)
-        if part.clean is not None and mean is not None and part.direction and part.clean * mean < 0:
-            remarks.append(f"Measured clean, {part.what} has the other sign: {part.clean:.2f} points.")
-    absent = {
-        row["id"]: row["outcome"]
-        for part in outcome.parts
-        for rows in part.nets
-        for _, row in rows.iterrows()
-        if row["outcome"] != "finished" and row["seed"] not in part.values.index
-    }
-    if absent:
-        remarks.append(f"Left out: {_some([f'{name} ({how})' for name, how in absent.items()])}.")
-    return "".join(f" {remark}" for remark in remarks)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
-def _listed(items: Iterable[Any]) -> str:
-    *most, last = map(str, items)
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def _mean(values: pd.Series) -> float | None:
-    return float(values.mean()) if len(values) else None
-
-
-def _p(p: float) -> str:
-    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _sentence(text: str) -> str:
-    return _first_upper(text) + "."

@@ -23,9 +23,9 @@ import pandas as pd
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-from analysis import claims as paper_claims
 from analysis import figures, files, tables
 from analysis.runs import Frames
+from analysis.verdicts import evaluate
 from experiments.profiles import Profile
 from experiments.recipes import DEVIATIONS
 from experiments.verifying import MANIFEST
@@ -56,7 +56,7 @@ def write(
     `provenance` (commit, versions, machine) goes into the manifest and onto the page as it is. `lecture=False` leaves
     out the executed notebooks, which take most of the time.
     """
-    verdicts = paper_claims.evaluate(frames, profile)
+    verdicts = evaluate(frames, profile)
     files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
     for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers), strict=True):
         buffer = io.BytesIO()

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from planted import degradation, frames
 
-from analysis import claims, counts, paper
-from analysis.claims import CONTRADICTED, NOT_TESTABLE, SUPPORTED
+from analysis import claims, counted_claims, counts, paper
+from analysis.comparisons import CONTRADICTED, NOT_TESTABLE, SUPPORTED
 from analysis.runs import load
+from analysis.verdicts import evaluate
 from experiments import planned
 from experiments.profiles import profile
 from study.spec import Model, Recipe, Trial
@@ -59,7 +60,7 @@ def paper_pace(trial: Trial) -> float:
 
 
 def verdicts(profile, **planting) -> dict[str, dict]:
-    return {entry["id"]: entry for entry in claims.evaluate(frames(profile, **planting), profile)}
+    return {entry["id"]: entry for entry in evaluate(frames(profile, **planting), profile)}
 
 
 def null(trial: Trial) -> float:
@@ -68,7 +69,7 @@ def null(trial: Trial) -> float:
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "class", "paper"])
 def test_every_claim_has_exactly_one_entry_in_the_papers_order(name):
-    entries = claims.evaluate(frames(profile(name)), profile(name))
+    entries = evaluate(frames(profile(name)), profile(name))
     assert [entry["id"] for entry in entries] == [claim["id"] for claim in paper.claims()]
     for entry in entries:
         assert list(entry) == ["id", "section", "statement", "verdict", "effect", "interval", "n", "runs", "reason"]
@@ -78,14 +79,14 @@ def test_every_claim_has_exactly_one_entry_in_the_papers_order(name):
 
 def test_entries_are_plain_json_without_nan():
     for planting in ({}, {"outcomes": lambda trial: "finished" if trial.seed == 0 else "missing"}):
-        entries = claims.evaluate(frames(THIN, **planting), THIN)
+        entries = evaluate(frames(THIN, **planting), THIN)
         assert json.loads(json.dumps(entries, allow_nan=False)) == entries
 
 
 def test_a_study_without_any_run_decides_only_what_can_be_counted():
-    entries = claims.evaluate(load(planned(QUICK), []), QUICK)
+    entries = evaluate(load(planned(QUICK), []), QUICK)
     decided = {entry["id"] for entry in entries if entry["verdict"] in (SUPPORTED, CONTRADICTED)}
-    assert decided == set(claims.ARITHMETIC)
+    assert decided == set(counted_claims.CLAIMS)
 
 
 def test_planted_degradation_is_supported():
@@ -235,7 +236,7 @@ def test_a_clean_error_that_disagrees_is_reported():
     study = frames(QUICK)
     plain20 = study.finals["title"] == "plain-20"
     study.finals.loc[plain20, "clean_train_error_pct"] = 99.0
-    found = {entry["id"]: entry for entry in claims.evaluate(study, QUICK)}
+    found = {entry["id"]: entry for entry in evaluate(study, QUICK)}
     assert "Measured clean" in found["S1-1"]["reason"] and "other sign" in found["S1-1"]["reason"]
     assert "Measured clean" not in found["S42-10"]["reason"]
 
@@ -281,13 +282,13 @@ def test_vanishing_signals_and_gradients_are_found():
     whole = frames(THIN)
     first = whole.layers["layer"] == 1
     layers = whole.layers.assign(gradient_norm=whole.layers["gradient_norm"].where(~first, 1e-6 / 2))
-    entries = claims.evaluate(replace(whole, layers=layers), THIN)
+    entries = evaluate(replace(whole, layers=layers), THIN)
     assert {entry["id"]: entry["verdict"] for entry in entries}["S41-4"] == CONTRADICTED
 
 
 def test_runs_from_before_layers_were_measured_cannot_test_what_layers_do():
     whole = frames(THIN)
-    entries = claims.evaluate(replace(whole, layers=whole.layers.iloc[:0]), THIN)
+    entries = evaluate(replace(whole, layers=whole.layers.iloc[:0]), THIN)
     found = {entry["id"]: entry for entry in entries}
     for name in (*RESPONSES, "S41-3", "S41-4"):
         assert found[name]["verdict"] == NOT_TESTABLE and "before layers were measured" in found[name]["reason"]
@@ -311,7 +312,7 @@ def test_claims_that_the_study_cannot_test_say_what_they_need():
 
 def test_free_claims_agree_with_the_papers_numbers():
     free = {claim["id"] for claim in paper.claims() if claim["cost"] == "free"}
-    assert free == set(claims.ARITHMETIC)
+    assert free == set(counted_claims.CLAIMS)
     found = verdicts(SMOKE)
     assert all(found[name]["verdict"] == SUPPORTED for name in free)
 
@@ -334,7 +335,7 @@ def test_imagenet_counts_are_those_of_the_paper():
 
 def test_every_function_is_for_a_claim_of_the_paper():
     known = {claim["id"]: claim for claim in paper.claims()}
-    groups = [set(claims.MEASURED), set(claims.SAME), set(claims.ARITHMETIC), set(claims.UNTESTED)]
+    groups = [set(claims.MEASURED), set(claims.SAME), set(counted_claims.CLAIMS), set(claims.UNTESTED)]
     assert set().union(*groups) <= set(known)
     assert sum(map(len, groups)) == len(set().union(*groups))
     assert set(claims.SAME.values()) <= set(claims.MEASURED)

@@ -12,9 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from analysis import claims, paper
-from analysis.claims import CONTRADICTED, SUPPORTED
+from analysis import paper
+from analysis.comparisons import CONTRADICTED, SUPPORTED
 from analysis.runs import RECORD, load
+from analysis.verdicts import evaluate
 from experiments import planned
 from experiments.profiles import PAPER
 from study.ledger import LAYERS, Run
@@ -72,7 +73,7 @@ def verdicts() -> dict[str, dict]:
     study = planned(PROFILE)
     drawn = [trial for trial in study if trial.model.title in names and "learning-rate" not in study[trial]]
     frames = load(study, [run_of(trial) for trial in drawn])
-    return {entry["id"]: entry for entry in claims.evaluate(frames, PROFILE)}
+    return {entry["id"]: entry for entry in evaluate(frames, PROFILE)}
 
 
 def test_every_claim_that_the_figures_show_is_supported(verdicts):

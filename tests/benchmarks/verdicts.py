@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from planted import frames
 
 from analysis import claims
-from analysis.claims import CONTRADICTED, SUPPORTED
+from analysis.comparisons import CONTRADICTED, SUPPORTED
+from analysis.verdicts import evaluate
 from experiments.profiles import QUICK, Profile
 from study.spec import Trial
 
@@ -50,7 +51,7 @@ def verdicts(number: int, seeds: int, effect: float) -> dict[str, str]:
         return LEVEL_PCT + effect * (trial.model.family == "plain" and trial.model.depth == 56)
 
     found = frames(profile, error=error, test_error=error, noise=1.0, response=lambda trial: 1.0)
-    return {entry["id"]: entry["verdict"] for entry in claims.evaluate(found, profile)}
+    return {entry["id"]: entry["verdict"] for entry in evaluate(found, profile)}
 
 
 def main() -> None:

@@ -1,0 +1,217 @@
+"""What a claim compares: numbers of nets, one per seed, and how they are paired.
+
+Owns the vocabulary of claims: a study, a net in it, a comparison (`Part`), and what a claim hands to its verdict
+(`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.runs import one_image_pct
+from analysis.statistics import p_equivalent, p_greater
+from experiments.profiles import Profile
+from experiments.recipes import PAPER_DATA
+
+SUPPORTED, CONTRADICTED, NOT_TESTABLE = "supported", "contradicted", "not testable in this profile"
+
+TRAIN, CLEAN, TEST = "final_train_error_pct", "clean_train_error_pct", "test_error_pct"
+WORDS = {TRAIN: "training error", CLEAN: "clean training error", TEST: "test error"}
+
+
+class NotTestable(Exception):
+    """This profile, or what is planned of it, cannot test the claim; the message says why."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a claim may look at."""
+
+    finals: pd.DataFrame
+    curves: pd.DataFrame
+    layers: pd.DataFrame
+    profile: Profile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One comparison: a number per seed, and the sign that the claim gives it."""
+
+    what: str
+    values: pd.Series  # by seed; the effect is their mean
+    direction: int  # 1: the claim says above 0; -1: below; 0: within `margin` of 0
+    nets: tuple[pd.DataFrame, ...]  # the rows of finals it is made of
+    resolution: float
+    margin: float = 0.0
+    tested: pd.Series | None = None  # by seed; where the test is on another number than the effect
+    clean: float | None = None  # the same effect with the clean training error
+    unit: str = "points"
+
+    @property
+    def sample(self) -> list[float]:
+        return list(self.values if self.tested is None else self.tested)
+
+    def p_for(self) -> float:
+        if self.direction == 0:
+            return p_equivalent(self.sample, self.margin, self.resolution)
+        return p_greater([self.direction * value for value in self.sample], 0.0, self.resolution)
+
+    def p_against(self) -> float:
+        """Two-sided p of the opposite; 1 where the mean is on the claim's side."""
+        side = -1.0 if self.direction > 0 or (self.direction == 0 and np.mean(self.sample) < 0) else 1.0
+        one_sided = p_greater([side * value for value in self.sample], self.margin, self.resolution)
+        return min(1.0, 2 * one_sided)
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A claim to be decided by tests: all parts must hold. `note` is a sentence for the reason."""
+
+    parts: list[Part]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A claim decided by counting, without a p value."""
+
+    verdict: str
+    reason: str
+    nets: tuple[pd.DataFrame, ...] = ()
+
+
+# Nets and comparisons
+
+
+def net(
+    study: Study, experiment: str, family: str, depth: int, shortcut: str = "A", block: str = "basic"
+) -> pd.DataFrame:
+    """The planned trials of one condition in one experiment, by seed. Raises `NotTestable` if there are none."""
+    model = study.profile.model(family, depth, shortcut, block)
+    finals = study.finals
+    serves = finals["experiments"].map(lambda names: experiment in names.split(","))
+    wanted = finals[serves & (finals["title"] == model.title)]
+    if wanted.empty:
+        raise NotTestable(f"no trial of {model.title} is planned in {experiment}")
+    assert wanted["condition"].nunique() == 1, "an experiment gives a net one recipe"
+    return wanted.set_index("seed", drop=False).sort_index()
+
+
+def title(rows: pd.DataFrame) -> str:
+    return rows["title"].iloc[0]
+
+
+def resolution(study: Study, measure: str) -> float:
+    """One image, in percent of those the error is counted over."""
+    return one_image_pct(study.profile.data.name, measure)
+
+
+def compare(
+    study: Study, minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direction: int, margin: float = 0.0
+) -> Part:
+    """Paired difference of two nets in one measure."""
+
+    def difference(of: str) -> pd.Series:
+        return (minuend[of] - subtrahend[of]).dropna()
+
+    return Part(
+        what=f"{WORDS[measure]} of {title(minuend)} minus {title(subtrahend)}",
+        values=difference(measure),
+        direction=direction,
+        margin=margin,
+        nets=(minuend, subtrahend),
+        resolution=resolution(study, measure),
+        clean=mean(difference(CLEAN)) if measure == TRAIN else None,
+    )
+
+
+def against(study: Study, rows: pd.DataFrame, measure: str, threshold: float, direction: int) -> Part:
+    """A net's error against a fixed number of the paper."""
+    return Part(
+        what=f"{WORDS[measure]} of {title(rows)} minus {threshold:g}",
+        values=(rows[measure] - threshold).dropna(),
+        direction=direction,
+        nets=(rows,),
+        resolution=resolution(study, measure),
+        clean=mean((rows[CLEAN] - threshold).dropna()) if measure == TRAIN else None,
+    )
+
+
+def trend(study: Study, nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
+    """Does an error rise or fall with depth? Effect: deepest minus shallowest; test: slopes over depth, one a seed."""
+    errors = by_depth(nets, measure)
+    part = trend_part(study, nets, errors, WORDS[measure], measure, direction)
+    if measure == TRAIN:
+        clean = by_depth(nets, CLEAN)
+        part = replace(part, clean=mean(clean.iloc[:, -1] - clean.iloc[:, 0]))
+    ordered: list[str] = []
+    not_ordered: list[str] = []
+    for left, right in zip(errors.columns[:-1], errors.columns[1:], strict=True):
+        holds = len(errors) > 0 and bool((direction * (errors[right] - errors[left]) > 0).all())
+        (ordered if holds else not_ordered).append(f"{left}{'<' if direction > 0 else '>'}{right}")
+    note = f"Neighbours in the stated order in every seed: {', '.join(ordered) or 'none'}"
+    return Tested([part], note + (f"; not: {', '.join(not_ordered)}." if not_ordered else "."))
+
+
+def trend_part(
+    study: Study, nets: list[pd.DataFrame], errors: pd.DataFrame, words: str, measure: str, direction: int
+) -> Part:
+    depths = np.array(errors.columns, dtype=float)
+    if len(depths) < 2:
+        raise NotTestable("a trend with depth needs two depths")
+    slopes = errors.apply(lambda row: np.polyfit(depths, row.to_numpy(float), 1)[0] * np.ptp(depths), axis=1)
+    return Part(
+        what=f"{words} at depth {depths[-1]:.0f} minus depth {depths[0]:.0f} (p: slopes over {len(depths)} depths)",
+        values=errors.iloc[:, -1] - errors.iloc[:, 0],
+        tested=slopes if len(errors) else pd.Series(dtype=float),
+        direction=direction,
+        nets=tuple(nets),
+        resolution=resolution(study, measure),
+    )
+
+
+def by_depth(nets: list[pd.DataFrame], measure: str) -> pd.DataFrame:
+    """Errors [seed, depth] of the seeds that finished at every depth."""
+    return pd.DataFrame({rows["depth"].iloc[0]: rows[measure] for rows in nets}).dropna()
+
+
+def first_iteration(study: Study, rows: pd.DataFrame, at_most: float) -> pd.Series:
+    """By seed, the first record whose running training error is at most `at_most`, for finished trials.
+
+    A trial that never gets there counts with its whole length, which is the least it can be.
+    """
+    found = {}
+    for seed, row in rows[rows["outcome"] == "finished"].iterrows():
+        curve = study.curves[study.curves["id"] == row["id"]]
+        reached = curve.loc[curve["train_error_pct"] <= at_most, "iteration"]
+        found[seed] = float(reached.min()) if len(reached) else float(row["iterations"])
+    return pd.Series(found, dtype=float)
+
+
+def record_every(study: Study, rows: pd.DataFrame) -> float:
+    iterations = study.curves.loc[study.curves["id"].isin(rows["id"]), "iteration"]
+    return float(iterations.min()) if len(iterations) else 0.0
+
+
+def chance(study: Study) -> float:
+    return 100 * (1 - 1 / study.profile.data.classes)
+
+
+def only_on_cifar10(study: Study) -> None:
+    if study.profile.data.name != PAPER_DATA.name:
+        raise NotTestable("the number it is compared with is a CIFAR-10 error")
+
+
+def diverged(*nets: pd.DataFrame) -> Counted | None:
+    """The verdict on a claim that a net converges, where a seed of it did not."""
+    lost = [row_id for rows in nets for row_id in rows.loc[rows["outcome"] == "diverged", "id"]]
+    return Counted(CONTRADICTED, f"Diverged: {some(lost)}.", nets) if lost else None
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def mean(values: pd.Series) -> float | None:
+    return float(values.mean()) if len(values) else None

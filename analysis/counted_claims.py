@@ -1,0 +1,98 @@
+"""The paper's claims that are decided by counting layers, parameters and multiply-adds; they look at no run."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from analysis import paper
+from analysis.comparisons import CONTRADICTED, SUPPORTED, Counted
+from analysis.counts import imagenet_multiply_adds, vgg19_multiply_adds
+from experiments.recipes import PAPER_DATA, PAPER_WIDTH
+from study import cost
+from study.spec import Model
+
+
+def _paper_net(family: str, depth: int, shortcut: str = "A") -> Model:
+    return Model(family=family, block="basic", depth=depth, shortcut=shortcut, width=PAPER_WIDTH)
+
+
+def _counted(holds: bool, reason: str) -> Counted:
+    return Counted(SUPPORTED if holds else CONTRADICTED, reason)
+
+
+def equal_counts() -> Counted:
+    depths = [row["depth"] for row in paper.table("cifar_architecture")["rows"]]
+    for depth in depths:
+        plain, residual = _paper_net("plain", depth, "none"), _paper_net("residual", depth)
+        for count in (cost.parameters, cost.multiply_adds):
+            if count(plain, PAPER_DATA) != count(residual, PAPER_DATA):
+                return _counted(False, f"At depth {depth} the {count.__name__} of plain and residual nets differ.")
+    return _counted(True, f"Counted equal in parameters and multiply-adds at depths {_listed(depths)}.")
+
+
+def baseline34_counts() -> Counted:
+    (row,) = (row for row in paper.table("table_1")["rows"] if row["depth"] == 34)
+    plain, vgg = imagenet_multiply_adds(row), vgg19_multiply_adds()
+    share = 100 * plain / vgg
+    holds = abs(plain - row["flops"]) < 0.1e9 and abs(share - 18) < 1
+    return _counted(holds, f"Counted {plain / 1e9:.2f}e9, {share:.1f} % of VGG-19's {vgg / 1e9:.2f}e9.")
+
+
+def imagenet_counts() -> Counted:
+    table = paper.table("table_1")
+    counts = {row["depth"]: imagenet_multiply_adds(row) for row in table["rows"]}
+    close = all(abs(counts[row["depth"]] - row["flops"]) < 0.1e9 for row in table["rows"])
+    holds = close and counts[152] < min(vgg["flops"] for vgg in table["vgg"].values())
+    found = ", ".join(f"{depth}: {count / 1e9:.2f}" for depth, count in counts.items())
+    return _counted(holds, f"Counted {found} e9; each within 0.1 of Table 1, 152 layers below VGG-16's printed 15.3.")
+
+
+_BASIC = (cost.Convolution(64, 64, 3, 1),) * 2
+_BOTTLENECK = tuple(cost.Convolution(*shape, 1) for shape in ((256, 64, 1), (64, 64, 3), (64, 256, 1)))
+
+
+def block_costs() -> Counted:
+    basic, bottleneck = (sum(c.multiply_adds for c in block) for block in (_BASIC, _BOTTLENECK))
+    ratio = bottleneck / basic
+    return _counted(0.9 < ratio < 1.1, f"Counted {basic} and {bottleneck} multiply-adds a position, ratio {ratio:.2f}.")
+
+
+def projection_costs() -> Counted:
+    identity = sum(c.multiply_adds for c in _BOTTLENECK)
+    projected = identity + cost.Convolution(256, 256, 1, 1).multiply_adds
+    ratio = projected / identity
+    reason = f"Counted {identity} and {projected} weights, and multiply-adds a position, ratio {ratio:.2f}."
+    return _counted(1.8 < ratio < 2.2, reason)
+
+
+def parameter_counts() -> Counted:
+    rows = paper.table("cifar_architecture")["rows"]
+    counts = {row["depth"]: cost.parameters(_paper_net("residual", row["depth"]), PAPER_DATA) for row in rows}
+    printed = [f"{n / 1e6:.{2 if n < 1e6 else 1}f}M" for n in counts.values()]
+    holds = printed == [row["params_printed"] for row in rows]
+    return _counted(holds, f"Counted {_listed(counts.values())}, which print as {_listed(printed)}.")
+
+
+def layer_counts() -> Counted:
+    for row in paper.table("cifar_architecture")["rows"]:
+        model = _paper_net("plain", row["depth"], "none")
+        convolutions = len(list(cost.convolutions(model, PAPER_DATA)))
+        blocks = 3 * model.blocks_per_stage
+        if (convolutions + 1, blocks) != (6 * row["n"] + 2, 3 * row["n"]):
+            return _counted(False, f"At n = {row['n']}: {convolutions + 1} weighted layers and {blocks} shortcuts.")
+    return _counted(True, "Counted 6n+2 weighted layers and 3n blocks, a shortcut each, for n from 3 to 200.")
+
+
+def _listed(items: Iterable[Any]) -> str:
+    *most, last = map(str, items)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+CLAIMS: dict[str, Callable[[], Counted]] = {
+    "S3-1": equal_counts,
+    "S3-3": baseline34_counts,
+    "S41-21": block_costs,
+    "S41-22": projection_costs,
+    "S41-23": imagenet_counts,
+    "S42-21": parameter_counts,
+    "S42-22": layer_counts,
+}
