@@ -1,10 +1,20 @@
-"""The paper's numbers are all here, agree with each other, and agree with what can be counted."""
+"""The paper's numbers are all here, agree with each other, with what can be counted, and with what is planned."""
+
+import importlib
+from dataclasses import asdict, replace
+from functools import reduce
 
 import pytest
 
-from analysis import paper
-from experiments.recipes import PAPER_DATA, PAPER_WIDTH
+from analysis import coverage, paper
+from analysis.claims import NEEDS
+from analysis.coverage import Value
+from analysis.runs import MEASURES, RECORD
+from experiments import planned
+from experiments.profiles import PAPER
+from experiments.recipes import PAPER_DATA, PAPER_WIDTH, paper_cifar
 from study import cost
+from study.ledger import LAYERS
 from study.spec import InputError, Model
 
 ROWS = paper.table("cifar_architecture")["rows"]
@@ -104,3 +114,132 @@ def test_an_unknown_table_or_figure_names_the_alternatives():
 def test_what_the_caller_changes_does_not_change_the_paper():
     paper.claims()[0]["paper"].clear()
     assert paper.claims()[0]["paper"]
+
+
+VALUES = list(coverage.values())
+PLANNED = planned(PAPER)
+LABELS = {  # columns that say which net a row is of
+    *("method", "ref", "depth", "layers", "n", "shortcut", "set", "ensemble", "networks", "runs", "error_is", "block"),
+    *("layers_per_block", "channels", "blocks", "shortcuts", "params_printed", "net", "train", "test", "system"),
+    *("data", "loc_method", "loc_net", "cls_net", "testing"),
+}
+OURS = {"params", "params_without_bn_A", "mega_multiply_adds_A"}  # counted by this project, of the CIFAR architectures
+
+
+def named(path: str) -> object:
+    """What `study.data.Dataset.batch` names; raises where there is no such thing."""
+    parts = path.split(".")
+    for cut in range(len(parts), 0, -1):
+        try:
+            module = importlib.import_module(".".join(parts[:cut]))
+        except ModuleNotFoundError:
+            continue
+        return reduce(getattr, parts[cut:], module)
+    raise AssertionError(f"nothing is called {path}")
+
+
+@pytest.mark.parametrize("place", [f"table_{n}" for n in range(1, 15)] + ["cifar_architecture"])
+def test_every_column_of_a_table_is_a_result_or_a_count_or_says_which_net(place):
+    table = paper.table(place)
+    values = {*table.get("results", ()), *table.get("counts", ())}
+    for row in table["rows"]:
+        assert set(row) <= values | LABELS | (OURS if place == "cifar_architecture" else set())
+        assert not [name for name, cell in row.items() if isinstance(cell, float) and name not in values | OURS]
+
+
+def test_every_printed_result_and_every_curve_is_a_value():
+    by_place = {place: [value for value in VALUES if value.place == place] for place in paper.coverage()}
+    assert len(VALUES) == len({(value.place, value.what) for value in VALUES})
+    assert len(by_place["table_10"]) == len(by_place["table_11"]) == 3 * 21
+    assert len(by_place["table_6"]) == 12 + 2 + 2 + 9  # errors; Highway's and ours of five runs; printed parameters
+    for number in (1, 4, 6):
+        drawn = paper.curves(number)[["panel", "curve", "series"]].drop_duplicates()
+        assert len(by_place[f"figure_{number}"]) == len(drawn)
+    assert len(by_place["figure_7"]) == paper.responses()["curve"].nunique()
+    printed = {*(f"table_{n}" for n in range(1, 15)), "cifar_architecture"}
+    assert set(by_place) == printed | {f"figure_{n}" for n in (1, 4, 6, 7)}
+    assert all(by_place.values())
+
+
+def trained(value: Value) -> set[str]:
+    """The experiments that train the net of the value on its data, by the profile's main recipe."""
+    trials = [trial for trial in PLANNED if coverage.trains(trial, value) and trial.recipe == PAPER.recipe(trial.model)]
+    return {name for trial in trials for name in PLANNED[trial]}
+
+
+def wrong(value: Value) -> str:
+    """What is wrong with the account of a value; '' where it is what is planned."""
+    found = coverage.covered(value)
+    if "by" in found:
+        if not trained(value) & set(found["by"]):
+            return f"no trial of {found['by']} is of it"
+        return "" if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names) else f"nothing measures {found['measure']}"
+    if "counted" in found:
+        return "" if callable(named(found["counted"])) else f"{found['counted']} does not count"
+    if found["reason"] not in (*NEEDS, coverage.QUOTED):
+        return f"unknown reason {found['reason']}"
+    listed = [trial for trial in PLANNED if coverage.trains(trial, value)]
+    return f"listed as not reproduced, but {listed[0].id} is planned" if listed else ""
+
+
+def test_every_value_is_reproduced_by_a_planned_trial_or_counted_or_listed_with_a_reason():
+    assert {f"{value.place}, {value.what}": wrong(value) for value in VALUES if wrong(value)} == {}
+
+
+def test_a_listed_value_whose_net_is_planned_is_found_out(monkeypatch):
+    value = next(value for value in VALUES if (value.place, value.net) == ("table_6", ("residual", 20, "A")))
+    assert wrong(value) == ""
+    monkeypatch.setattr(paper, "coverage", lambda: {"table_6": {"reason": "imagenet"}})
+    assert wrong(value).startswith("listed as not reproduced, but resnet20A-cifar10-")
+
+
+def test_a_value_of_a_net_that_is_not_planned_is_found_out():
+    value = next(value for value in VALUES if (value.place, value.net) == ("table_6", ("residual", 20, "A")))
+    assert "no trial" in wrong(replace(value, net=("residual", 26, "A")))
+    assert "no trial" in wrong(replace(value, data="cifar100"))
+
+
+def test_an_experiment_covers_something_of_each_table_that_names_it():
+    for place, line in paper.coverage().items():
+        for name in line.get("by", ()):
+            assert any(name in trained(value) for value in VALUES if value.place == place), (place, name)
+
+
+@pytest.mark.parametrize("line", sum(paper.protocol().values(), []), ids=lambda line: line["what"])
+def test_a_line_of_the_protocol_has_a_section_and_is_what_the_papers_recipe_does(line):
+    assert line["value"] and line["section"]
+    assert line["status"] in ("stated", "stated by reference", "inferred")
+    assert_held(line.get("fields", {}))
+
+
+@pytest.mark.parametrize("ambiguity", paper.ambiguities(), ids=lambda each: each["id"])
+def test_an_ambiguity_has_readings_evidence_and_a_resolution_that_the_code_holds(ambiguity):
+    assert len(ambiguity["readings"]) > 1 and ambiguity["evidence"] and ambiguity["ours"] and ambiguity["section"]
+    for path in ambiguity["where"]:
+        named(path)
+    assert ambiguity["where"] or ambiguity["ours"].startswith("open")
+    assert_held(ambiguity.get("fields", {}))
+
+
+def assert_held(fields: dict) -> None:
+    """The paper's own recipe for 110 layers, whose warm-up shows, and its data have these fields."""
+    held = asdict(PAPER_DATA) | asdict(paper_cifar(cifar_net(110, "A")))
+    for field, value in fields.items():
+        assert held[field] == (tuple(value) if isinstance(value, list) else value), field
+
+
+@pytest.mark.parametrize("nets", ["cifar10", "cifar10_other_nets", "imagenet"])
+def test_a_replication_says_where_it_stands_how_it_was_read_and_how_its_numbers_were_chosen(nets):
+    for other in paper.replications(nets):
+        assert other["name"] and other["source"] and other["recipe"]
+        assert other["read"] in ("repository", "thread", "unrecorded")
+        assert len(other.get("commit", "0" * 40)) == 40
+        for result in other["results"]:
+            assert result.get("selection") or result["testing"]
+            for errors in result["errors"].values():
+                assert errors and all(0 < error < 100 for error in errors)
+
+
+def test_replications_of_table_6_are_of_its_depths():
+    depths = {row["depth"] for row in ROWS}
+    assert all(set(result["errors"]) <= depths for other in paper.replications() for result in other["results"])

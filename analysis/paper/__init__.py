@@ -1,4 +1,7 @@
-"""The paper's tables, curves and claims as data. Provenance is in sources.yaml; nothing here was measured by us."""
+"""The paper's tables, curves, claims and protocol as data, and what others report of its nets.
+
+Provenance is in sources.yaml; nothing here was measured by us.
+"""
 
 from copy import deepcopy
 from functools import cache
@@ -27,6 +30,27 @@ def table(name: str) -> dict[str, Any]:
     """One of 'table_1' to 'table_14' or 'cifar_architecture': title, section, rows and what else it prints."""
     check_choice("table", name, _yaml("tables.yaml"))
     return deepcopy(_yaml("tables.yaml")[name])
+
+
+def protocol() -> dict[str, list[dict[str, Any]]]:
+    """How the paper trains and tests, by topic: what, value, status, section, and a trial's fields that hold it."""
+    return deepcopy(_yaml("protocol.yaml")["protocol"])
+
+
+def ambiguities() -> list[dict[str, Any]]:
+    """What the paper leaves open: id, question, section, readings, evidence, ours, the code (`where`) and fields."""
+    return deepcopy(_yaml("protocol.yaml")["ambiguities"])
+
+
+def replications(nets: str = "cifar10") -> list[dict[str, Any]]:
+    """Others' errors of 'cifar10', 'cifar10_other_nets' or 'imagenet': name, source, read, recipe, results."""
+    check_choice("nets", nets, _yaml("replications.yaml"))
+    return deepcopy(_yaml("replications.yaml")[nets])
+
+
+def coverage() -> dict[str, dict[str, Any]]:
+    """By table or figure: `by` which experiments its results are reproduced, or the `reason` why by none."""
+    return deepcopy(_yaml("coverage.yaml"))
 
 
 def curves(figure: int) -> pd.DataFrame:

@@ -1,0 +1,124 @@
+"""What of the paper this study reproduces: every number its tables print, every curve it draws, and what covers it.
+
+Owns the match of a value to the net that it is of. Which experiments reproduce it, or why none does, is the line of its
+table or figure in paper/coverage.yaml. Knows plans, not runs: that a value is reproduced does not say that it was.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from analysis import paper
+from study.spec import Trial
+
+FIGURES = {1: "cifar10", 4: "imagenet", 6: "cifar10"}  # with curves of errors against iterations
+QUOTED = "a result of others"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number of a table or a curve of a figure; `place` is its line in paper/coverage.yaml.
+
+    `net`: family, depth and shortcut option, None where it is no single net of the paper's. `data`: what the net was
+    trained on, '' for what is counted. `measured`: 'train', 'test' or 'response', '' for what is counted.
+    """
+
+    place: str
+    what: str
+    quoted: bool
+    net: tuple[str, int, str] | None
+    data: str
+    measured: str
+
+
+def values() -> Iterator[Value]:
+    """Every value that the paper prints or draws, in its order; a cell that prints nothing has none."""
+    for name in paper.coverage():
+        if name.startswith("figure"):
+            yield from _curves(int(name.removeprefix("figure_")))
+        else:
+            yield from _cells(name)
+
+
+def covered(value: Value) -> dict[str, Any]:
+    """`by` and `measure` (a column of our frames), or `counted`, or the `reason` why it is not reproduced."""
+    line = paper.coverage()[value.place]
+    if value.quoted:
+        return {"reason": QUOTED}
+    if not value.measured:
+        return {"counted": line["counted"]}
+    if "by" in line:
+        return {"by": line["by"], "measure": line["measure"][value.measured]}
+    return {"reason": line["reason"]}
+
+
+def trains(trial: Trial, value: Value) -> bool:
+    """Whether the trial is of the value's net, trained on the value's data; by which recipe is not asked."""
+    model = trial.model
+    return value.data == trial.data.name and value.net == (model.family, model.depth, model.shortcut)
+
+
+def counts() -> pd.DataFrame:
+    """A row a table and figure: place, values, reproduced, counted, quoted, not_reproduced, how (by, or the reason)."""
+    rows = []
+    for place, line in paper.coverage().items():
+        found = [covered(value) for value in values() if value.place == place]
+        quoted = sum(each.get("reason") == QUOTED for each in found)
+        rows.append(
+            {
+                "place": place,
+                "values": len(found),
+                "reproduced": sum("by" in each for each in found),
+                "counted": sum("counted" in each for each in found),
+                "quoted": quoted,
+                "not_reproduced": sum("reason" in each for each in found) - quoted,
+                "how": ", ".join(line["by"]) if "by" in line else line.get("reason", ""),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _cells(name: str) -> Iterator[Value]:
+    table = paper.table(name)
+    for row in [*table["rows"], *table.get("vgg", {}).values()]:
+        quoted = "ref" in row
+        for column in (*table.get("counts", ()), *table.get("results", ())):
+            if row.get(column) is None:
+                continue
+            result = column in table.get("results", ())
+            of = _net(row) if result else None
+            data, measured = (table["data"], "test") if result else ("", "")
+            cells = table["classes"] if column == "ap" else [column]
+            for cell in cells:
+                yield Value(name, f"{_said(row, table)}: {cell}", quoted, of, data, measured)
+
+
+def _curves(number: int) -> Iterator[Value]:
+    if number not in FIGURES:
+        for net in paper.responses()["curve"].drop_duplicates():
+            yield Value(f"figure_{number}", net, False, _titled(net), "cifar10", "response")
+        return
+    for panel, net, series in paper.curves(number)[["panel", "curve", "series"]].drop_duplicates().values.tolist():
+        measured = "train" if series == "train" else "test"
+        yield Value(f"figure_{number}", f"{panel}, {net}, {series}", False, _titled(net), FIGURES[number], measured)
+
+
+def _net(row: Mapping[str, Any]) -> tuple[str, int, str] | None:
+    if "shortcut" not in row:
+        return None
+    family = "plain" if row["shortcut"] == "none" else "residual"
+    return family, row.get("depth", row.get("layers")), row["shortcut"]
+
+
+def _titled(net: str) -> tuple[str, int, str]:
+    """The net of a curve: residual ones have option A in every figure of the paper."""
+    family, depth = net.split("-")
+    return ("plain", int(depth), "none") if family == "plain" else ("residual", int(depth), "A")
+
+
+def _said(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+    """The cells of the row that say which net it is of."""
+    results = (*table.get("results", ()), *table.get("counts", ()))
+    return ", ".join(str(cell) for column, cell in row.items() if column not in results)
