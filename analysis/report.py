@@ -131,7 +131,7 @@ def summary(
     for row in shown.to_dict("records"):
         lines.append("  " + " ".join(f"{row[name]:{width}}" for name, width in columns.items()).rstrip())
         lines += [f"    {row['note']}"] if row.get("note") else []
-    for note in tables.footnotes(table_6)[1:]:
+    for note in tables.caveats(table_6):
         lines += textwrap.wrap(note, 78, initial_indent="  ", subsequent_indent="  ")
     lines += ["", f"Pictures  {folder / 'figures'}", f"Page      {folder / 'index.html'}", f"MLflow    {ui}"]
     if paper_cost:
@@ -209,8 +209,9 @@ def _page(
         ],
         untestable=[claim for claim in verdicts if _rank(claim) == len(VERDICTS)],
         pictures=pictures,
-        tables=[table for table in rendered[: tables.MEASURED] if len(table.numbers)],
-        other_tables=rendered[tables.MEASURED :],
+        tables=[table for table in rendered if table.place == "measured" and len(table.numbers)],
+        ledger=[table for table in rendered if table.place == "deviations"],
+        other_tables=[table for table in rendered if table.place == "paper"],
         deviations=list(deviations(frames.finals)),
         facts=_versions() | dict(facts),
         runs=frames.finals[frames.finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),

@@ -7,20 +7,20 @@ runs are kept.
 """
 
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis import files, paper, quantities
+from analysis import coverage, files, paper, quantities
 from analysis.claims import NEEDS
 from analysis.counts import imagenet_multiply_adds, imagenet_parameters
 from analysis.figures import PAPER_ITERATIONS, TEST, TRAINING, beside_plain, serving
 from analysis.runs import Frames, one_image_pct
 from analysis.statistics import estimate
-from experiments.recipes import PAPER_DATA, PAPER_WIDTH
+from experiments.recipes import DEVIATIONS, PAPER_DATA, PAPER_WIDTH
 from study import cost
 from study.spec import Model
 
@@ -31,46 +31,45 @@ COMPARABLE = (
 )
 SPREAD = "Errors in percent, of last iterates: mean ± standard deviation over n seeds, 95 % t interval of the mean."
 DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure; it prints none for plain nets."
-MEASURED = 4  # of `every` are of the trials; the others are counted, or the paper's alone
 OTHERS = "Each cell: ours, and the paper's in brackets."
-# Tables of nets that are not trained here: the columns that hold results, and what kind of net they are of.
-UNTRAINED = {
-    2: (("top1",), "imagenet"),
-    3: (("top1", "top5"), "imagenet"),
-    4: (("top1", "top5"), "imagenet"),
-    5: (("top5_test",), "imagenet"),
-    7: (("map",), "detection"),
-    8: (("map_50", "map_50_95"), "detection"),
-    9: (("val_map_50", "val_map_50_95", "testdev_map_50", "testdev_map_50_95"), "detection"),
-    10: (("map", "ap"), "detection"),
-    11: (("map", "ap"), "detection"),
-    12: (("val2", "test"), "detection"),
-    13: (("loc_err_gt_cls", "top5_loc_err"), "detection"),
-    14: (("val", "test"), "detection"),
-}
+UNTRAINED = tuple(
+    int(name.removeprefix("table_"))
+    for name, line in paper.coverage().items()
+    if name.startswith("table_") and "reason" in line
+)
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table in numbers, which become its CSV, and in print, with its footnotes. `name` is that of its files."""
+    """A table in numbers, which become its CSV, and in print, with its footnotes. `name` is that of its files.
+
+    `place`: where the page has it, 'measured', 'deviations' or 'paper' (what was counted, or is others' alone).
+    """
 
     name: str
     title: str
     numbers: pd.DataFrame
     text: pd.DataFrame
     notes: list[str]
+    place: str = "paper"
 
 
 def every(frames: Frames, profile: str) -> list[Table]:
-    """What was measured here, then what was counted, then the paper's other tables."""
-    measured = {
-        "table_6": ("Table 6, with the plain nets of Fig. 6", table_6(frames, profile)),
-        "shortcut_options": ("Shortcut options", shortcut_table(frames, profile)),
-    }
-    found = [Table(name, title, rows, printed(rows), footnotes(rows)) for name, (title, rows) in measured.items()]
-    found += [measured_quantities(frames), selection(frames)]
-    assert len(found) == MEASURED
-    return [*found, cifar_architecture(), table_1(), *(untrained(number) for number in UNTRAINED)]
+    """What was measured here, how it departs from the paper, then what was counted, and the paper's other tables."""
+    main, options = table_6(frames, profile), shortcut_table(frames, profile)
+    return [
+        Table("table_6", "Table 6, with the plain nets of Fig. 6", main, printed(main), footnotes(main), "measured"),
+        Table("shortcut_options", "Shortcut options", options, printed(options), footnotes(options), "measured"),
+        measured_quantities(frames),
+        selection(frames),
+        ledger(frames.finals),
+        protocol(),
+        replications(main),
+        covered(),
+        cifar_architecture(),
+        table_1(),
+        *(untrained(number) for number in UNTRAINED),
+    ]
 
 
 def measured_quantities(frames: Frames) -> Table:
@@ -95,7 +94,7 @@ def measured_quantities(frames: Frames) -> Table:
         ],
     )
     shown = text[["quantity", "error", "depth", "mean", "interval", "n"]]
-    return Table("quantities", "Degradation gap and residual benefit", numbers, shown, notes)
+    return Table("quantities", "Degradation gap and residual benefit", numbers, shown, notes, "measured")
 
 
 def selection(frames: Frames) -> Table:
@@ -144,7 +143,119 @@ def selection(frames: Frames) -> Table:
         " the test set. Selection bias: last iterate minus best of both.",
         "Best by validation needs held-out images: the option held-out, with how many.",
     ]
-    return Table("selection", "The same runs by other protocols", numbers, text.rename(columns=headings), notes)
+    shown = text.rename(columns=headings)
+    return Table("selection", "The same runs by other protocols", numbers, shown, notes, "measured")
+
+
+def ledger(finals: pd.DataFrame) -> Table:
+    """What each condition departs from the paper in: the numbers have a row a field, the print one a set of deviations.
+
+    Columns of the numbers: condition, net, experiments, field, ours, paper; a condition that departs in nothing is a
+    row without a field.
+    """
+    conditions = finals.drop_duplicates("condition").reset_index(drop=True)
+    rows = []
+    for row in conditions.to_dict("records"):
+        said = {"condition": row["condition"], "net": row["title"], "experiments": row["experiments"]}
+        for deviation in row["deviations"].split("; "):
+            found = _DEVIATION.fullmatch(deviation)
+            rows.append(said | (found.groupdict("") if found else {"field": ""}))
+    numbers = pd.DataFrame(rows, columns=["condition", "net", "experiments", "field", "ours", "paper"]).fillna("")
+    shared, own = departures(conditions["deviations"])
+    text = []
+    for departed, of in conditions.groupby(pd.Series(own, dtype=object), sort=False):
+        experiments = of["experiments"].str.split(",").explode()
+        named = {"nets": ", ".join(of["title"].unique()), "experiments": ", ".join(experiments.unique())}
+        text.append(named | {"deviations": "; ".join(departed) or DASH})
+    notes = [_shared(shared), "In no field of a trial: " + " ".join(DEVIATIONS)]
+    shown = pd.DataFrame(text, columns=["nets", "experiments", "deviations"])
+    return Table("deviations", "Deviations from the paper's recipe, net by net", numbers, shown, notes, "deviations")
+
+
+def protocol() -> Table:
+    """What the paper leaves open, how it can be read, and how this study reads it: paper/protocol.yaml."""
+    columns = ["id", "question", "section", "readings", "evidence", "ours", "where"]
+    numbers = pd.DataFrame(paper.ambiguities(), columns=columns)
+    numbers = numbers.assign(**{name: numbers[name].str.join("; ") for name in ("readings", "where")})
+    text = pd.DataFrame({"open in the paper": numbers["question"] + " (Sec. " + numbers["section"] + ")"})
+    text = text.assign(readings=numbers["readings"], here=numbers["ours"])
+    notes = ["The evidence for each reading, and the code that does it, are in the CSV. Quotations are the paper's."]
+    return Table("protocol", "What the paper leaves open", numbers, text, notes, "deviations")
+
+
+def replications(main: pd.DataFrame) -> Table:
+    """The paper's, our and others' test errors of Table 6's ResNets on CIFAR-10, and how each number was chosen.
+
+    `main` is `table_6`, of which the comparable rows are ours. Columns of the numbers, a row a net and result: layers,
+    result_of, source, commit, read, chosen, n, error, sd.
+    """
+    ours = main[main["difference_pct"].notna() & (main["paper_source"] != "Fig. 6")]
+    numbers = pd.DataFrame([*_papers_results(), *_our_results(ours), *_others_results()], columns=_RESULT)
+    numbers = numbers.astype({"n": float, "error": float, "sd": float}).fillna({"commit": "", "read": ""})
+    depths, text = numbers["layers"].unique(), []
+    for (name, source, chosen, read), of in numbers.groupby(["result_of", "source", "chosen", "read"], sort=False):
+        cells = {str(depth): _runs(of[of["layers"] == depth]) for depth in depths}
+        text.append({"result of": f"{name}, {source}", "chosen": chosen, **cells, "read": read})
+    others = [other for other in paper.replications() if "caution" in other]
+    cautions = [f"{other['name']}, {other['source']}: {other['caution']}" for other in others]
+    notes = [
+        "Test errors in percent, by layers; in brackets, of how many runs it is the mean. Numbers that the test set"
+        " chose, as best iterate or best run, flatter: the last iterate of the same run is no better.",
+        "Read: what was looked at, a file of the repository at the commit in the CSV, or an excerpt of a thread; where"
+        " it says unrecorded, that was not noted. Recipes differ: they are in analysis/paper/replications.yaml.",
+        "No results of others were found for plain nets on CIFAR-10.",
+        f"Cautions. {'. '.join(cautions)}.",
+    ]
+    shown, place = pd.DataFrame(text).replace("", DASH), "measured" if len(ours) else "paper"
+    return Table("replications", "ResNets on CIFAR-10: the paper, this study, others", numbers, shown, notes, place)
+
+
+_RESULT = ["layers", "result_of", "source", "commit", "read", "chosen", "n", "error", "sd"]
+
+
+def _papers_results() -> Iterator[dict[str, Any]]:
+    """Of 110 layers the mean of five, because ours is a mean, too."""
+    for row in paper.table("table_6")["rows"]:
+        if row["method"] == "ResNet":
+            said = {"layers": row["layers"], "result_of": "the paper", "source": "Table 6", "chosen": "last iterate"}
+            yield said | {"n": row.get("runs"), "error": row.get("mean", row["error"]), "sd": row.get("std")}
+
+
+def _our_results(rows: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """A result a depth of Table 6, without an error where there is no row of ours."""
+    measured = {"n": "n", "test_error_pct": "error", "test_error_sd": "sd"}
+    found: dict[Any, Any] = rows.set_index("layers").rename(columns=measured)[list(measured.values())].to_dict("index")
+    for result in _papers_results():
+        said = {"layers": result["layers"], "result_of": "this study", "source": "table_6", "chosen": "last iterate"}
+        yield said | found.get(result["layers"], {"n": 0})
+
+
+def _others_results() -> Iterator[dict[str, Any]]:
+    for other in paper.replications():
+        said = {"result_of": other["name"], **{name: other.get(name, "") for name in ("source", "commit", "read")}}
+        for result in other["results"]:
+            for layers, errors in result["errors"].items():
+                number = {"layers": layers, "chosen": result["selection"], "sd": result.get("sd")}
+                yield from ({**said, **number, "error": error} for error in errors)
+
+
+def covered() -> Table:
+    """Which of the paper's values this study reproduces, by table and figure (`analysis.coverage`)."""
+    numbers = coverage.counts()
+    text = (
+        numbers.astype(str)
+        .replace("0", DASH)
+        .assign(
+            place=[place.capitalize().replace("_", " ").replace("Cifar", "CIFAR") for place in numbers["place"]],
+            how=[NEEDS.get(how, how) or DASH for how in numbers["how"]],
+        )
+    )
+    notes = [
+        "Values are printed results and drawn curves. Reproduced: the paper profile plans trials of that net on that"
+        " data, in the experiments named. Quoted: results of others, which the paper prints beside its own."
+    ]
+    shown = _headed(text.rename(columns={"how": "by, or why not"}))
+    return Table("coverage", "What of the paper is reproduced", numbers, shown, notes)
 
 
 def table_1() -> Table:
@@ -203,7 +314,8 @@ def cifar_architecture() -> Table:
 
 def untrained(number: int) -> Table:
     """A table of the paper on nets that are not trained here: a row a result, with `paper` and nothing beside it."""
-    printed_table, (measures, needs) = paper.table(f"table_{number}"), UNTRAINED[number]
+    printed_table = paper.table(f"table_{number}")
+    measures, needs = printed_table["results"], paper.coverage()[f"table_{number}"]["reason"]
     numbers, text = [], []
     for row in printed_table["rows"]:
         results = {measure: row.pop(measure) for measure in measures}
@@ -216,6 +328,7 @@ def untrained(number: int) -> Table:
         cells = {measure: DASH if value is None else f"{DASH} ({value})" for measure, value in results.items()}
         text.append({**said, **cells})
     notes = [OTHERS, f"No result of ours: it {NEEDS[needs]}, which this study does not have yet."]
+    notes += [f"The paper's way of testing: {printed_table['testing']}."] if "testing" in printed_table else []
     notes += [printed_table["note"]] if "note" in printed_table else []
     shown = _headed(pd.DataFrame(text).fillna(DASH))
     return Table(f"table_{number}", f"Table {number}: {printed_table['title']}", pd.DataFrame(numbers), shown, notes)
@@ -231,7 +344,7 @@ def table_6(frames: Frames, profile: str) -> pd.DataFrame:
 
     Columns: net, layers, params, iterations, planned, n, diverged, training_error_pct, training_error_sd,
     test_error_pct, test_error_sd, test_error_low, test_error_high, paper_test_error_pct, paper_source,
-    difference_pct (ours minus the paper's, only where comparable), note.
+    difference_pct (ours minus the paper's, only where comparable), deviations (from the paper's recipe), note.
     """
     rows = pd.concat([serving(frames.finals, "plain-vs-residual"), serving(frames.finals, "depth-scaling")])
     return _conditions(rows.drop_duplicates("id"), profile)
@@ -248,9 +361,14 @@ def shortcut_table(frames: Frames, profile: str) -> pd.DataFrame:
 
 
 def printed(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of this module as text, rounded, with a dash for every number that is not there."""
+    """A table of this module as text, rounded, with a dash for every number that is not there.
+
+    `also`: the letter of a row that departs from the paper in more than all rows do; a footnote explains it.
+    """
     cells = []
-    for row in table.to_dict("records"):
+    _, own = departures(table["deviations"])
+    letters = _letters(own)
+    for row, departed in zip(table.to_dict("records"), own, strict=True):
         training = _spread(row["training_error_pct"], row["training_error_sd"])
         interval = f"{row['test_error_low']:.2f} to {row['test_error_high']:.2f}"
         theirs = f"{row['paper_test_error_pct']:.2f} ({row['paper_source']})"
@@ -259,6 +377,7 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
                 "net": row["net"],
                 "params": f"{_short(row['params'])} ({row['params']:,})",
                 "iterations": f"{row['iterations']:,}",
+                "also": letters.get(departed, ""),
                 "training error": training if row["n"] or not row["diverged"] else _diverged(row),
                 "test error": _spread(row["test_error_pct"], row["test_error_sd"]),
                 "95 % interval": DASH if pd.isna(row["test_error_low"]) else interval,
@@ -269,12 +388,19 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
             }
         )
     text = pd.DataFrame(cells, columns=list(cells[0]) if cells else ["net"])
-    return text if not cells or any(text["note"]) else text.drop(columns="note")
+    return text.drop(columns=[name for name in ("also", "note") if cells and not any(text[name])])
 
 
 def footnotes(table: pd.DataFrame) -> list[str]:
     """What a reader must know of this table, derived from what is in it."""
-    notes = [SPREAD]
+    shared, own = departures(table["deviations"])
+    explained = [f"{letter}: also {'; '.join(departed)}." for departed, letter in _letters(own).items()]
+    return [SPREAD, *caveats(table), *([_shared(shared)] if len(table) else []), *explained]
+
+
+def caveats(table: pd.DataFrame) -> list[str]:
+    """What its numbers must not be taken for."""
+    notes = []
     if table["paper_source"].str.startswith("Fig. 6").any():
         notes.append(DIGITISED)
     if (table["paper_test_error_pct"].notna() & table["difference_pct"].isna() & (table["n"] > 0)).any():
@@ -282,12 +408,29 @@ def footnotes(table: pd.DataFrame) -> list[str]:
     return notes
 
 
+def departures(deviations: Iterable[str]) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Of rows' deviations, as the frames hold them: those that all rows share, and what each row has besides."""
+    rows = [[each for each in row.split("; ") if each] for row in deviations]
+    shared = [each for each in (rows[0] if rows else []) if all(each in row for row in rows)]
+    return shared, [tuple(each for each in row if each not in shared) for row in rows]
+
+
+def _letters(own: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """a, b, c for what rows depart in besides, in the order of the rows."""
+    return {departed: chr(ord("a") + i) for i, departed in enumerate(dict.fromkeys(filter(None, own)))}
+
+
+def _shared(shared: list[str]) -> str:
+    return f"Deviations from the paper's recipe in all rows: {'; '.join(shared) or 'none'}."
+
+
 def write(table: Table, folder: Path) -> list[Path]:
     """Write the numbers as CSV, and the print with its footnotes as Markdown and LaTeX."""
+    notes = "".join(f"\n{note}\n" for note in table.notes)
     return [
         files.write(folder / f"{table.name}.csv", table.numbers.to_csv(index=False)),
-        files.write(folder / f"{table.name}.md", markdown(table.text) + "".join(f"\n{n}\n" for n in table.notes)),
-        files.write(folder / f"{table.name}.tex", latex(table.text) + "".join(f"% {n}\n" for n in table.notes)),
+        files.write(folder / f"{table.name}.md", markdown(table.text) + notes),
+        files.write(folder / f"{table.name}.tex", latex(table.text) + _escaped(notes)),
     ]
 
 
@@ -298,10 +441,15 @@ def markdown(text: pd.DataFrame) -> str:
 
 
 def latex(text: pd.DataFrame) -> str:
-    """A data frame of strings as a LaTeX tabular, every special character escaped; needs no package."""
+    """A data frame of strings as a LaTeX tabular, every special character escaped; needs no package.
+
+    Columns of sentences break their lines.
+    """
+    wide = [len(text) and text[name].str.len().max() > 60 for name in text.columns]
+    columns = "".join(r"p{0.3\linewidth}" if each else "l" for each in wide)
     lines = [" & ".join(map(_escaped, line)) + r" \\" for line in (list(text.columns), *text.values.tolist())]
     return "\n".join(
-        [rf"\begin{{tabular}}{{{'l' * len(text.columns)}}}", r"\hline", lines[0], r"\hline", *lines[1:], r"\hline",
+        [rf"\begin{{tabular}}{{{columns}}}", r"\hline", lines[0], r"\hline", *lines[1:], r"\hline",
          r"\end{tabular}", ""]
     )  # fmt: skip
 
@@ -310,10 +458,11 @@ def _conditions(rows: pd.DataFrame, profile: str) -> pd.DataFrame:
     return pd.DataFrame([_condition(of, profile) for _, of in rows.groupby("condition", sort=False)], columns=_COLUMNS)
 
 
+_DEVIATION = re.compile(r"(?P<field>[^:]+): (?P<ours>.*) \(paper: (?P<paper>.*)\)")  # as experiments.recipes writes it
 _COLUMNS = [
     "net", "layers", "params", "iterations", "planned", "n", "diverged",
     "training_error_pct", "training_error_sd", "test_error_pct", "test_error_sd", "test_error_low", "test_error_high",
-    "paper_test_error_pct", "paper_source", "difference_pct", "note",
+    "paper_test_error_pct", "paper_source", "difference_pct", "deviations", "note",
 ]  # fmt: skip
 
 
@@ -347,8 +496,15 @@ def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
         "paper_test_error_pct": theirs,
         "paper_source": source,
         "difference_pct": test.mean - theirs if comparable else float("nan"),
+        "deviations": first["deviations"],
         "note": _note(rows, diverged, profile),
     }
+
+
+def _runs(results: pd.DataFrame) -> str:
+    """Each result with its deviation and, in brackets, how many runs it is the mean of, as far as known."""
+    rows = results[["error", "sd", "n"]].itertuples(index=False)
+    return " / ".join(_spread(error, sd) + (f" ({n:.0f})" if n > 1 else "") for error, sd, n in rows)
 
 
 def _note(rows: pd.DataFrame, diverged: int, profile: str) -> str:
@@ -399,6 +555,7 @@ def _spread(mean: float, sd: float) -> str:
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "—": "---",
+    "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def test_everything_the_contract_names_is_written(folder):
         "quantities",
         "selection",
         "cifar_architecture",
+        *("deviations", "protocol", "replications", "coverage"),
         *(f"table_{number}" for number in range(1, 15)),
     ]
     pictures = [
@@ -115,6 +116,14 @@ def test_a_deviation_names_the_nets_it_concerns(study):
     assert "width: 8 (paper: 16)" in found
     assert any(line.startswith("iterations: 200 (paper: 64000) — ResNet-110, plain-110") for line in found)
     assert len(found) == len(set(found))
+
+
+def test_the_page_has_deviations_and_what_the_paper_leaves_open_in_one_place(folder):
+    page = (folder / "index.html").read_text()
+    place = page[page.index('id="deviations"') : page.index('id="provenance"')]
+    assert "Deviations from the paper&#39;s recipe, net by net" in place
+    assert "Are the reported CIFAR nets trained on 45,000 or on all 50,000 images?" in place
+    assert "a: also iterations: 360 (paper: 64000)" in page[: page.index('id="deviations"')]  # under Table 6
 
 
 CLAIMS = [

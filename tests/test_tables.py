@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 from planted import frames
 
-from analysis import paper, tables
+from analysis import coverage, paper, tables
+from experiments import planned
 from experiments.profiles import PAPER, QUICK
+from experiments.recipes import DEVIATIONS, deviations
 from study.spec import Trial
 
 
@@ -120,11 +122,10 @@ def test_a_written_table_keeps_its_numbers_and_escapes_for_its_reader(table, tmp
         net = next(each for each in csv.DictReader(file) if each["net"] == "ResNet-20")
     assert float(net["test_error_pct"]) == pytest.approx(7.0)
     markdown = (tmp_path / "table_6.md").read_text().splitlines()
-    assert {line.count("|") for line in markdown[:16]} == {11}
+    assert {line.count("|") for line in markdown[:16]} == {12}
     tex = (tmp_path / "table_6.tex").read_text()
-    body = [line for line in tex.splitlines() if not line.startswith("%")]
-    assert tables.SPREAD in tex
-    assert not re.search(r"(?<!\\)%|±|—", "\n".join(body))
+    assert "Deviations from the paper's recipe in all rows: width: 8 (paper: 16)" in tex.split(r"\end{tabular}")[1]
+    assert not re.search(r"(?<!\\)%", tex) and tex.isascii()
     assert r"95 \% interval" in tex and r"7.00 $\pm$ 1.00" in tex
 
 
@@ -145,12 +146,99 @@ def test_an_experiment_that_is_not_planned_gives_an_empty_table():
 def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
     rendered = {table.name: table for table in tables.every(frames(QUICK), "quick")}
     assert set(rendered) == {f"table_{n}" for n in range(1, 15)} | {
-        *("shortcut_options", "quantities", "selection", "cifar_architecture")
+        *("shortcut_options", "quantities", "selection", "cifar_architecture"),
+        *("deviations", "protocol", "replications", "coverage"),
     }
     for number in tables.UNTRAINED:
         table = rendered[f"table_{number}"]
         assert (table.numbers["n"] == 0).all() and table.numbers[["mean", "difference"]].isna().all(axis=None)
         assert any("No result of ours: it needs" in note for note in table.notes)
+
+
+def test_a_row_has_the_letter_of_what_it_departs_in_besides_and_a_footnote_explains_it(table):
+    text, notes = tables.printed(table), tables.footnotes(table)
+    letters = {(each["net"], each["iterations"]): each["also"] for _, each in text.iterrows()}
+    assert letters["plain-20", "360"] == letters["ResNet-56", "360"] == "a"
+    assert letters["ResNet-110", "360"] == letters["plain-110", "360"] == "b"
+    assert letters["ResNet-110", "200"] == letters["plain-1202", "200"] == "c"
+    shared, a, b, c = notes[-4:]
+    assert "width: 8 (paper: 16)" in shared and "batch: 32 (paper: 128)" in shared and "iterations" not in shared
+    assert a.startswith("a: also iterations: 360 (paper: 64000)") and "warmup" not in a
+    assert "warmup: none (paper: threshold)" in b and "learning_rate: 0.002 (paper: 0.1)" in c
+
+
+def test_rows_that_depart_alike_have_no_letters():
+    ours = tables.table_6(frames(PAPER), "paper")
+    assert "also" not in tables.printed(ours)
+    assert tables.footnotes(ours)[-1].endswith("in all rows: bn_batch: 128 (paper: 64).")
+    faithful = ours.assign(deviations="")
+    assert tables.footnotes(faithful)[-1].endswith("in all rows: none.")
+
+
+def test_letters_and_shared_footnote_add_up_to_the_deviations_of_each_row(table):
+    shared, own = tables.departures(table["deviations"])
+    for departed, row in zip(own, table["deviations"], strict=True):
+        assert sorted([*shared, *departed]) == sorted(row.split("; "))
+
+
+@pytest.mark.parametrize("profile", [QUICK, PAPER], ids=lambda profile: profile.name)
+def test_the_ledger_has_every_field_in_which_a_condition_departs(profile):
+    numbers = tables.ledger(frames(profile).finals).numbers
+    for trial in planned(profile):
+        here = numbers[numbers["condition"] == trial.condition]
+        ours = [f"{row.field}: {row.ours} (paper: {row.paper})" for row in here.itertuples() if row.field]
+        assert ours == deviations(trial)
+        assert len(here) == max(len(ours), 1)
+
+
+def test_the_ledgers_print_names_every_net_and_what_no_field_shows():
+    study = frames(QUICK)
+    table = tables.ledger(study.finals)
+    assert set(", ".join(table.text["nets"]).split(", ")) == set(study.finals["title"])
+    assert all(said in table.notes[-1] for said in DEVIATIONS)
+
+
+def test_replications_stand_beside_ours_only_where_ours_are_comparable():
+    quick = tables.replications(tables.table_6(frames(QUICK), "quick"))
+    ours = quick.numbers[quick.numbers["result_of"] == "this study"]
+    assert list(ours["layers"]) == [20, 32, 44, 56, 110, 1202] and ours["error"].isna().all()
+    assert set(quick.text.iloc[1][["20", "110", "1202"]]) == {tables.DASH}
+    study = tables.replications(tables.table_6(frames(PAPER, test_error=known, noise=0.0), "paper"))
+    assert set(study.text.iloc[1][["20", "32", "44", "56", "110", "1202"]]) == {"4.00 ± 1.58 (5)"}
+    assert (quick.place, study.place) == ("paper", "measured")
+
+
+def test_every_replication_is_printed_once_with_how_it_was_chosen():
+    table = tables.replications(tables.table_6(frames(QUICK), "quick"))
+    assert table.text.iloc[0]["110"] == "6.61 ± 0.16 (5)"  # never the best of five
+    others = table.numbers[~table.numbers["result_of"].isin(("the paper", "this study"))]
+    results = [result for other in paper.replications() for result in other["results"]]
+    expected = sum(len(errors) for result in results for errors in result["errors"].values())
+    assert len(others) == expected and (others["chosen"] != "").all()
+    akamaster = table.text[table.text["result of"].str.startswith("akamaster")].iloc[0]
+    assert (akamaster["20"], akamaster["1202"], akamaster["chosen"]) == ("8.27", "6.18", "best test iterate")
+    cells = " / ".join(table.text.iloc[2:][["20", "32", "44", "56", "110", "1202"]].to_numpy().ravel())
+    assert len([cell for cell in cells.split(" / ") if cell != tables.DASH]) == expected
+
+
+def test_the_protocol_table_has_a_row_an_ambiguity():
+    table = tables.protocol()
+    assert list(table.numbers["id"]) == [each["id"] for each in paper.ambiguities()]
+    assert (table.text != "").all(axis=None)
+
+
+def test_the_coverage_table_accounts_for_every_value():
+    numbers = tables.covered().numbers.set_index("place")
+    parts = numbers[["reproduced", "counted", "quoted", "not_reproduced"]].sum(axis=1)
+    assert (parts == numbers["values"]).all() and numbers["values"].sum() == len(list(coverage.values()))
+    assert numbers.loc["table_6", "reproduced"] == 8 and numbers.loc["figure_4", "not_reproduced"] == 8
+
+
+def test_every_table_is_latex_that_needs_no_package(tmp_path):
+    for table in tables.every(frames(QUICK), "quick"):
+        tables.write(table, tmp_path)
+        tex = (tmp_path / f"{table.name}.tex").read_text()
+        assert tex.isascii() and not re.search(r"(?<!\\)[%&#_](?! )", tex.split(r"\end{tabular}")[1])
 
 
 def test_every_number_of_an_untrained_table_is_the_papers():
