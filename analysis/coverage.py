@@ -62,9 +62,9 @@ def trains(trial: Trial, value: Value) -> bool:
 
 def counts() -> pd.DataFrame:
     """A row a table and figure: place, values, reproduced, counted, quoted, not_reproduced, how (by, or the reason)."""
-    rows = []
+    everything, rows = list(values()), []
     for place, line in paper.coverage().items():
-        found = [covered(value) for value in values() if value.place == place]
+        found = [covered(value) for value in everything if value.place == place]
         quoted = sum(each.get("reason") == QUOTED for each in found)
         rows.append(
             {

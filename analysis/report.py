@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,6 @@ from analysis import figures, files, tables
 from analysis.runs import Frames
 from analysis.verdicts import evaluate
 from experiments.profiles import Profile
-from experiments.recipes import DEVIATIONS
 from experiments.verifying import MANIFEST
 from study.ledger import RESULTS
 from study.spec import PROTOCOL, SCHEMA, InputError
@@ -173,18 +172,6 @@ def untestable_table(verdicts: Sequence[Claim]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["reason", "claims", "which"])
 
 
-def deviations(finals: pd.DataFrame) -> Iterator[str]:
-    """Each departure from the paper's recipe, with the nets that it concerns where these are not all."""
-    concerned: dict[str, list[str]] = {}
-    for row in finals.drop_duplicates("condition").to_dict("records"):
-        for deviation in filter(None, row["deviations"].split("; ")):
-            concerned.setdefault(deviation, []).append(row["title"])
-    everything = finals["condition"].nunique()
-    for deviation, nets in concerned.items():
-        yield deviation + ("" if len(nets) == everything else f" — {', '.join(dict.fromkeys(nets))}")
-    yield from DEVIATIONS
-
-
 def _page(
     frames: Frames,
     profile: Profile,
@@ -212,7 +199,6 @@ def _page(
         tables=[table for table in rendered if table.place == "measured" and len(table.numbers)],
         ledger=[table for table in rendered if table.place == "deviations"],
         other_tables=[table for table in rendered if table.place == "paper"],
-        deviations=list(deviations(frames.finals)),
         facts=_versions() | dict(facts),
         runs=frames.finals[frames.finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),
         notebooks=[source.stem for source in sorted(NOTEBOOKS.glob("*.ipynb"))] if lecture else [],

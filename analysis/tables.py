@@ -167,9 +167,9 @@ def ledger(finals: pd.DataFrame) -> Table:
         experiments = of["experiments"].str.split(",").explode()
         named = {"nets": ", ".join(of["title"].unique()), "experiments": ", ".join(experiments.unique())}
         text.append(named | {"deviations": "; ".join(departed) or DASH})
-    notes = [_shared(shared), "In no field of a trial: " + " ".join(DEVIATIONS)]
+    notes = [_shared(shared), *DEVIATIONS]
     shown = pd.DataFrame(text, columns=["nets", "experiments", "deviations"])
-    return Table("deviations", "Deviations from the paper's recipe, net by net", numbers, shown, notes, "deviations")
+    return Table("deviations", "Every net's deviations from the paper's recipe", numbers, shown, notes, "deviations")
 
 
 def protocol() -> Table:
