@@ -56,6 +56,7 @@ DIGITS = Data(
     padding=0,
     flip=False,
     normalise="scalar",  # border pixels are constant: a deviation a pixel would divide by zero
+    labels="true",
     digest="",
 )
 FASHION = Data(
@@ -67,6 +68,7 @@ FASHION = Data(
     padding=4,
     flip=True,
     normalise="pixel-mean",
+    labels="true",
     digest="",
 )
 

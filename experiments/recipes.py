@@ -17,6 +17,7 @@ PAPER_DATA = Data(
     padding=4,
     flip=True,
     normalise="pixel-mean",
+    labels="true",
     digest="",
 )
 PAPER_WIDTH = 16

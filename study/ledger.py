@@ -42,6 +42,10 @@ LAYERS = pa.schema(
     [("iteration", pa.int64()), ("layer", pa.int64())]
     + [(name, pa.float64()) for name in ("response_std", "gradient_norm", "weight_norm", "branch_over_input")]
 )
+# Tags of a finished trial: errors of its final net with BatchNorm's statistics averaged anew over so many batches of
+# training images, about as many as the moving averages (momentum 0.1) remember.
+RECALIBRATED = ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
+RECALIBRATION_BATCHES = 20
 
 
 @dataclass(frozen=True)

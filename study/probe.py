@@ -93,7 +93,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
 
     device, recipe = worker.device_of(execution), trial.recipe
     worker.set_up_torch(execution)
-    data = load(trial.data, execution.data_root, device)
+    data = load(trial.data, execution.data_root, device, trial.seed)
     _load_kernels(trial, data, device)
     memory.release(device)
     held = memory.in_use(device)

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 2  # raise when a field is added, removed or renamed
+SCHEMA = 3  # raise when a field is added, removed or renamed
 PROTOCOL = 1  # raise when the same fields come to mean other numbers; list the ids it invalidates in CHANGELOG.md
 
 
@@ -106,10 +106,12 @@ class Data:
     # Of pixels in 0..1: 'pixel-mean' subtracts the mean image, 'pixel-mean-128' also divides by 128/255. 'scalar' and
     # 'channel' subtract a mean and divide by a deviation, one or one a channel; 'imagenet' takes those of ImageNet.
     normalise: str
+    labels: str  # 'true', or 'shuffled': those of training images permuted, a negative control; test labels never are
     digest: str  # SHA-256 of a folder's images; '' where the name says exactly which images
 
     def __post_init__(self) -> None:
         check_choice("normalise", self.normalise, ("pixel-mean", "pixel-mean-128", "scalar", "channel", "imagenet"))
+        check_choice("labels", self.labels, ("true", "shuffled"))
         if self.normalise == "imagenet" and self.channels != 3:
             raise InputError(f"normalise 'imagenet' has constants of 3 channels, not {self.channels}; choose 'channel'")
         for what in ("channels", "size", "classes"):
@@ -119,7 +121,7 @@ class Data:
 
     @property
     def label(self) -> str:
-        return self.name.replace(":", "-")
+        return self.name.replace(":", "-") + ("-shuffled" if self.labels == "shuffled" else "")
 
 
 @dataclass(frozen=True, kw_only=True)

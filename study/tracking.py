@@ -184,6 +184,10 @@ class Mirror:
         run_id, known = run.info.run_id, run.data.tags
         self._metrics(trial, run, ledger.read_records(folder).to_pylist())
         if sealed:
+            end, tags = trial.recipe.iterations, said["tags"]
+            anew = {name: float(tags[name]) for name in ledger.RECALIBRATED if name in tags}
+            metrics = [Metric(name, value, run.info.start_time + end, end) for name, value in anew.items()]
+            self.mlflow.log_batch(run_id, metrics=metrics)
             with tempfile.TemporaryDirectory() as copies:
                 for name in ATTACHED:
                     if (content := read_file(folder / name)) is not None:

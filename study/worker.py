@@ -25,9 +25,10 @@ import torch
 from study import cost, layers, ledger, memory, progress, provenance, storage
 from study.checkpoints import newest_iteration
 from study.data import Dataset, load
+from study.evaluation import loss_and_error, recalibrated
 from study.models import build
 from study.spec import Execution, InputError, Trial
-from study.training import Record, TrainState, train
+from study.training import EVALUATION_BATCH, Record, TrainState, train
 
 HEARTBEAT_SECONDS = 1.0  # ten times as long where the storage is an object store
 ROOM_SECONDS = 2.0  # between looks whether a full disk has room again
@@ -93,7 +94,7 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
 
 def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Attempt") -> str:
     checkpoints = attempt.folder / "checkpoints"
-    data = load(trial.data, execution.data_root, device)
+    data = load(trial.data, execution.data_root, device, trial.seed)
     memory.reset_peak(device)
     state, seconds, how = _train_in_memory(trial, data, device, execution, attempt)
     diverged_at = state.diverged_at
@@ -106,7 +107,20 @@ def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Att
     how["memory_mib"] = str(memory.peak(device) // 2**20)
     if diverged_at is not None:
         return attempt.seal("diverged", state, seconds, how | {"diverged_at": str(diverged_at)}, None)
+    how |= _recalibrated(trial, state, data)  # before the layers, which give the net its initial weights again
     return attempt.seal("finished", state, seconds, how, _layers(trial, state, data))
+
+
+def _recalibrated(trial: Trial, state: TrainState, data: Dataset) -> dict[str, str]:
+    """Errors of the final net with BatchNorm's statistics averaged anew, whatever the recipe evaluates with.
+
+    Over batches as BatchNorm trained on, drawn from all training images; fewer where there are too few images.
+    """
+    size, precision = trial.recipe.bn_batch, trial.recipe.precision
+    sample = data.mixed(size, min(data.count("train"), ledger.RECALIBRATION_BATCHES * size))
+    with recalibrated(state.net, sample, precision):
+        errors = [loss_and_error(state.net, data.clean(s, EVALUATION_BATCH), precision)[1] for s in ("train", "test")]
+    return dict(zip(ledger.RECALIBRATED, map(repr, errors), strict=True))
 
 
 def _layers(trial: Trial, state: TrainState, data: Dataset) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,6 +213,44 @@ def test_held_out_images_are_the_same_for_every_number_and_leave_the_training_se
     assert none.digest == some.digest
     with pytest.raises(InputError, match="held_out 256 leaves no training image of synthetic; choose at most 255"):
         synthetic(held_out=256)
+
+
+def test_shuffled_labels_are_the_true_ones_in_another_order_and_test_labels_stay_true() -> None:
+    true = synthetic()
+    shuffled, again = (synthetic(labels="shuffled") for _ in range(2))
+    assert torch.equal(shuffled.train_labels, again.train_labels)
+    assert torch.equal(shuffled.train_labels.bincount(), true.train_labels.bincount())
+    agree = (shuffled.train_labels == true.train_labels).double().mean()
+    assert 0.15 < agree < 0.35  # four classes: a quarter by chance
+    assert torch.equal(shuffled.test_labels, true.test_labels)
+    assert torch.equal(shuffled.train_images, true.train_images) and shuffled.digest == true.digest
+
+
+def test_shuffled_labels_are_the_seeds_whatever_is_held_out_or_augmented() -> None:
+    spec = dataclasses.replace(data.describe("synthetic", NOWHERE), labels="shuffled")
+
+    def label_of_each(seed: int, **changes: Any) -> dict[bytes, int]:
+        loaded = data.load(dataclasses.replace(spec, **changes), NOWHERE, seed=seed)
+        parts = ((loaded.train_images, loaded.train_labels), (loaded.validation_images, loaded.validation_labels))
+        return {
+            image.numpy().tobytes(): int(label)
+            for images, labels in parts
+            for image, label in zip(images, labels, strict=True)
+        }
+
+    assert label_of_each(3) == label_of_each(3, held_out=100) == label_of_each(3, padding=1, flip=True)
+    assert label_of_each(3) != label_of_each(4)
+
+
+def test_an_image_keeps_its_shuffled_label_from_epoch_to_epoch() -> None:
+    dataset = synthetic(labels="shuffled")
+
+    def epoch(number: int) -> set[tuple[bytes, int]]:
+        batches = (dataset.batch(0, 4 * number + step, 64) for step in range(4))
+        pairs = (pair for images, labels in batches for pair in zip(images, labels, strict=True))
+        return {(image.numpy().tobytes(), int(label)) for image, label in pairs}
+
+    assert epoch(0) == epoch(5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

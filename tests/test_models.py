@@ -16,7 +16,16 @@ from study.spec import Data, Model, Trial
 
 CIFAR = recipes.PAPER_DATA
 TINY = Data(
-    name="synthetic", channels=1, size=8, classes=4, held_out=0, padding=0, flip=False, normalise="scalar", digest=""
+    name="synthetic",
+    channels=1,
+    size=8,
+    classes=4,
+    held_out=0,
+    padding=0,
+    flip=False,
+    normalise="scalar",
+    labels="true",
+    digest="",
 )
 
 

@@ -233,7 +233,7 @@ AGAIN = "copy it again, or export it again where its trials were run"
     ("change", "says"),
     [
         (of("format", 2), "has format 2, this code reads up to 1; update this code"),
-        (of("schema", 1), "has ids of schema 1 and protocol 1, this code of schema 2 .* read it with the code that"),
+        (of("schema", 1), "has ids of schema 1 and protocol 1, this code of schema 3 .* read it with the code that"),
         (of("trials", 7), f"manifest.json is not as this code writes it .*; {AGAIN}"),
         (of("format", "one"), f"manifest.json is not as this code writes it .*; {AGAIN}"),
         (lambda manifest, _: manifest.pop("profile"), f"is not as this code writes it \\(KeyError.*; {AGAIN}"),

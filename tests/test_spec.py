@@ -31,6 +31,7 @@ OTHER: dict[type, dict[str, Any]] = {
         "padding": 2,
         "flip": False,
         "normalise": "scalar",
+        "labels": "shuffled",
         "digest": "0",
     },
     Recipe: {
@@ -67,9 +68,9 @@ def test_golden_ids_never_change_without_raising_schema_or_protocol() -> None:
         model=QUICK.model("plain", 20), data=QUICK.data, recipe=recipes.minutes(QUICK.model("plain", 20)), seed=2
     )
     bottleneck = replace(RESNET110, model=PAPER.model("residual", 29, "B", "bottleneck"))
-    assert RESNET110.id == "resnet110A-cifar10-5416b5391d-s0"
-    assert quick.id == "plain20-digits-b50196a241-s2"
-    assert bottleneck.id == "resnet29B-bottleneck-cifar10-b99c9c4ad9-s0"
+    assert RESNET110.id == "resnet110A-cifar10-55a1e3abe8-s0"
+    assert quick.id == "plain20-digits-ec4d22596d-s2"
+    assert bottleneck.id == "resnet29B-bottleneck-cifar10-82057333fb-s0"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +164,13 @@ def test_constants_of_three_colours_are_refused_for_grey_images() -> None:
     replace(recipes.PAPER_DATA, normalise="imagenet")
     with pytest.raises(InputError, match="'imagenet' has constants of 3 channels, not 1; choose 'channel'"):
         replace(QUICK.data, normalise="imagenet")
+
+
+def test_shuffled_labels_are_named_in_the_id_and_no_other_labels_are_known() -> None:
+    shuffled = replace(QUICK.data, labels="shuffled")
+    assert replace(RESNET110, data=shuffled).id.startswith("resnet110A-digits-shuffled-")
+    with pytest.raises(InputError, match="labels 'random' is unknown; choose one of true, shuffled"):
+        replace(QUICK.data, labels="random")
 
 
 def test_average_pooling_is_named_apart_from_the_papers_option_a() -> None:

@@ -1,17 +1,48 @@
-"""One trial in its process: what it refuses, how it is profiled."""
+"""One trial in its process: what it refuses, how it is profiled, what it measures at its end."""
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
-from study import tracking, worker
+from study import ledger, tracking, worker
+from study.data import Dataset, load
+from study.evaluation import loss_and_error
 from study.launch import launch
+from study.models import Net, without_observing
 from study.spec import Execution, InputError, Trial
+from study.training import TrainState, train
 
 Small = Callable[..., Trial]
+CPU = torch.device("cpu")
+
+
+@torch.no_grad()
+def recalibrated_by_hand(net: Net, data: Dataset, size: int, batches: int) -> Net:
+    """The net in evaluation mode, with the mean of the means and variances that its batches of `size` images have."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    seen: dict[nn.Module, list[Tensor]] = {norm: [] for norm in norms}
+
+    def note(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen[norm].append(torch.stack([inputs[0].mean((0, 2, 3)), inputs[0].var((0, 2, 3))]))
+
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    net.train()
+    with without_observing():
+        for images, _ in data.mixed(size, batches * size):
+            net(images)
+    for norm, hook in zip(norms, hooks, strict=True):
+        hook.remove()
+        assert norm.running_mean is not None and norm.running_var is not None and len(seen[norm]) == batches
+        mean, var = torch.stack(seen[norm]).mean(0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(var)
+    return net
 
 
 def test_profiling_a_trial_adds_a_chrome_trace_to_its_run_and_changes_no_record(small: Small, store: Execution) -> None:
@@ -61,3 +92,64 @@ def test_a_folder_of_another_specification_is_refused(small: Small, store: Execu
     Path(folder / "spec.json").write_text("{}")
     with pytest.raises(InputError, match="holds another specification"):
         worker.run_trial(trial, store, {"profile": "test"})
+
+
+@pytest.mark.parametrize("recipe", [{}, {"recalibrate": 64}, {"bn_batch": 16}])
+def test_a_finished_trial_says_its_errors_with_recalibrated_batch_norm(
+    small: Small, store: Execution, recipe: dict[str, int]
+) -> None:
+    trial = small(**recipe)
+    worker.run_trial(trial, store, {"profile": "test"})
+    tags = ledger.account(store.trial_folder(trial.id))["tags"]
+    said = [float(tags[name]) for name in ledger.RECALIBRATED]
+    assert [repr(each) for each in said] == [tags[name] for name in ledger.RECALIBRATED]
+    data = load(trial.data, Path())
+    state = TrainState.restore_or_create(trial, store.trial_folder(trial.id) / "checkpoints", CPU)
+    net = recalibrated_by_hand(state.net, data, trial.recipe.bn_batch, 20)
+    for split, found in zip(("train", "test"), said, strict=True):
+        expected = loss_and_error(net, data.clean(split, 100), "fp32")[1]
+        assert found == pytest.approx(expected, abs=1.01 * 100 / data.count(split)), split  # rounding may tip an image
+    records = ledger.read_records(store.trial_folder(trial.id))
+    assert said[1] != records["test_error_pct"][-1].as_py()
+
+
+def test_fewer_images_than_twenty_batches_are_recalibrated_over_as_far_as_they_go(
+    small: Small, store: Execution
+) -> None:
+    trial = small(batch=400, bn_batch=400, iterations=4, drops=())
+    worker.run_trial(trial, store, {"profile": "test"})
+    assert set(ledger.RECALIBRATED) <= set(ledger.account(store.trial_folder(trial.id))["tags"])
+
+
+@pytest.mark.parametrize("died_after", [10, 24])
+def test_recalibrated_errors_survive_a_kill_bit_for_bit(small: Small, store: Execution, died_after: int) -> None:
+    trial, killed = small(), replace(store, storage=store.storage.with_name("killed"))
+    state = TrainState(trial, CPU)
+    for _ in islice(train(trial, state, load(trial.data, Path())), died_after):
+        pass
+    state.save(killed.trial_folder(trial.id) / "checkpoints")
+    tags = []
+    for execution in (store, killed):
+        worker.run_trial(trial, execution, {"profile": "test"})
+        tags.append(ledger.account(execution.trial_folder(trial.id))["tags"])
+    assert tags[0]["records_sha256"] == tags[1]["records_sha256"]
+    assert [tags[0][name] for name in ledger.RECALIBRATED] == [tags[1][name] for name in ledger.RECALIBRATED]
+
+
+def test_a_diverged_net_has_no_recalibrated_error(small: Small, store: Execution) -> None:
+    trial = small("plain", learning_rate=1e30)
+    assert worker.run_trial(trial, store, {"profile": "test"}) == "diverged"
+    assert not set(ledger.RECALIBRATED) & set(ledger.account(store.trial_folder(trial.id))["tags"])
+
+
+def test_a_trial_learns_the_shuffled_labels_of_its_seed(small: Small, store: Execution) -> None:
+    """What it says of its end is what its net gives on those labels, and on no other seed's."""
+    one = small(seed=1, iterations=48, drops=(40,))
+    trial = replace(one, data=replace(one.data, labels="shuffled"))
+    worker.run_trial(trial, store, {"profile": "test"})
+    last = ledger.read_records(store.trial_folder(trial.id)).to_pylist()[-1]
+    net = TrainState.restore_or_create(trial, store.trial_folder(trial.id) / "checkpoints", CPU).net
+    errors = [
+        loss_and_error(net, load(trial.data, Path(), seed=seed).clean("train", 500), "fp32")[1] for seed in (1, 2)
+    ]
+    assert last["clean_train_error_pct"] == errors[0] != errors[1]

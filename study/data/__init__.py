@@ -25,13 +25,16 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of
 def describe(
     name: str, root: Path, *, held_out: int = 0, padding: int = 0, flip: bool = False, normalise: str = "pixel-mean"
 ) -> Data:
-    """The specification of a data set by name. Reads nothing, except the images of 'folder:NAME' under `root`."""
+    """The specification of a data set by name, with true labels.
+
+    Reads nothing, except the images of 'folder:NAME' under `root`.
+    """
     if name.startswith("folder:"):
         facts = _facts(*folder_of_images(name, root))
     else:
         check_choice("data set", name, [*SHAPES, "folder:NAME"])
         facts = dict(zip(("channels", "size", "classes", "digest"), (*SHAPES[name], ""), strict=True))
-    return Data(name=name, held_out=held_out, padding=padding, flip=flip, normalise=normalise, **facts)
+    return Data(name=name, held_out=held_out, padding=padding, flip=flip, normalise=normalise, labels="true", **facts)
 
 
 def _facts(arrays: list[np.ndarray], digest: str) -> dict[str, Any]:
@@ -45,7 +48,7 @@ class Dataset:
     """A data set on one device. Images are uint8 [N, C, H, W], labels int64 [N]; `load` makes it."""
 
     spec: Data
-    digest: str  # SHA-256 of all decoded images and labels, whichever of them are held out
+    digest: str  # SHA-256 of all decoded images and labels, whichever are held out or shuffled
     train_images: Tensor
     train_labels: Tensor
     validation_images: Tensor  # the held-out training images; none if the specification holds none out
@@ -129,14 +132,16 @@ def _augmented(images: Tensor, padding: int, corners: Tensor, flipped: Tensor) -
     return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def load(spec: Data, root: Path, device: torch.device | str = "cpu") -> Dataset:
+def load(spec: Data, root: Path, device: torch.device | str = "cpu", seed: int = 0) -> Dataset:
     """The data set that `spec` says, from `root`, downloaded if need be.
 
     Pixels are divided by 255 ('pixel-mean-128': by 128). Then 'pixel-mean' and 'pixel-mean-128' subtract the mean
     training image; 'scalar' subtracts the mean of all training pixels and divides by their standard deviation,
     'channel' does so channel by channel, 'imagenet' with that set's constants. Held-out images belong to no statistic.
-    They are the last of a permutation that depends on the data set alone. Raises `InputError` if the data are missing,
-    damaged, or other than `spec` says.
+    They are the last of a permutation that depends on the data set alone. Shuffled labels are the training labels, held
+    out or not, in an order that depends on the trial's `seed` alone: every condition learns the same wrong labels, and
+    no two seeds do, so that what one order happens to teach of the test set is noise between seeds. Raises `InputError`
+    if the data are missing, damaged, or other than `spec` says.
     """
     arrays, digest = folder_of_images(spec.name, root) if spec.name.startswith("folder:") else (decode(spec, root), "")
     for what, value in _facts(arrays, digest).items():
@@ -151,6 +156,8 @@ def load(spec: Data, root: Path, device: torch.device | str = "cpu") -> Dataset:
         raise InputError(
             f"held_out {spec.held_out} leaves no training image of {spec.name}; choose at most {len(labels) - 1}"
         )
+    if spec.labels == "shuffled":
+        labels = labels[torch.randperm(len(labels), generator=generator(seed, "labels"))]
     order = torch.randperm(len(labels), generator=generator(spec.name, "held-out"))
     kept, held = order[: len(labels) - spec.held_out].sort().values, order[len(labels) - spec.held_out :].sort().values
     mean, scale = _statistics(images[kept], spec)
