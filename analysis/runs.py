@@ -12,7 +12,7 @@ import pandas as pd
 
 from experiments.recipes import deviations
 from study import cost
-from study.ledger import LAYERS, Run
+from study.ledger import LAYERS, RECALIBRATED, Run
 from study.spec import InputError, Trial
 
 MEASURES = (
@@ -22,6 +22,7 @@ MEASURES = (
     "train_loss",
     "best_test_error_pct",
     "validated_test_error_pct",
+    *RECALIBRATED,
 )
 RECORD = (
     "iteration",
@@ -115,6 +116,8 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
         "shortcut": trial.model.shortcut,
         "width": trial.model.width,
         "data": trial.data.name,
+        "labels": trial.data.labels,
+        "classes": trial.data.classes,
         "seed": trial.seed,
         "iterations": trial.recipe.iterations,
         "recipe": trial.condition.rpartition("-")[2],
@@ -157,6 +160,7 @@ def _measures(trial: Trial, run: Run, records: pd.DataFrame) -> dict[str, float]
         # Labelled extras: they show what choosing an iterate would have gained. Never a result.
         "best_test_error_pct": float(records["test_error_pct"].min()),
         "validated_test_error_pct": _chosen(records),
+        **{name: float(run.tags.get(name, "nan")) for name in RECALIBRATED},
     }
 
 

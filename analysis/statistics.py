@@ -45,6 +45,14 @@ def estimate(values: Iterable[float], resolution: float = 0.0, level: float = 1 
     return Estimate(n, mean, sd, mean - half, mean + half)
 
 
+def proportion_interval(found: int, of: int, level: float = 1 - ALPHA) -> tuple[float, float]:
+    """Clopper and Pearson's interval for a proportion of independent cases; NaN where there is none."""
+    if not of:
+        return math.nan, math.nan
+    interval = stats.binomtest(found, of).proportion_ci(level)
+    return float(interval.low), float(interval.high)
+
+
 def p_greater(values: Iterable[float], than: float = 0.0, resolution: float = 0.0) -> float:
     """One-sided p of 'the mean is not greater than `than`'; NaN for fewer than two values."""
     found = estimate(values, resolution)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import coverage, files, paper, quantities
+from analysis import controls, coverage, files, paper, quantities
 from analysis.claims import NEEDS
 from analysis.counts import imagenet_multiply_adds, imagenet_parameters
 from analysis.figures import PAPER_ITERATIONS, TEST, TRAINING, beside_plain, serving
@@ -22,6 +22,7 @@ from analysis.runs import Frames, one_image_pct
 from analysis.statistics import estimate
 from experiments.recipes import DEVIATIONS, PAPER_DATA, PAPER_WIDTH
 from study import cost
+from study.ledger import RECALIBRATION_BATCHES
 from study.spec import Model
 
 DASH = "—"
@@ -62,6 +63,7 @@ def every(frames: Frames, profile: str) -> list[Table]:
         Table("shortcut_options", "Shortcut options", options, printed(options), footnotes(options), "measured"),
         measured_quantities(frames),
         selection(frames),
+        negative_controls(frames),
         ledger(frames.finals),
         protocol(),
         replications(main),
@@ -88,10 +90,7 @@ def measured_quantities(frames: Frames) -> Table:
     numbers = pd.concat(rows)[["quantity", "error", *quantities.COLUMNS[1:]]].reset_index(drop=True)
     text = numbers.astype({"depth": str, "n": str}).assign(
         mean=[_spread(mean, sd) for mean, sd in zip(numbers["mean"], numbers["sd"], strict=True)],
-        interval=[
-            DASH if pd.isna(low) else f"{low:.2f} to {high:.2f}"
-            for low, high in zip(numbers["low"], numbers["high"], strict=True)
-        ],
+        interval=[_interval(low, high) for low, high in zip(numbers["low"], numbers["high"], strict=True)],
     )
     shown = text[["quantity", "error", "depth", "mean", "interval", "n"]]
     return Table("quantities", "Degradation gap and residual benefit", numbers, shown, notes, "measured")
@@ -102,7 +101,9 @@ def selection(frames: Frames) -> Table:
 
     Columns of the numbers, all test errors: last (mean of last iterates: the result), validated (mean, of the iterate
     with the least validation error), best (mean, of the least test error of each run), best_seed (least last iterate of
-    all seeds), best_of_all (least of all iterates of all seeds), and the selection bias of the last: last minus it.
+    all seeds), best_of_all (least of all iterates of all seeds), selection_bias (last minus best_of_all), recalibrated
+    (mean, of last iterates with BatchNorm's statistics averaged anew; NaN where a run does not say) and
+    recalibrated_minus_last.
     """
     rows = pd.concat([serving(frames.finals, "plain-vs-residual"), serving(frames.finals, "depth-scaling")])
     found = []
@@ -122,14 +123,10 @@ def selection(frames: Frames) -> Table:
                 "best_seed": done[TEST].min(),
                 "best_of_all": done["best_test_error_pct"].min(),
                 "selection_bias": last - done["best_test_error_pct"].min(),
+                "recalibrated": (anew := done["recalibrated_test_error_pct"].mean(skipna=False)),
+                "recalibrated_minus_last": anew - last,
             }
         )
-    columns = ["net", "iterations", "n", "last", "validated", "best", "best_seed", "best_of_all", "selection_bias"]
-    numbers = pd.DataFrame(found, columns=columns)
-    text = pd.DataFrame({"net": numbers["net"], "iterations": [f"{count:,}" for count in numbers["iterations"]]})
-    text["n"] = numbers["n"].astype(str)
-    for column in columns[3:]:
-        text[column] = [_spread(value, float("nan")) for value in numbers[column]]
     headings = {
         "last": "last iterate",
         "validated": "best by validation",
@@ -137,14 +134,52 @@ def selection(frames: Frames) -> Table:
         "best_seed": "best of n seeds",
         "best_of_all": "best of both",
         "selection_bias": "selection bias",
+        "recalibrated": "last, recalibrated",
+        "recalibrated_minus_last": "recalibrated minus last",
     }
+    numbers = pd.DataFrame(found, columns=["net", "iterations", "n", *headings])
+    text = pd.DataFrame({"net": numbers["net"], "iterations": [f"{count:,}" for count in numbers["iterations"]]})
+    text["n"] = numbers["n"].astype(str)
+    for column, heading in headings.items():
+        text[heading] = [_spread(value, float("nan")) for value in numbers[column]]
     notes = [
-        "Test errors in percent. Only the last iterate's mean is a result: every other column but the second chose with"
-        " the test set. Selection bias: last iterate minus best of both.",
+        "Test errors in percent. Only the last iterate's mean is a result. The columns from best by test to selection"
+        " bias, which is last iterate minus best of both, chose with the test set.",
         "Best by validation needs held-out images: the option held-out, with how many.",
+        "The last iterate is evaluated as its recipe says: with BatchNorm's moving averages, unless it recalibrates."
+        f" Recalibrated: with plain averages over {RECALIBRATION_BATCHES} batches of training images, or as many as"
+        " there are; a dash where a run is from before that was measured.",
     ]
-    shown = text.rename(columns=headings)
-    return Table("selection", "The same runs by other protocols", numbers, shown, notes, "measured")
+    return Table("selection", "The same runs by other protocols", numbers, text, notes, "measured")
+
+
+def negative_controls(frames: Frames) -> Table:
+    """What comes out where there is nothing to find (`analysis.controls`), a row a control."""
+    numbers = controls.measured(serving(frames.finals, "controls"))
+    text = numbers[["control", "quantity"]].copy()
+    rates = numbers["false_positives"].notna()
+    text["expected"] = [f"{value:g}" for value in numbers["expected"]]
+    text["found"] = [
+        DASH if pd.isna(row["found"]) else f"{row['found']:.2f}" + (f" ({row['false_positives']:.0f})" if rate else "")
+        for row, rate in zip(numbers.to_dict("records"), rates, strict=True)
+    ]
+    text["95 % interval"] = [_interval(low, high) for low, high in zip(numbers["low"], numbers["high"], strict=True)]
+    text["n"] = numbers["n"].astype(str)
+    missed = numbers[~rates & ((numbers["low"] > numbers["expected"]) | (numbers["high"] < numbers["expected"]))]
+    notes = [
+        "Errors and their differences in percent and points, n seeds or pairs of seeds, 95 % t intervals. Verdicts:"
+        " percent of n comparisons, and in brackets how many, in which the claim that the first has the larger error is"
+        " supported or contradicted by the test of the paper's claims, alone, without Holm's correction. By chance"
+        f" {controls.NOMINAL_PCT:g} % are.",
+        "A/A: a net against itself. The splits pair its seeds in every way, in both orders, or in"
+        f" {controls.MOST_SPLITS:,} ways if there are more. They share trials, as pairs of nets do, so verdicts are not"
+        " independent: their interval (Clopper-Pearson) takes them as if they were, and is too narrow.",
+        "Shuffled labels: each seed learns training labels in another order; test labels are true. Chance is that of"
+        " test sets with equally many images of each class.",
+        f"Expected error or difference outside the interval: {'; '.join(missed['quantity']) or 'none'}"
+        f" (of {(~rates & numbers['low'].notna()).sum()}, of which one in twenty by chance).",
+    ]
+    return Table("controls", "Negative controls: where there is nothing to find", numbers, text, notes, "measured")
 
 
 def ledger(finals: pd.DataFrame) -> Table:
@@ -544,6 +579,10 @@ def _plain_first(column: pd.Series) -> pd.Series:
 def _short(params: int) -> str:
     """As the paper prints it: 0.27M, 1.7M, 19.4M."""
     return f"{params / 1e6:.2f}M" if params < 1e6 else f"{params / 1e6:.1f}M"
+
+
+def _interval(low: float, high: float) -> str:
+    return DASH if pd.isna(low) else f"{low:.2f} to {high:.2f}"
 
 
 def _spread(mean: float, sd: float) -> str:

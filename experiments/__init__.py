@@ -5,6 +5,7 @@ from types import ModuleType
 
 from experiments import (
     bottlenecks,
+    controls,
     depth_scaling,
     learning_rate,
     plain_vs_residual,
@@ -14,7 +15,15 @@ from experiments import (
 from experiments.profiles import Profile
 from study.spec import Trial, check_choice
 
-EXPERIMENTS = (plain_vs_residual, shortcut_options, depth_scaling, learning_rate, bottlenecks, reimplementations)
+EXPERIMENTS = (
+    plain_vs_residual,
+    shortcut_options,
+    depth_scaling,
+    learning_rate,
+    bottlenecks,
+    reimplementations,
+    controls,
+)
 
 
 def name_of(experiment: ModuleType) -> str:

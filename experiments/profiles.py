@@ -22,6 +22,7 @@ class Profile:
     shortcut_depths: tuple[int, ...]  # at which options A, B and C are compared
     deep_depths: tuple[int, ...]  # of the depth-scaling experiment
     rate_nets: tuple[tuple[str, int], ...]  # (family, depth) run at the paper's learning rate throughout
+    shuffled_nets: tuple[tuple[str, int], ...]  # (family, depth) trained on shuffled labels
     bottleneck_depths: tuple[int, ...]  # 9n+2
     preset_depths: tuple[int, ...]  # of the nets trained as public repositories train theirs
     presets: tuple[Preset, ...]
@@ -83,6 +84,7 @@ SMOKE = Profile(
     shortcut_depths=(20,),
     deep_depths=(1202,),
     rate_nets=(("plain", 20),),
+    shuffled_nets=(("plain", 20), ("residual", 20)),
     bottleneck_depths=(29,),
     preset_depths=(20,),
     presets=(PRESETS["kuangliu"].as_long_as(recipes.seconds),),
@@ -107,6 +109,7 @@ QUICK = Profile(
     shortcut_depths=(20, 56),
     deep_depths=(110, 1202),
     rate_nets=(("plain", 20), ("plain", 56), ("residual", 20)),
+    shuffled_nets=(("plain", 20), ("plain", 56), ("residual", 20)),
     bottleneck_depths=(),
     preset_depths=(),
     presets=(),
@@ -138,6 +141,7 @@ CLASS = Profile(
     shortcut_depths=(20, 56),
     deep_depths=(110,),
     rate_nets=(("residual", 110),),
+    shuffled_nets=(("plain", 20), ("plain", 56), ("residual", 20)),
     bottleneck_depths=(29, 83),
     preset_depths=(20,),
     presets=tuple(preset.as_long_as(recipes.shortened) for preset in PRESETS.values()),
@@ -161,6 +165,7 @@ PAPER = Profile(
     shortcut_depths=(20, 56),
     deep_depths=(110, 1202),
     rate_nets=(("plain", 110), ("residual", 110)),
+    shuffled_nets=(("plain", 20), ("plain", 56), ("residual", 20), ("residual", 56)),
     bottleneck_depths=(29, 83),
     preset_depths=(20, 56, 110),
     presets=tuple(PRESETS.values()),

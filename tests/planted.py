@@ -12,7 +12,7 @@ import pyarrow as pa
 from analysis.runs import Frames, load
 from experiments import planned as planned_trials
 from experiments.profiles import Profile
-from study.ledger import LAYERS, Run
+from study.ledger import LAYERS, RECALIBRATED, Run
 from study.spec import Trial
 
 
@@ -28,6 +28,11 @@ def _fig_7(trial: Trial) -> float:
     return (1.8 if trial.model.family == "plain" else 1.6 * (20 / trial.model.depth) ** 0.3) + 0.01
 
 
+def chance(trial: Trial) -> float:
+    """Error (%) of guessing."""
+    return 100 * (1 - 1 / trial.data.classes)
+
+
 def finished(trial: Trial) -> str:
     return "finished"
 
@@ -40,13 +45,15 @@ def planted(
     test_error: Callable[[Trial], float] | None = None,
     pace: Callable[[Trial], float] = lambda trial: 0.08,
     response: Callable[[Trial], float] = lambda trial: _fig_7(trial),
+    shuffled: Callable[[Trial], float] = chance,
 ) -> list[Run]:
     """A run for every planned trial of the profile, except those whose outcome is 'missing'.
 
     The running training error falls exponentially from 90 % to `error(trial)`, with `pace(trial)` of the iterations as
     its time constant; `noise` is the standard deviation between seeds (percentage points), drawn anew for training and
     test error. `test_error` (default: `error` plus 4) is the last iterate's. A run that is not finished stops halfway;
-    a failed one has no records. `response` is the mean deviation of a finished net's layers at the end.
+    a failed one has no records. `response` is the mean deviation of a finished net's layers at the end. Nets that
+    learn shuffled labels have `shuffled` as both errors. Recalibrated, errors are half a point less.
     """
     test_error = test_error or (lambda trial: error(trial) + 4.0)
     runs = []
@@ -55,8 +62,11 @@ def planted(
         if outcome == "missing":
             continue
         rng = np.random.default_rng(int(hashlib.sha256(trial.id.encode()).hexdigest()[:8], 16))
-        train, test = (max(f(trial) + noise * rng.standard_normal(), 0.0) for f in (error, test_error))
+        errors = (error, test_error) if trial.data.labels == "true" else (shuffled, shuffled)
+        train, test = (max(f(trial) + noise * rng.standard_normal(), 0.0) for f in errors)
         tags = {"git_commit": "0" * 40, "seconds": str(10.0 * trial.model.depth), "device": "cpu", "data_digest": "0"}
+        if outcome == "finished":
+            tags |= {name: repr(each - 0.5) for name, each in zip(RECALIBRATED, (0.9 * train, test), strict=True)}
         if outcome == "diverged":
             tags["diverged_at"] = str(trial.recipe.iterations // 2)
         runs.append(

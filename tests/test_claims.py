@@ -169,7 +169,9 @@ def test_a_missing_trial_leaves_its_pair_out_and_is_named():
 
 def test_without_two_pairs_nothing_is_decided():
     outcomes = {0: "finished", 1: "failed", 2: "interrupted"}
-    found = verdicts(QUICK, outcomes=lambda t: outcomes[t.seed] if t.model.title == "plain-20" else "finished")
+    found = verdicts(
+        QUICK, outcomes=lambda t: outcomes.get(t.seed, "finished") if t.model.title == "plain-20" else "finished"
+    )
     assert found["S1-1"]["verdict"] == "undecided (needs 1 more seeds)"
     assert "s1 (failed)" in found["S1-1"]["reason"] and "s2 (interrupted)" in found["S1-1"]["reason"]
 

@@ -97,9 +97,11 @@ def test_the_ui_of_a_study_that_was_never_run_says_so(tmp_path: Path) -> None:
 def test_every_trial_of_a_profile_has_its_data_and_width() -> None:
     for profile in PROFILES:
         imitated = [trial for trial, serves in planned(profile).items() if serves == ["reimplementations"]]
-        for trial in planned(profile):
+        for trial, serves in planned(profile).items():
             normalise = trial.data.normalise if trial in imitated else profile.data.normalise
-            assert trial.data == replace(profile.data, normalise=normalise) and trial.model.width == profile.width
+            labels = trial.data.labels if serves == ["controls"] else "true"
+            assert trial.data == replace(profile.data, normalise=normalise, labels=labels)
+            assert trial.model.width == profile.width
 
 
 def reimplementations(profile: Profile) -> list[Trial]:

@@ -50,7 +50,7 @@ def words(axes) -> list[str]:
 
 def test_the_left_panel_of_figure_1_shows_the_planted_training_errors(quick):
     left, right = figures.figure_1(quick, "quick").axes
-    finals = quick.finals.query("family == 'plain' and experiments == 'plain-vs-residual'")
+    finals = quick.finals.query("family == 'plain' and experiments.str.startswith('plain-vs-residual')")
     for axes, measure in ((left, "train_error_pct"), (right, "test_error_pct")):
         assert words(axes) == ["plain-20", "plain-56"]  # from the lower end to the upper one
         for line, title in zip(ours(axes), ("plain-20", "plain-56"), strict=True):
@@ -139,7 +139,7 @@ def test_a_diverged_or_unfinished_trial_enters_no_mean(quick):
     """Half a curve of an interrupted seed would bend the mean where it stops."""
     cut = frames(QUICK, error=large, outcomes=lambda trial: "interrupted" if trial.seed == 2 else "finished")
     line = ours(figures.figure_1(cut, "quick").axes[0])[0]
-    first_two = cut.curves.query("experiments == 'plain-vs-residual' and title == 'plain-20' and seed < 2")
+    first_two = cut.curves.query("experiments.str.startswith('plain-vs-residual') and title == 'plain-20' and seed < 2")
     np.testing.assert_allclose(line.get_ydata(), first_two.groupby("iteration")["train_error_pct"].mean())
 
 
@@ -161,7 +161,7 @@ def test_shortcut_options_stand_beside_the_plain_net_of_their_depth(quick):
     for axes, depth in zip(figures.shortcut_options(quick, "quick").axes, (20, 56), strict=True):
         assert [label.get_text() for label in axes.get_xticklabels()] == ["plain", "A", "B", "C"]
         plain = quick.finals.query(
-            "title == @name and experiments == 'plain-vs-residual'", local_dict={"name": f"plain-{depth}"}
+            "title == @name and experiments.str.startswith('plain-vs-residual')", local_dict={"name": f"plain-{depth}"}
         )
         assert words(axes)[0] == f"{plain['final_train_error_pct'].mean():.1f}"
         assert len(words(axes)) == 8  # a mean of training and one of test error, four nets

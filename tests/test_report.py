@@ -36,6 +36,7 @@ def test_everything_the_contract_names_is_written(folder):
         "shortcut_options",
         "quantities",
         "selection",
+        "controls",
         "cifar_architecture",
         *("deviations", "protocol", "replications", "coverage"),
         *(f"table_{number}" for number in range(1, 15)),

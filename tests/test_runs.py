@@ -71,10 +71,11 @@ def test_curves_have_one_row_per_trial_and_record_in_order():
     assert both.curves.groupby("id")["iteration"].apply(lambda x: x.is_monotonic_increasing).all()
 
 
-def test_a_net_that_serves_two_experiments_is_one_row_that_names_both():
+def test_a_net_that_serves_several_experiments_is_one_row_that_names_them():
     finals = frames(QUICK).finals
     shared = finals[(finals["title"] == "ResNet-20") & (finals["learning_rate"] == 0.005)]
-    assert set(shared["experiments"]) == {"plain-vs-residual,shortcut-options"}
+    assert set(shared["experiments"]) == {"plain-vs-residual,shortcut-options,controls", "controls"}
+    assert set(shared.loc[shared["experiments"] == "controls", "seed"]) == {*range(6)}  # 3 to 5, and shuffled labels
 
 
 def test_recipes_of_one_net_are_told_apart():
@@ -85,7 +86,7 @@ def test_recipes_of_one_net_are_told_apart():
 
 def test_departures_from_the_paper_are_listed_and_the_paper_has_one():
     assert frames(QUICK).finals["deviations"].str.contains("width: 8 (paper: 16)", regex=False).all()
-    at_20 = frames(profile("paper")).finals.query("title == 'plain-20'")
+    at_20 = frames(profile("paper")).finals.query("title == 'plain-20' and labels == 'true'")
     assert set(at_20["deviations"]) == {"bn_batch: 128 (paper: 64)"}
 
 

@@ -13,6 +13,7 @@ from analysis.statistics import (
     p_equivalent,
     p_greater,
     p_two_sided,
+    proportion_interval,
 )
 
 FIVE = [6.43, 6.77, 6.55, 6.71, 6.59]
@@ -88,3 +89,10 @@ def test_further_seeds_are_the_fewest_that_exclude_zero():
 def test_no_number_of_seeds_finds_an_absent_effect():
     assert further_seeds(effect=0.0, sd=1.0, n=5) is None
     assert further_seeds(effect=0.001, sd=1.0, n=5) is None
+
+
+def test_the_interval_of_a_proportion_is_clopper_and_pearsons():
+    low, high = proportion_interval(5, 100)
+    assert (low, high) == (pytest.approx(0.01643, abs=1e-5), pytest.approx(0.11283, abs=1e-5))  # R's binom.test(5, 100)
+    assert proportion_interval(0, 10) == (0.0, pytest.approx(1 - 0.025**0.1))
+    assert all(math.isnan(end) for end in proportion_interval(0, 0))

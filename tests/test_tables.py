@@ -146,7 +146,7 @@ def test_an_experiment_that_is_not_planned_gives_an_empty_table():
 def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
     rendered = {table.name: table for table in tables.every(frames(QUICK), "quick")}
     assert set(rendered) == {f"table_{n}" for n in range(1, 15)} | {
-        *("shortcut_options", "quantities", "selection", "cifar_architecture"),
+        *("shortcut_options", "quantities", "selection", "controls", "cifar_architecture"),
         *("deviations", "protocol", "replications", "coverage"),
     }
     for number in tables.UNTRAINED:
@@ -278,6 +278,38 @@ def test_what_selecting_gains_is_a_number():
     assert (found["last"], found["best"], found["best_seed"], found["best_of_all"]) == (3.0, 2.5, 2.0, 1.5)
     assert found["selection_bias"] == 1.5 and math.isnan(found["validated"])
     assert row(tables.selection(study).text, "plain-56", "360")["best by validation"] == tables.DASH
+
+
+def test_recalibrated_batch_norm_is_a_column_beside_the_last_iterate_or_a_dash():
+    study = frames(QUICK, test_error=known, noise=0.0)
+    before = study.finals["title"] == "plain-56"
+    study.finals.loc[before & (study.finals["seed"] == 1), "recalibrated_test_error_pct"] = math.nan
+    table = tables.selection(study)
+    found = table.numbers[table.numbers["net"] == "ResNet-20"].iloc[0]
+    assert (found["recalibrated"], found["recalibrated_minus_last"]) == (2.5, -0.5)
+    text = row(table.text, "plain-56", "360")
+    assert text["last, recalibrated"] == text["recalibrated minus last"] == tables.DASH
+
+
+def test_the_controls_say_what_was_expected_and_what_was_found():
+    table = tables.negative_controls(frames(QUICK, noise=1.0))
+    text = table.text.set_index("quantity")
+    assert text.loc["test error of plain-56", "expected"] == "90"
+    rate = text.loc["verdicts on test error, over splits of each net's seeds"]
+    assert rate["n"] == "240" and re.fullmatch(r"\d+\.\d\d \(\d+\)", rate["found"])
+    assert table.notes[-1].startswith("Expected error or difference outside the interval: ")
+    leak = frames(QUICK, noise=0.1, shuffled=lambda trial: 80.0 if trial.model.depth == 56 else 90.0)
+    note = tables.negative_controls(leak).notes[-1]
+    assert "test error of plain-56;" in note and "test error of plain-56 minus plain-20;" in note
+
+
+def test_no_other_table_counts_the_seeds_or_nets_of_the_controls():
+    with_controls = frames(QUICK, noise=1.0)
+    only = with_controls.finals["experiments"] == "controls"
+    without = type(with_controls)(with_controls.finals[~only], with_controls.curves, with_controls.layers)
+    assert only.sum() == 15
+    for one, other in zip(tables.every(with_controls, "quick"), tables.every(without, "quick"), strict=True):
+        assert one.name == "controls" or one.text.equals(other.text), one.name
 
 
 def test_the_table_of_quantities_names_the_critical_depth():

@@ -38,6 +38,7 @@ def study(number: int, seeds: int) -> Profile:
         shortcut_depths=(),
         deep_depths=(),
         rate_nets=(),
+        shuffled_nets=(),
         recipe=lambda model: replace(QUICK.recipe(model), record_every=180, evaluate_every=360),
     )
     return small.with_data(replace(QUICK.data, digest=str(number))).with_seeds(seeds)
