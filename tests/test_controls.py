@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from planted import frames
 
-from analysis import claims, controls
+from analysis import controls
 from analysis.figures import serving
+from analysis.verdicts import evaluate
 from experiments import controls as experiment
 from experiments import plain_vs_residual, planned
 from experiments.profiles import PROFILES, QUICK
@@ -50,7 +51,7 @@ def test_claims_are_the_same_with_and_without_the_controls():
     study = frames(QUICK, noise=1.0)
     kept = study.finals["experiments"] != "controls"
     alone = type(study)(study.finals[kept], study.curves, study.layers)
-    assert claims.evaluate(study, QUICK) == claims.evaluate(alone, QUICK)
+    assert evaluate(study, QUICK) == evaluate(alone, QUICK)
 
 
 def test_every_split_of_six_seeds_pairs_each_with_another_once():
