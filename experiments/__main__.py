@@ -22,6 +22,7 @@ from experiments.running import accounts, compared, reason, run_missing
 from experiments.sharing import COMMANDS
 from experiments.verifying import verify_command
 from study import probe, progress
+from study.ledger import UNUSABLE
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 console = Console(highlight=False)
@@ -74,7 +75,7 @@ def run(selected: Selection) -> int:
 @selecting(JSON)
 def status(selected: Selection) -> None:
     """Where each trial of the study stands now, and how far predictions were off."""
-    said, trials = accounts(selected), selected.trials
+    said, trials = accounts(selected, checked=True), selected.trials
     execution = selected.execution
     expected = plan.forecast(trials, execution, plan.node_of(execution), said, probe.load(execution.storage))
     rows = [status_row(selected, each, said.get(each.trial.id, {})) for each in expected]
@@ -91,8 +92,8 @@ def status(selected: Selection) -> None:
     counts = Counter(row["outcome"] for row in rows)
     print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
     for row in rows:
-        if row["outcome"] == "failed":
-            print(f"failed: {row['id']} {row['reason']}")
+        if row["outcome"] in ("failed", UNUSABLE):
+            print(f"{row['outcome']}: {row['id']} {row['reason']}")
     if off := plan.accuracy(compared(said, trials)):
         print(off)
 

@@ -38,7 +38,7 @@ def run_missing(selected: Selection, console: Console) -> int:
             looking.enter_context(watching(todo, execution, console, plan))
 
         launch(selected.trials, selected.execution, _tags(selected, plan), on_start)
-    said = accounts(selected)
+    said = accounts(selected, checked=True)
     missing = [trial for trial in selected.trials if not has_result(said, trial)]
     for trial in missing:
         console.print(f"no result: {trial.id} {reason(said.get(trial.id, {}))}", markup=False, soft_wrap=True)
@@ -64,11 +64,21 @@ def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
     return tags
 
 
-def accounts(selected: Selection) -> dict[str, dict[str, Any]]:
-    """What is known of each trial, by id: its ledger's account or else what MLflow has; {} before the first launch."""
+def accounts(selected: Selection, checked: bool = False) -> dict[str, dict[str, Any]]:
+    """What is known of each trial, by id: its ledger's account or else what MLflow has; {} before the first launch.
+
+    If `checked`, the curves of results are read: one that is damaged is 'unusable', with what to do as its reason.
+    """
     execution, trials = selected.execution, selected.trials
+
+    def account(trial: Trial) -> dict[str, Any]:
+        folder = execution.trial_folder(trial.id)
+        said = ledger.account(folder)
+        wrong = ledger.problem(folder, trial, said) if checked and said.get("outcome") in ledger.RESULTS else ""
+        return {**said, "outcome": ledger.UNUSABLE, "reason": wrong} if wrong else said
+
     with ThreadPoolExecutor(READERS) as readers:
-        read = readers.map(lambda trial: ledger.account(execution.trial_folder(trial.id)), trials)
+        read = readers.map(account, trials)
         found = {trial.id: said for trial, said in zip(trials, read, strict=True) if said}
     unknown = [trial for trial in trials if trial.id not in found]
     if unknown and (execution.tracking_uri or (execution.storage / "mlflow.db").exists()):

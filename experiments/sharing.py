@@ -16,7 +16,7 @@ from experiments.command import Selection, selecting
 from experiments.profiles import profile
 from study import bundle, ledger, progress, provenance, storage
 from study.bundle import Bundle, Conflict, Scope, Weights
-from study.ledger import RESULTS, Run
+from study.ledger import RESULTS, UNUSABLE, Run
 from study.spec import Execution, InputError, check_choice
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
@@ -47,6 +47,8 @@ def export_command(selected: Selection) -> None:
     bundle.write(out, runs, selected.profile.name, weights, scope=scope, code=commit)
     has = {run.trial.id for run in runs}
     said = {**_counts(out, runs, weights), "missing": [trial.id for trial in selected.trials if trial.id not in has]}
+    unusable = [f"{run.trial.id}: {run.tags['reason']}" for run in logged if run.outcome == UNUSABLE]
+    said |= {"unusable": unusable} if unusable else {}
     _print(said, selected.arguments["as_json"])
 
 
@@ -233,7 +235,7 @@ def _counts(path: Path, runs: Sequence[Run], weights: dict[str, Weights]) -> dic
 
 
 def _print(said: dict[str, Any], as_json: bool) -> None:
-    """Conflicts a line each, then the counts; or everything as JSON."""
+    """Conflicts and what is unusable a line each, then the counts; or everything as JSON."""
     conflicts: dict[str, list[Conflict]] = {name: said[name] for name in ("conflicts", "resolved") if name in said}
     if as_json:
         print(json.dumps(said | {name: [asdict(each) for each in some] for name, some in conflicts.items()}, indent=2))
@@ -241,6 +243,8 @@ def _print(said: dict[str, Any], as_json: bool) -> None:
     for name, some in conflicts.items():
         for each in some:
             print(f"{name.removesuffix('s')}: {each}")
+    for each in said.get("unusable", ()):
+        print(f"unusable: {each}")
     counts = {name: len(value) if isinstance(value, list) else value for name, value in said.items()}
     path = counts.pop("bundle") or "no bundle"
     print(f"{path}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))

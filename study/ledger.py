@@ -9,6 +9,7 @@ count and the digests of both: it is sealed, and nobody writes to it again. MLfl
 import hashlib
 import io
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from study.spec import InputError, Trial
 
 STORE_VERSION = 1  # of the storage folder's layout
 RESULTS = ("finished", "diverged")  # outcomes that are never run again
+UNUSABLE = "unusable"  # never written: what a reader makes of a result that is not what was sealed, or can be none
 COLUMNS = pa.schema(
     [("iteration", pa.int64())]
     + [
@@ -38,6 +40,10 @@ COLUMNS = pa.schema(
         )
     ]
 )
+# What is finite wherever it was measured in a finished net, which has the errors at its last iteration, too. Losses of
+# evaluations are not among them: by BatchNorm's running averages a very deep net may overflow while it trains well.
+NUMBERS = ("train_loss", "train_error_pct", "clean_train_error_pct", "test_error_pct")
+MEND = "delete its folder in the store's trials/ and its run in MLflow (make ui); the next launch trains it again"
 LAYERS = pa.schema(
     [("iteration", pa.int64()), ("layer", pa.int64())]
     + [(name, pa.float64()) for name in ("response_std", "gradient_norm", "weight_norm", "branch_over_input")]
@@ -58,8 +64,8 @@ class Run:
 
     run_id: str
     trial: Trial
-    outcome: str  # 'running', 'finished', 'diverged', 'failed' or 'interrupted'
-    tags: dict[str, str]
+    outcome: str  # 'running', 'finished', 'diverged', 'failed', 'interrupted' or 'unusable'
+    tags: dict[str, str]  # of what is unusable, 'reason' says what is wrong and what to do
     records: pa.Table | None
     layers: pa.Table | None = None
 
@@ -152,6 +158,16 @@ def read_records(folder: Path) -> pa.Table:
     return COLUMNS.empty_table() if content is None else pq.read_table(io.BytesIO(content))
 
 
+def problem(folder: Path, trial: Trial, said: dict[str, Any]) -> str:
+    """What is wrong with the trial's result in the ledger and what to do, in one line; '' if it is sound."""
+    try:
+        records = verified(read_records(folder), said.get("tags", {}), f"trials/{folder.name}")
+        wrong = flaw(trial, said["outcome"], records)
+    except (InputError, OSError, pa.ArrowException) as error:
+        wrong = str(error).splitlines()[0]
+    return f"{wrong}; {MEND}" if wrong else ""
+
+
 def read_layers(folder: Path) -> pa.Table | None:
     """What the layers do, not verified; None if it was not measured."""
     content = storage.read(folder / "layers.parquet")
@@ -165,12 +181,37 @@ def digest(table: pa.Table) -> str:
 
 def verified(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
     """The curve, if it is what was sealed. Raises `InputError` for other rows, other values or iterations that fall."""
-    if str(table.num_rows) != tags.get("records") or digest(table) != tags.get("records_sha256"):
+    if "records_sha256" not in tags:
+        raise InputError(f"the curve of {name} was never sealed")
+    if str(table.num_rows) != tags.get("records") or digest(table) != tags["records_sha256"]:
         raise InputError(f"the curve of {name} was altered after it was sealed")
-    iterations = table["iteration"].to_pylist()
-    if any(after <= before for before, after in zip(iterations, iterations[1:], strict=False)):
-        raise InputError(f"the curve of {name} has iterations that do not rise; delete it and run the trial again")
+    if not _rise(table):
+        raise InputError(f"the curve of {name} has iterations that do not rise")
     return table
+
+
+def flaw(trial: Trial, outcome: str, records: pa.Table | None) -> str:
+    """Why these records cannot be those of such a result, in one clause; '' if they can."""
+    if records is None:
+        return "its records are missing"
+    if not _rise(records):
+        return "the iterations of its records do not rise"
+    if outcome != "finished":
+        return ""
+    *_, last = records.to_pylist() or [{}]
+    if last.get("iteration") != trial.recipe.iterations:
+        return f"it is finished, but its records do not reach iteration {trial.recipe.iterations}"
+    for name in (name for name in NUMBERS if name in records.column_names):
+        for iteration, value in zip(records["iteration"].to_pylist(), records[name].to_pylist(), strict=True):
+            if value is not None and not math.isfinite(value):
+                return f"it is finished, but its {name} is {value} at iteration {iteration}"
+    without = [name for name in NUMBERS if name.endswith("_error_pct") and last.get(name) is None]
+    return f"it is finished, but its last record has no {', '.join(without)}" if without else ""
+
+
+def _rise(table: pa.Table) -> bool:
+    iterations = table["iteration"].to_pylist()
+    return all(before < after for before, after in zip(iterations, iterations[1:], strict=False))
 
 
 def verified_layers(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:

@@ -35,13 +35,14 @@ from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 
 from study import ledger
-from study.ledger import RESULTS, Run
+from study.ledger import RESULTS, UNUSABLE, Run
 from study.progress import version
-from study.spec import Execution, InputError, Trial
+from study.spec import PROTOCOL, SCHEMA, Execution, InputError, Trial
 from study.storage import is_local
 from study.storage import read as read_file
 
 STUDY = "degradation-study"
+VERSION = f"schema {SCHEMA}, protocol {PROTOCOL}"  # of the ids that this code makes and reads
 POINTS = 300  # of a series in the MLflow UI, which itself draws 320
 LOOK_SECONDS = 2.0  # between looks at what trials have said
 OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
@@ -54,6 +55,7 @@ STATUS = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
+MEND = "delete what is wrong in MLflow (make ui); the next launch shows the trial's folder again, or trains it"
 log = logging.getLogger(__name__)
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, not at every attempt
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it would print what it raises, too
@@ -288,34 +290,79 @@ def _first_line(error: BaseException) -> str:
 
 
 def read(execution: Execution, trials: Iterable[Trial], records: bool = True) -> list[Run]:
-    """The logged runs of these trials; of those with a result, the records too, unless `records` is false.
+    """The logged run of each of these trials that has one; of a result the records too, unless `records` is false.
 
-    Raises `InputError` for a curve that is not what was sealed, for two runs of one trial, and where MLflow is out of
-    reach.
+    What cannot be used has the outcome 'unusable' and the reason among its tags: several runs of one trial, a run with
+    the id of a trial and another specification, files that are missing or not what was sealed. Raises `InputError`
+    where MLflow is out of reach.
     """
     if not execution.tracking_uri and not ledger.is_store(execution.storage):
         return []
     mlflow, wanted = client(execution), {trial.id: trial for trial in trials}
-    runs: dict[str, Run] = {}
+    found: dict[str, list[Any]] = {}
     try:
-        logged = list(_search(mlflow, list(wanted)))
+        for run in _search(mlflow, list(wanted)):
+            found.setdefault(run.data.tags["trial_id"], []).append(run)
+        return [_read(mlflow, execution, wanted[id], runs, records) for id, runs in found.items()]
     except (MlflowException, OSError) as error:
         raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
-    for found in logged:
-        tags, run_id = dict(found.data.tags), found.info.run_id
-        trial = wanted[tags["trial_id"]]
-        if trial.id in runs:
-            raise InputError(f"trial {trial.id} has two runs, {runs[trial.id].run_id} and {run_id}; delete one")
-        if json.loads(tags["spec"]) != json.loads(json.dumps(trial.to_dict())):
-            raise InputError(f"run {run_id} has the id {trial.id} but another specification; delete it, or this store")
-        outcome = tags["outcome"]
-        table = layers = None
+
+
+def _read(mlflow: MlflowClient, execution: Execution, trial: Trial, found: list[Any], records: bool) -> Run:
+    tags, run_id = dict(found[0].data.tags), " and ".join(sorted(run.info.run_id for run in found))
+    outcome = tags.get("outcome", "")
+    table = layers = None
+    try:
+        if len(found) > 1:
+            raise InputError(f"runs {run_id} are of one trial, and neither is used")
+        if not _specifies(tags, trial):
+            raise InputError(f"run {run_id} has another specification than the trial of its id")
+        if outcome not in STATUS:
+            raise InputError(f"run {run_id} has the outcome {outcome!r}, which is none of {', '.join(STATUS)}")
         if records and outcome in RESULTS:
             table = _table("records.parquet", ledger.verified, mlflow, run_id, tags, execution)
             if "layers_sha256" in tags:
                 layers = _table("layers.parquet", ledger.verified_layers, mlflow, run_id, tags, execution)
-        runs[trial.id] = Run(run_id=run_id, trial=trial, outcome=outcome, tags=tags, records=table, layers=layers)
-    return list(runs.values())
+    except InputError as error:
+        return Run(run_id, trial, UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
+    return Run(run_id, trial, outcome, tags, table, layers)
+
+
+def _specifies(tags: Mapping[str, str], trial: Trial) -> bool:
+    try:
+        return json.loads(tags["spec"]) == json.loads(json.dumps(trial.to_dict()))
+    except (KeyError, ValueError):
+        return False
+
+
+def foreign(execution: Execution, profile: str, trials: Iterable[Trial]) -> dict[str, list[str]]:
+    """Ids of the profile's runs that are of another schema or protocol than this code's, by these; reads no records.
+
+    A run of these trials is never among them. Raises `InputError` where MLflow is out of reach.
+    """
+    if not execution.tracking_uri and not ledger.is_store(execution.storage):
+        return {}
+    planned = {trial.id for trial in trials}
+    found: dict[str, list[str]] = {}
+    try:
+        for run in _search(client(execution), None, f"tags.profile = '{profile}'"):
+            version, id = _version(run.data.tags), run.data.tags.get("trial_id", run.info.run_id)
+            if version != VERSION and id not in planned:
+                found.setdefault(version, []).append(id)
+    except (MlflowException, OSError) as error:
+        raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
+    return {version: sorted(found[version]) for version in sorted(found)}
+
+
+def _version(tags: Mapping[str, str]) -> str:
+    """Schema and protocol of a run. Those that do not say are this code's if it gives their specification their id."""
+    if {"schema", "protocol"} <= set(tags):
+        return f"schema {tags['schema']}, protocol {tags['protocol']}"
+    try:
+        ours = Trial.from_dict(json.loads(tags["spec"])).id == tags["trial_id"]
+    except (KeyError, TypeError, ValueError):
+        ours = False
+    return VERSION if ours else "a schema or protocol before these were recorded"
 
 
 def _table(
@@ -326,13 +373,13 @@ def _table(
     tags: dict[str, str],
     execution: Execution,
 ) -> pa.Table:
-    name = f"run {run_id} ({tags['trial_id']})"
     try:
         with tempfile.TemporaryDirectory() as folder:
             table = pq.read_table(_artifact(file, mlflow, run_id, execution, folder))
     except (OSError, MlflowException, pa.ArrowException) as error:
-        raise InputError(f"{file} of {name} cannot be read: {error}") from None
-    return verified(table, tags, name)
+        mlflow.get_run(run_id)  # raises if not the file is at fault but MLflow is out of reach
+        raise InputError(f"{file} of run {run_id} cannot be read ({_first_line(error)})") from None
+    return verified(table, tags, f"run {run_id}")
 
 
 def _artifact(name: str, mlflow: MlflowClient, run_id: str, execution: Execution, folder: str) -> str:
@@ -375,6 +422,8 @@ def _trial_tags(trial: Trial) -> dict[str, str]:
         "shortcut": trial.model.shortcut,
         "data": trial.data.name,
         "seed": str(trial.seed),
+        "schema": str(SCHEMA),
+        "protocol": str(PROTOCOL),
     }
 
 

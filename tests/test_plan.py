@@ -291,9 +291,13 @@ def test_sizes_are_read_at_a_glance(count: float, text: str) -> None:
 
 
 def plant(storage: Path, trial: Trial, said: dict[str, Any], **now: Any) -> None:
-    """What a trial's folder would say."""
+    """What a trial's folder would say, with a curve of one record if it has a result."""
     folder = storage / "trials" / trial.id
-    ledger.say(folder, said)
+    if said["outcome"] in ledger.RESULTS:
+        record = dict.fromkeys(ledger.NUMBERS, 1.0) | {"iteration": trial.recipe.iterations}
+        ledger.seal(folder, said["outcome"], [record], said)
+    else:
+        ledger.say(folder, said)
     progress.write(folder, **now)
 
 
@@ -315,6 +319,21 @@ def test_status_says_what_was_predicted_what_it_took_and_why_a_trial_failed(tmp_
     text = command("status", "--profile", "smoke", "--storage", str(tmp_path)).stdout
     assert f"failed: {failed.id} (failed 3 times) RuntimeError: broken\n" in text
     assert "1 failed, 1 finished, " in text and "were off by 20 % at the median, 20 % at worst" in text
+
+
+def test_status_names_a_result_whose_curve_was_damaged_and_how_to_mend_it(tmp_path: Path) -> None:
+    sound, altered, lost, *_ = planned(SMOKE)
+    for trial in (sound, altered, lost):
+        plant(tmp_path, trial, finished(2.5), iteration=6, train_error_pct=50.0, seconds=2.5)
+    ledger.write_records(tmp_path / "trials" / altered.id, [{"iteration": altered.recipe.iterations}])
+    (tmp_path / "trials" / lost.id / "records.parquet").unlink()
+    where = ("status", "--profile", "smoke", "--storage", str(tmp_path))
+    rows = {row["id"]: row["outcome"] for row in json.loads(command(*where, "--json").stdout)["trials"]}
+    outcomes = [rows[trial.id] for trial in (sound, altered, lost)]
+    assert outcomes == ["finished", "unusable", "unusable"]
+    text = command(*where).stdout
+    assert f"unusable: {altered.id} the curve of trials/{altered.id} was altered after it was sealed; delete " in text
+    assert f"unusable: {lost.id} " in text and "2 unusable" in text
 
 
 def test_plan_and_status_of_a_thousand_trials_read_the_ledger_alone(tmp_path: Path) -> None:

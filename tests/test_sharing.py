@@ -536,6 +536,14 @@ def contents(found: bundle.Bundle) -> dict[str, Any]:
     }
 
 
+def test_an_export_leaves_a_damaged_run_out_and_names_it(filled: Execution, tmp_path: Path, command: Command) -> None:
+    hit = one_result(tracking.read(filled, [run.trial for run in study()]))
+    (filled.storage / "artifacts" / hit.run_id / "artifacts" / "records.parquet").unlink()
+    code, said, _ = command("export", "--profile", "smoke", "--storage", filled.storage, tmp_path / "a.zip")
+    assert code == 0 and f"unusable: {hit.trial.id}: records.parquet of run {hit.run_id} cannot be read" in said
+    assert hit.trial not in {run.trial for run in bundle.read(tmp_path / "a.zip").runs}
+
+
 def test_what_is_exported_imported_and_exported_again_is_equal(
     filled: Execution, tmp_path: Path, command: Command
 ) -> None:

@@ -132,8 +132,8 @@ def test_a_run_is_sealed_before_it_counts(store: Execution, small: Small) -> Non
             mirror.update()
             break
         except Killed:
-            for run in tracking.read(store, [small()]):  # raises for a result whose curve is not what was sealed
-                assert run.outcome == "running" or run.records is not None
+            for run in tracking.read(store, [small()]):
+                assert run.outcome == "running" or run.records is not None  # an unusable one has none
     else:
         raise AssertionError("it never came to its end")
     assert deadline > 4
@@ -169,17 +169,84 @@ def test_a_lost_database_is_made_again_from_the_ledger(store: Execution, small: 
     assert found.records is not None and found.records.num_rows == 2
 
 
-def test_a_curve_altered_after_sealing_is_refused(store: Execution, small: Small) -> None:
-    seal(store, small(), [record(4), record(8)])
-    tracking.publish(store, [small()])
-    (path,) = (store.storage / "artifacts").rglob("records.parquet")
-    table = pq.read_table(path)
-    pq.write_table(table.slice(0, 1), path)
-    with pytest.raises(InputError, match="altered after it was sealed"):
-        tracking.read(store, [small()])
+def unusable(store: Execution, trial: Trial) -> str:
+    """The reason why the trial's run cannot be used, beside one of another trial that can."""
+    other = replace(trial, seed=trial.seed + 1)
+    runs = {run.trial: run for run in tracking.read(store, [trial, other])}
+    assert runs[other].outcome == "finished" and runs[other].records is not None
+    assert (runs[trial].outcome, runs[trial].records, runs[trial].layers) == ("unusable", None, None)
+    return runs[trial].tags["reason"]
+
+
+@pytest.fixture
+def two(store: Execution, small: Small) -> tuple[Trial, Any]:
+    """A finished trial with its run, and another one beside it."""
+    for trial in (small(), small(seed=1)):
+        seal(store, trial, [record(4), record(8)])
+        run = shown(store, trial)
+    (run,) = tracking.read(store, [small()], records=False)
+    return small(), tracking.client(store).get_run(run.run_id)
+
+
+def test_a_curve_that_is_not_what_was_sealed_is_unusable_and_the_others_are_read(
+    store: Execution, two: tuple[Trial, Any]
+) -> None:
+    trial, run = two
+    path = store.storage / "artifacts" / run.info.run_id / "artifacts" / "records.parquet"
+    whole = pq.read_table(path)
+    for altered in (whole.slice(0, 1), whole.set_column(2, "train_loss", [[0.5, 0.5]]), whole.slice(0, 0)):
+        pq.write_table(altered, path)
+        assert f"the curve of run {run.info.run_id} was altered after it was sealed; delete" in unusable(store, trial)
+    path.write_bytes(path.read_bytes()[:100])
+    assert f"records.parquet of run {run.info.run_id} cannot be read" in unusable(store, trial)
     path.unlink()
-    with pytest.raises(InputError, match="cannot be read"):
-        tracking.read(store, [small()])
+    assert f"records.parquet of run {run.info.run_id} cannot be read" in unusable(store, trial)
+    pq.write_table(whole, path)
+    tracking.client(store).delete_tag(run.info.run_id, "records_sha256")
+    assert "was never sealed" in unusable(store, trial)
+
+
+def test_two_runs_of_one_trial_are_both_named_and_neither_is_used(store: Execution, two: tuple[Trial, Any]) -> None:
+    trial, run = two
+    tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlflow.")}
+    again = tracking.client(store).create_run(run.info.experiment_id, tags=tags)
+    reason = unusable(store, trial)
+    assert run.info.run_id in reason and again.info.run_id in reason
+
+
+@pytest.mark.parametrize("spec", ["{}", "no JSON", json.dumps({"seed": 7})])
+def test_a_run_of_another_specification_is_unusable(store: Execution, two: tuple[Trial, Any], spec: str) -> None:
+    trial, run = two
+    tracking.client(store).set_tag(run.info.run_id, "spec", spec)
+    assert "has another specification" in unusable(store, trial)
+
+
+def test_what_is_unusable_is_mended_by_deleting_its_run(store: Execution, two: tuple[Trial, Any]) -> None:
+    trial, run = two
+    tracking.client(store).set_tag(run.info.run_id, "spec", "{}")
+    assert tracking.Mirror(store, [trial]).results() == {trial.id}  # a result is never trained again unasked
+    tracking.client(store).delete_run(run.info.run_id)
+    tracking.publish(store, [trial])
+    (found,) = tracking.read(store, [trial])
+    assert (found.outcome, found.records is not None) == ("finished", True)
+
+
+def test_runs_of_other_versions_are_named_by_version(store: Execution, two: tuple[Trial, Any], small: Small) -> None:
+    trial, run = two
+    assert tracking.foreign(store, "test", [trial]) == {}  # what was not asked for is not of another version
+    tags = {"study": tracking.STUDY, "outcome": "finished", "profile": "test"}
+    old = {"trial_id": "resnet8A-digits-0123456789-s0", "spec": json.dumps({"seed": 0})}
+    same_fields = {"trial_id": "resnet8A-digits-9876543210-s0", "spec": run.data.tags["spec"]}
+    said = {"trial_id": "resnet8A-digits-aaaaaaaaaa-s0", "spec": "{}", "schema": "1", "protocol": "1"}
+    unsaid = {"trial_id": small(seed=2).id, "spec": json.dumps(small(seed=2).to_dict())}  # of this version
+    elsewhere = {**old, "profile": "other"}
+    for its in (old, same_fields, said, unsaid, elsewhere):
+        tracking.client(store).create_run(run.info.experiment_id, tags=tags | its)
+    assert tracking.foreign(store, "test", [trial]) == {
+        "a schema or protocol before these were recorded": [old["trial_id"], same_fields["trial_id"]],
+        "schema 1, protocol 1": [said["trial_id"]],
+    }
+    assert tracking.foreign(replace(store, storage=store.storage / "none"), "test", [trial]) == {}
 
 
 def test_another_stores_result_is_kept_and_the_difference_is_named(
@@ -195,15 +262,6 @@ def test_another_stores_result_is_kept_and_the_difference_is_named(
     (found,) = tracking.read(store, [trial])
     assert found.records is not None and found.records.to_pylist() == first
     assert f"another result of trial {trial.id}" in caplog.text
-
-
-def test_two_runs_of_one_trial_are_refused_not_averaged(store: Execution, small: Small) -> None:
-    seal(store, small(), [record(4), record(8)])
-    there, client = shown(store, small()), tracking.client(store)
-    tags = {"study": tracking.STUDY, "trial_id": small().id, "outcome": "running", "spec": there.data.tags["spec"]}
-    client.create_run(there.info.experiment_id, tags=tags)
-    with pytest.raises(InputError, match="has two runs"):
-        tracking.read(store, [small()])
 
 
 def test_what_an_outage_kept_back_follows(
