@@ -26,7 +26,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 
 from analysis import files, paper, quantities
-from analysis.runs import Frames
+from analysis.runs import WITHOUT_RESULT, Frames
 from study.spec import PROTOCOL, SCHEMA, check_choice
 
 TRAINING = "final_train_error_pct"
@@ -536,7 +536,7 @@ def _account(finals: pd.DataFrame, profile: str) -> str:
         f"Data: {', '.join(sorted(set(finals['data'])))}; profile {profile};"
         f" n = {n} seed{'' if n == '1' else 's'} a net; {len(done)} of {len(finals)} planned trials finished."
     )
-    for outcome in ("diverged", "failed", "interrupted", "running", "missing"):
+    for outcome in ("diverged", *WITHOUT_RESULT):
         nets = finals[finals["outcome"] == outcome].groupby("title", sort=False)
         if len(nets):
             planned = finals.groupby("title").size()

@@ -5,15 +5,15 @@ and touches neither tracking nor files.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from experiments.recipes import deviations
 from study import cost
-from study.ledger import LAYERS, RECALIBRATED, Run
-from study.spec import InputError, Trial
+from study.ledger import LAYERS, MEND, RECALIBRATED, RESULTS, UNUSABLE, Run, flaw
+from study.spec import Trial
 
 MEASURES = (
     "final_train_error_pct",
@@ -36,6 +36,7 @@ RECORD = (
     "test_loss",
     "test_error_pct",
 )
+WITHOUT_RESULT = ("failed", "interrupted", "running", UNUSABLE, "missing")  # outcomes that enter nothing
 TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
 
@@ -75,17 +76,15 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
     store may hold the runs of several profiles. Measures are NaN for every outcome but 'finished', because a diverged
     net has no error: its outcome is the observation. `recipe` is the hash part of the condition.
 
-    Raises `InputError` if two runs claim one planned trial, or a finished run lacks its last record.
+    A result that cannot be one is a row with the outcome 'unusable', whose `problem` says what is wrong and what to do
+    ('' elsewhere); neither its curve nor its layers are in the frames. So are two runs of one trial.
     """
-    by_id: dict[str, Run] = {}
+    by_trial: dict[Trial, list[Run]] = {}
     for run in runs:
-        if run.trial in planned:
-            other = by_id.setdefault(run.trial.id, run)
-            if other is not run:
-                raise InputError(f"runs {other.run_id} and {run.run_id} are both of trial {run.trial.id}; delete one")
+        by_trial.setdefault(run.trial, []).append(run)
     rows, measured, layers = [], [], []
     for trial, experiments in planned.items():
-        found = by_id.get(trial.id)
+        found = _checked(by_trial.get(trial, []))
         records = pd.DataFrame(columns=list(RECORD), dtype=float)
         if found is not None and found.records is not None:
             records = found.records.to_pandas().reindex(columns=list(RECORD))
@@ -96,6 +95,19 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
             layers.append(found.layers.to_pandas().assign(id=trial.id))
     finals = pd.DataFrame(rows)
     return Frames(finals, _identified(finals, measured, RECORD), _identified(finals, layers, LAYERS.names))
+
+
+def _checked(runs: list[Run]) -> Run | None:
+    """The run of a trial, unusable if it is one of several or its records cannot be those of its outcome."""
+    if not runs:
+        return None
+    run, *others = runs
+    if others:
+        wrong = f"runs {' and '.join(run.run_id for run in runs)} are of one trial, and neither is used"
+    else:
+        wrong = flaw(run.trial, run.outcome, run.records) if run.outcome in RESULTS else ""
+    tags = run.tags | {"reason": f"{wrong}; {MEND}"}
+    return replace(run, outcome=UNUSABLE, tags=tags, records=None, layers=None) if wrong else run
 
 
 def _identified(finals: pd.DataFrame, tables: list[pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
@@ -129,28 +141,24 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
 
 def _found(trial: Trial, run: Run | None, records: pd.DataFrame) -> dict[str, Any]:
     nothing = dict.fromkeys(MEASURES, float("nan"))
-    if run is None:
-        said = {"outcome": "missing", "run_id": "", **dict.fromkeys(TRACE, "")}
+    if run is None or run.outcome == UNUSABLE:
+        outcome, problem = ("missing", "") if run is None else (run.outcome, run.tags["reason"])
+        said = {"outcome": outcome, "problem": problem, "run_id": "", **dict.fromkeys(TRACE, "")}
         return {**said, "diverged_at": float("nan"), "seconds": float("nan"), **nothing}
     return {
         "outcome": run.outcome,
+        "problem": "",
         "run_id": run.run_id,
         **{name: run.tags.get(name, "") for name in TRACE},
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
         "seconds": float(run.tags.get("seconds", "nan")),
-        **(_measures(trial, run, records) if run.outcome == "finished" else nothing),
+        **(_measures(trial, records) if run.outcome == "finished" else nothing),
     }
 
 
-def _measures(trial: Trial, run: Run, records: pd.DataFrame) -> dict[str, float]:
+def _measures(trial: Trial, records: pd.DataFrame) -> dict[str, float]:
     """Running measures over the last tenth of the iterations; clean and test errors of the last iterate."""
-    iterations = trial.recipe.iterations
-    if records.empty or records["iteration"].iloc[-1] != iterations:
-        raise InputError(
-            f"run {run.run_id} of trial {trial.id} is finished, but its records do not reach iteration {iterations};"
-            " delete the run and run the trial again"
-        )
-    tenth = records[records["iteration"] > 0.9 * iterations]
+    tenth = records[records["iteration"] > 0.9 * trial.recipe.iterations]
     last = records.iloc[-1]
     return {
         "final_train_error_pct": float(tenth["train_error_pct"].mean()),

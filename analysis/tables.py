@@ -22,7 +22,7 @@ from analysis.runs import Frames, one_image_pct
 from analysis.statistics import estimate
 from experiments.recipes import DEVIATIONS, PAPER_DATA, PAPER_WIDTH
 from study import cost
-from study.ledger import RECALIBRATION_BATCHES
+from study.ledger import RECALIBRATION_BATCHES, UNUSABLE
 from study.spec import Model
 
 DASH = "—"
@@ -547,7 +547,8 @@ def _note(rows: pd.DataFrame, diverged: int, profile: str) -> str:
     undone = rows[~rows["outcome"].isin(("finished", "diverged"))].groupby("outcome").size()
     if len(undone):
         counts = ", ".join(f"{count} of {len(rows)} {outcome}" for outcome, count in undone.items())
-        parts.append(f"{counts}: make degradation-study PROFILE={profile}")
+        command = f": make degradation-study PROFILE={profile}" if set(undone.index) - {UNUSABLE} else ""
+        parts.append(counts + command)
     return "; ".join(parts)
 
 

@@ -5,6 +5,7 @@ The numbers are planted, never presented as measured. Noise is seeded by the tri
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -52,8 +53,8 @@ def planted(
     The running training error falls exponentially from 90 % to `error(trial)`, with `pace(trial)` of the iterations as
     its time constant; `noise` is the standard deviation between seeds (percentage points), drawn anew for training and
     test error. `test_error` (default: `error` plus 4) is the last iterate's. A run that is not finished stops halfway;
-    a failed one has no records. `response` is the mean deviation of a finished net's layers at the end. Nets that
-    learn shuffled labels have `shuffled` as both errors. Recalibrated, errors are half a point less.
+    a failed or unusable one has no records. `response` is the mean deviation of a finished net's layers at the end.
+    Nets that learn shuffled labels have `shuffled` as both errors. Recalibrated, errors are half a point less.
     """
     test_error = test_error or (lambda trial: error(trial) + 4.0)
     runs = []
@@ -69,13 +70,17 @@ def planted(
             tags |= {name: repr(each - 0.5) for name, each in zip(RECALIBRATED, (0.9 * train, test), strict=True)}
         if outcome == "diverged":
             tags["diverged_at"] = str(trial.recipe.iterations // 2)
+        if outcome == "unusable":
+            tags["reason"] = "planted as unusable"
         runs.append(
             Run(
                 run_id=hashlib.sha256(f"run {trial.id}".encode()).hexdigest()[:32],
                 trial=trial,
                 outcome=outcome,
                 tags=tags,
-                records=None if outcome == "failed" else _records(trial, train, test, pace(trial), outcome),
+                records=None
+                if outcome in ("failed", "unusable")
+                else _records(trial, train, test, pace(trial), outcome),
                 layers=layers(trial, response(trial), rng) if outcome == "finished" else None,
             )
         )
@@ -130,3 +135,27 @@ def _records(trial: Trial, train: float, test: float, pace: float, outcome: str)
         "test_error_pct": test_error,
     }
     return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
+
+
+def _put(run: Run, column: str, value: float | None) -> list[Run]:
+    """The run with that value at the end of a column."""
+    assert run.records is not None
+    values = [*run.records[column].to_pylist()[:-1], value]
+    return [replace(run, records=run.records.set_column(run.records.column_names.index(column), column, [values]))]
+
+
+# What can be wrong with a finished run: the runs that are there instead, and a word of what is said of them.
+DAMAGES: dict[str, tuple[Callable[[Run], list[Run]], str]] = {
+    "truncated": (lambda run: [replace(run, records=run.records.slice(0, 3))], "do not reach iteration"),
+    "empty": (lambda run: [replace(run, records=run.records.slice(0, 0))], "do not reach iteration"),
+    "without records": (lambda run: [replace(run, records=None)], "missing"),
+    "NaN": (lambda run: _put(run, "test_error_pct", float("nan")), "test_error_pct is nan"),
+    "infinite": (lambda run: _put(run, "train_loss", float("inf")), "train_loss is inf"),
+    "without its last error": (lambda run: _put(run, "test_error_pct", None), "no test_error_pct"),
+    "not rising": (lambda run: [replace(run, records=pa.concat_tables([run.records] * 2))], "do not rise"),
+    "twice": (lambda run: [run, replace(run, run_id="again")], "and again are of one trial"),
+    "found unusable": (
+        lambda run: [replace(run, outcome="unusable", tags={"reason": "altered"}, records=None, layers=None)],
+        "altered",
+    ),
+}

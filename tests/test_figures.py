@@ -128,7 +128,7 @@ def test_without_divergence_the_legend_has_no_such_mark():
     assert "diverged" not in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-@pytest.mark.parametrize("outcome", ["missing", "failed", "interrupted", "running"])
+@pytest.mark.parametrize("outcome", ["missing", "failed", "interrupted", "running", "unusable"])
 def test_a_trial_without_a_result_is_named_in_the_caption(outcome):
     some = frames(QUICK, outcomes=lambda trial: outcome if trial.model.title == "plain-20" else "finished")
     for name, figure in of_trials(some):

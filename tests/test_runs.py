@@ -3,14 +3,15 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
-from planted import Run, frames, planted
+from planted import DAMAGES, Run, frames, planted
 
 from analysis.runs import MEASURES, load
 from experiments import planned
 from experiments.profiles import profile
-from study.spec import InputError, Trial
+from study.spec import Trial
 
 QUICK = profile("quick")
 
@@ -90,13 +91,6 @@ def test_departures_from_the_paper_are_listed_and_the_paper_has_one():
     assert set(at_20["deviations"]) == {"bn_batch: 128 (paper: 64)"}
 
 
-def test_two_runs_of_one_trial_are_an_error_that_names_both():
-    trial, run = _first()
-    again = dataclasses.replace(run, run_id="again")
-    with pytest.raises(InputError, match=f"{run.run_id} and again.*{trial.id}"):
-        load({trial: ["x"]}, [run, again])
-
-
 def test_a_run_of_an_unplanned_trial_is_ignored():
     one, two, *_ = planted(QUICK)
     both = load({one.trial: ["x"]}, [one, two])
@@ -104,13 +98,47 @@ def test_a_run_of_an_unplanned_trial_is_ignored():
     assert set(both.curves["id"]) == {one.trial.id}
 
 
-def test_a_finished_run_without_its_last_record_is_an_error():
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_result_that_cannot_be_one_is_named_and_measures_nothing(kind):
+    trial, run = _first()
+    damage, word = DAMAGES[kind]
+    both = load({trial: ["x"]}, damage(run))
+    (row,) = both.finals.to_dict("records")
+    assert (row["outcome"], row["run_id"]) == ("unusable", "") and word in row["problem"]
+    assert both.finals[list(MEASURES)].isna().all(axis=None)
+    assert both.curves.empty and both.layers.empty
+
+
+def test_a_diverged_run_needs_no_numbers_but_rising_iterations():
+    trial = next(trial for trial in planned(QUICK) if diverging_1202(trial) == "diverged")
+    run = next(run for run in planted(QUICK, outcomes=diverging_1202) if run.trial == trial)
+    for kind, outcome in (("NaN", "diverged"), ("truncated", "diverged"), ("not rising", "unusable")):
+        assert set(load({trial: ["x"]}, DAMAGES[kind][0](run)).finals["outcome"]) == {outcome}
+
+
+def test_an_evaluation_whose_loss_overflowed_is_a_measurement():
     trial, run = _first()
     assert run.records is not None
-    with pytest.raises(InputError, match="do not reach iteration 360"):
-        load({trial: ["x"]}, [_with(run, run.records.to_pandas().iloc[:-1])])
-    with pytest.raises(InputError, match="do not reach iteration 360"):
-        load({trial: ["x"]}, [dataclasses.replace(run, records=None)])
+    place = run.records.column_names.index("test_loss")
+    overflowed = run.records.set_column(place, "test_loss", [[float("inf")] * run.records.num_rows])
+    assert set(load({trial: ["x"]}, [dataclasses.replace(run, records=overflowed)]).finals["outcome"]) == {"finished"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_is_damaged_the_means_are_those_of_the_other_trials(seed):
+    rng, runs = np.random.default_rng(seed), planted(QUICK)
+    hit = dict(zip(rng.choice(len(runs), len(DAMAGES), replace=False), DAMAGES, strict=True))
+    bad = {runs[place].trial.id for place in hit}
+    everything = load(planned(QUICK), [one for i, run in enumerate(runs) for one in _damaged(run, hit.get(i))])
+    others = load(planned(QUICK), [run for run in runs if run.trial.id not in bad])
+    assert set(everything.finals.query("outcome == 'unusable'")["id"]) == bad
+    means = [both.finals.groupby("condition")[list(MEASURES)].mean() for both in (everything, others)]
+    pd.testing.assert_frame_equal(*means)
+    pd.testing.assert_frame_equal(everything.curves, others.curves)
+
+
+def _damaged(run: Run, kind: str | None) -> list[Run]:
+    return DAMAGES[kind][0](run) if kind else [run]
 
 
 def test_nothing_run_yet_is_a_study_of_missing_trials():
