@@ -13,12 +13,13 @@ from rich.console import Console
 
 from analysis import report as page
 from analysis import runs, tables
+from analysis.problems import Problem, problems
 from experiments import planned
 from experiments.command import RUN_OPTIONS, Selection, main, selecting
 from experiments.live import duration
 from experiments.profiles import PAPER
 from experiments.running import run_missing
-from study import bundle, cost, provenance
+from study import bundle, cost, ledger, provenance
 from study.bundle import Bundle
 
 
@@ -47,10 +48,10 @@ def cli() -> None:
 @cli.command()
 @selecting(RESULTS, *RUN_OPTIONS)
 def study(selected: Selection) -> int:
-    """Run what is missing, then report. Exit code 1 if a trial still has no result."""
+    """Run what is missing, then report. Exit code 1 if a trial still has no result that can be used."""
     missing = run_missing(selected, console)
-    show(selected)
-    return 1 if missing else 0
+    frames = show(selected)
+    return 0 if not missing and frames.finals["outcome"].isin(ledger.RESULTS).all() else 1
 
 
 @cli.command()
@@ -77,18 +78,21 @@ def notebooks(selected: Selection) -> None:
         print(path)
 
 
-def show(selected: Selection) -> None:
+def show(selected: Selection) -> runs.Frames:
     """Render everything and print what it says."""
-    frames, verdicts, folder = render(selected)
+    frames, verdicts, known, folder = render(selected)
     table = tables.table_6(frames, selected.profile.name)
     found = selected.arguments.get("bundle")
     ui = f"python -m experiments import {found.path}, then make ui" if found else "make ui"
-    print(page.summary(verdicts, table, folder, paper_cost(selected, frames), ui))
+    print(page.summary(verdicts, table, folder, paper_cost(selected, frames), ui, known))
+    return frames
 
 
-def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], Path]:
-    """The frames of the selected trials, the verdicts, and the folder that now holds everything rendered from them."""
-    folder, facts = selected.arguments["results"] / selected.profile.name, provenance.tags()
+def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], list[Problem], Path]:
+    """The frames of the selected trials, verdicts, problems, and the folder that now holds everything rendered."""
+    profile = selected.profile
+    others: dict[str, list[str]] = {}
+    folder, facts = selected.arguments["results"] / profile.name, provenance.tags()
     found = selected.arguments.get("bundle")
     if found:
         logged, facts = found.runs, {**facts, "bundle": found.path.name, "bundle_written_by": found.manifest["code"]}
@@ -96,8 +100,10 @@ def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], Path
         from study import tracking  # and with it mlflow
 
         logged = tracking.read(selected.execution, selected.trials)
+        others = tracking.foreign(selected.execution, profile.name, selected.trials)
     frames = runs.load(selected.serves, logged)
-    return frames, page.write(frames, selected.profile, folder, facts), folder
+    verdicts = page.write(frames, profile, folder, facts, others)
+    return frames, verdicts, problems(frames.finals, profile, others), folder
 
 
 def of_bundle(selected: Selection) -> Selection:

@@ -13,6 +13,7 @@ import platform
 import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 from analysis import figures, files, tables
-from analysis.runs import Frames
+from analysis.problems import NAMED, Problem, problems
+from analysis.runs import WITHOUT_RESULT, Frames
 from analysis.verdicts import evaluate
 from experiments.profiles import Profile
 from experiments.verifying import MANIFEST
@@ -48,12 +50,17 @@ _PAGES = jinja2.Environment(
 
 
 def write(
-    frames: Frames, profile: Profile, folder: Path, provenance: Mapping[str, str] | None = None, lecture: bool = True
+    frames: Frames,
+    profile: Profile,
+    folder: Path,
+    provenance: Mapping[str, str] | None = None,
+    others: Mapping[str, list[str]] | None = None,
+    lecture: bool = True,
 ) -> list[Claim]:
     """Render everything into `folder` and return the verdicts, one for each claim of the paper.
 
-    `provenance` (commit, versions, machine) goes into the manifest and onto the page as it is. `lecture=False` leaves
-    out the executed notebooks, which take most of the time.
+    `provenance` (commit, versions, machine) goes into the manifest and onto the page as it is; `others` are ids of runs
+    of other versions, to be named. `lecture=False` leaves out the executed notebooks, which take most of the time.
     """
     verdicts = evaluate(frames, profile)
     files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
@@ -68,11 +75,11 @@ def write(
     for name, figure in figures.drawn(frames, profile.name):
         figures.save(figure, folder / "figures", name)
         pictures.append({"name": name, "svg": figures.inline(figure, name), "caption": figures.caption(figure)})
-    facts = dict(provenance or {})
-    files.write(folder / "index.html", _page(frames, profile, verdicts, rendered, pictures, facts, lecture))
+    facts, known = dict(provenance or {}), problems(frames.finals, profile, others or {})
+    files.write(folder / "index.html", _page(frames, profile, verdicts, rendered, pictures, facts, known, lecture))
     if lecture:
         notebooks(folder)
-    files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts))
+    files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))
     return verdicts
 
 
@@ -109,12 +116,17 @@ def _executed(source: Path, folder: Path) -> Path:
 
 
 def summary(
-    verdicts: Sequence[Claim], table_6: pd.DataFrame, folder: Path, paper_cost: str = "", ui: str = "make ui"
+    verdicts: Sequence[Claim],
+    table_6: pd.DataFrame,
+    folder: Path,
+    paper_cost: str = "",
+    ui: str = "make ui",
+    known: Sequence[Problem] = (),
 ) -> str:
     """What the end of a run prints, for a terminal of 80 columns or none.
 
-    In this order: the verdicts, Table 6, where the pictures are, how to open the MLflow UI (`ui`, a command), and what
-    the paper profile would cost (`paper_cost`, a sentence or two).
+    In this order: the verdicts, Table 6, what is wrong or missing (`known`), where the pictures are, how to open the
+    MLflow UI (`ui`, a command), and what the paper profile would cost (`paper_cost`, a sentence or two).
     """
     lines = [*textwrap.wrap(f"Verdicts on the paper's {len(verdicts)} claims: {counted(verdicts)}", 78), ""]
     for claim in sorted(verdicts, key=_rank):
@@ -132,6 +144,9 @@ def summary(
         lines += [f"    {row['note']}"] if row.get("note") else []
     for note in tables.caveats(table_6):
         lines += textwrap.wrap(note, 78, initial_indent="  ", subsequent_indent="  ")
+    lines += ["", "Problems and gaps", ""] if known else []
+    for problem in known:
+        lines += textwrap.wrap(str(problem), 78, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
     lines += ["", f"Pictures  {folder / 'figures'}", f"Page      {folder / 'index.html'}", f"MLflow    {ui}"]
     if paper_cost:
         lines += textwrap.wrap(paper_cost, 70, initial_indent="PROFILE=paper  ", subsequent_indent=" " * 15)
@@ -179,16 +194,18 @@ def _page(
     rendered: Sequence[tables.Table],
     pictures: Sequence[Mapping[str, str]],
     facts: Mapping[str, str],
+    known: Sequence[Problem],
     lecture: bool,
 ) -> str:
     """One page that needs nothing but itself: no script, no font, no other server."""
     testable = sorted((claim for claim in verdicts if _rank(claim) < len(VERDICTS)), key=_rank)
-    undone = frames.finals[~frames.finals["outcome"].isin(("finished", "diverged"))]
     return _PAGES.get_template("study.html").render(
         profile=profile,
         data=", ".join(sorted(set(frames.finals["data"]))),
         outcomes=_outcomes(frames.finals),
-        undone=undone[["id", "outcome"]].to_dict("records"),
+        problems=known,
+        named=NAMED,
+        undone=bool(frames.finals["outcome"].isin(WITHOUT_RESULT).any()),
         counted=counted(verdicts),
         testable=[
             claim | {"short": claim["verdict"].split(" (")[0], "shown": _effect(claim), "statement": _statement(claim)}
@@ -205,7 +222,9 @@ def _page(
     )
 
 
-def _manifest(frames: Frames, profile: Profile, folder: Path, facts: Mapping[str, str]) -> str:
+def _manifest(
+    frames: Frames, profile: Profile, folder: Path, facts: Mapping[str, str], known: Sequence[Problem]
+) -> str:
     finals = frames.finals
     with_result = finals["outcome"].isin(RESULTS)
     manifest = {
@@ -220,6 +239,7 @@ def _manifest(frames: Frames, profile: Profile, folder: Path, facts: Mapping[str
         "protocol": PROTOCOL,
         "runs": dict(finals.loc[finals["run_id"] != "", ["id", "run_id"]].itertuples(index=False)),
         "results": dict(finals.loc[with_result, ["id", "records_sha256"]].itertuples(index=False)),
+        "problems": [asdict(problem) for problem in known],
         "without_a_result": finals.loc[~with_result, "id"].tolist(),
         "files": _digests(folder),
     }
@@ -238,10 +258,9 @@ def _digests(folder: Path) -> dict[str, str]:
 def _outcomes(finals: pd.DataFrame) -> dict[str, int]:
     """How many planned trials have each outcome; finished, diverged and missing always among them."""
     counts = finals["outcome"].value_counts()
-    outcomes = ("finished", "diverged", "failed", "interrupted", "running", "missing")
     return {
         name: int(counts.get(name, 0))
-        for name in outcomes
+        for name in (*RESULTS, *WITHOUT_RESULT)
         if name in counts or name in ("finished", "diverged", "missing")
     }
 

@@ -1,15 +1,22 @@
 """Claims about the report: complete, traceable, self-contained, and honest about what is not there."""
 
 import hashlib
+import html
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
-from planted import frames
+from planted import DAMAGES, frames, planted
 
-from analysis import files, report, tables
-from experiments.profiles import QUICK
+from analysis import claims, files, report, tables
+from analysis.__main__ import cli
+from analysis.problems import problems
+from analysis.runs import load
+from experiments import planned
+from experiments.profiles import QUICK, SMOKE
+from study import ledger, tracking
 from study.spec import InputError, Trial
 
 
@@ -118,6 +125,92 @@ def test_the_page_has_deviations_and_what_the_paper_leaves_open_in_one_place(fol
     assert "Every net&#39;s deviations from the paper&#39;s recipe" in place
     assert "Are the reported CIFAR nets trained on 45,000 or on all 50,000 images?" in place
     assert "a: also iterations: 360 (paper: 64000)" in page[: page.index('id="deviations"')]  # under Table 6
+
+
+OLD = {"schema 1, protocol 1": [f"plain{n}-digits-0123456789-s0" for n in range(20)]}
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """A report of a study with a run damaged in each of the ways there are, in which learning-rate was never run."""
+    runs = [run for run in planted(QUICK) if "learning-rate" not in planned(QUICK)[run.trial]]
+    three = [run for run in runs if run.trial.recipe.iterations == 360 and run.trial.recipe.learning_rate == 0.005]
+    chosen = np.random.default_rng(0).choice(len(three), len(DAMAGES), replace=False)
+    hit = {three[place].trial.id: kind for place, kind in zip(chosen, DAMAGES, strict=True)}
+    bad = [one for run in runs if run.trial.id in hit for one in DAMAGES[hit[run.trial.id]][0](run)]
+    good = [run for run in runs if run.trial.id not in hit]
+    where = tmp_path_factory.mktemp("damaged") / "quick"
+    study = load(planned(QUICK), [*bad, *good])
+    report.write(study, QUICK, where, others=OLD, lecture=False)
+    return where, study, load(planned(QUICK), good), hit
+
+
+def test_damaged_runs_are_named_with_their_reason_on_the_page_the_terminal_and_in_the_manifest(damaged):
+    where, study, _, hit = damaged
+    table, known = tables.table_6(study, "quick"), problems(study.finals, QUICK, OLD)
+    page = " ".join(html.unescape((where / "index.html").read_text()).split())
+    terminal = " ".join(report.summary(CLAIMS, table, where, known=known).split())
+    manifest = json.loads((where / "manifest.json").read_text())
+    for name, kind in hit.items():
+        (reason,) = study.finals.loc[study.finals["id"] == name, "problem"]
+        assert DAMAGES[kind][1] in reason and "delete" in reason or kind == "found unusable"
+        for text in (page, terminal, json.dumps(manifest["problems"])):
+            assert f"{name} is unusable: {reason}" in text
+    assert manifest["outcomes"]["unusable"] == len(hit)
+    assert set(hit) <= set(manifest["without_a_result"]) and not set(hit) & set(manifest["results"])
+
+
+def test_no_mean_verdict_or_curve_knows_of_a_damaged_run(damaged):
+    where, study, without, _ = damaged
+    for draw in (tables.table_6, tables.shortcut_table):
+        seen, expected = draw(study, "quick"), draw(without, "quick")
+        pd.testing.assert_frame_equal(seen.drop(columns="note"), expected.drop(columns="note"))
+    numbers = ("verdict", "effect", "interval", "n")
+    verdicts, expected = json.loads((where / "claims.json").read_text()), claims.evaluate(without, QUICK)
+    assert [[claim[name] for name in numbers] for claim in verdicts] == [
+        [claim[name] and (list(claim[name]) if name == "interval" else claim[name]) for name in numbers]
+        for claim in expected
+    ]
+
+
+def test_gaps_single_seeds_and_other_versions_are_named(damaged):
+    where, study, *_ = damaged
+    page = " ".join(html.unescape((where / "index.html").read_text()).split())
+    known = [str(problem) for problem in problems(study.finals, QUICK, OLD)]
+    terminal = " ".join(report.summary([], tables.table_6(study, "quick"), where, known=known).split())
+    for text in (page, terminal):
+        assert (
+            "no run of learning-rate is there; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
+        )
+        assert "20 runs of schema 1, protocol 1 are not shown: this code has schema" in text
+        assert "one finished seed only, hence no deviation, interval or test" in text and "(depth-scaling)" in text
+    assert OLD["schema 1, protocol 1"][-1] in page and "and 12 more" in terminal
+
+
+def test_the_command_renders_past_a_damaged_run_names_it_and_exits_with_1(store, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(report, "write", lambda *_: [])  # spares half a minute
+    runs = planted(SMOKE)
+    for run in runs:
+        said = {"started": 1, "tags": run.tags | {"profile": "smoke"}}
+        ledger.seal(store.trial_folder(run.trial.id), run.outcome, run.records, said)
+    tracking.publish(store, [run.trial for run in runs])
+    study = ["study", "--profile", "smoke", "--storage", str(store.storage), "--results", str(tmp_path)]
+    assert cli.main(study, standalone_mode=False) == 0 and "unusable" not in capsys.readouterr().out
+    (hit,) = tracking.read(store, [runs[0].trial])
+    (store.storage / "artifacts" / hit.run_id / "artifacts" / "records.parquet").unlink()
+    assert cli.main(study, standalone_mode=False) == 1
+    terminal = " ".join(capsys.readouterr().out.split())
+    assert f"{hit.trial.id} is unusable: records.parquet of run {hit.run_id} cannot be read" in terminal
+    tracking.client(store).delete_run(hit.run_id)  # what it says is to be done
+    assert cli.main(study, standalone_mode=False) == 0
+
+
+def test_a_selection_names_the_experiments_that_it_left_out():
+    chosen = planned(QUICK, ["depth-scaling"])
+    finals = load(chosen, [run for run in planted(QUICK) if run.trial in chosen]).finals
+    said = [str(problem) for problem in problems(finals, QUICK, {})]
+    assert any(line.startswith("shortcut-options was not selected; make ") for line in said)
+    assert not any(line.startswith(("depth-scaling was", "reimplementations")) for line in said)
 
 
 CLAIMS = [
