@@ -152,13 +152,13 @@ def _found(trial: Trial, run: Run | None, records: pd.DataFrame) -> dict[str, An
         **{name: run.tags.get(name, "") for name in TRACE},
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
         "seconds": float(run.tags.get("seconds", "nan")),
-        **(_measures(trial, records) if run.outcome == "finished" else nothing),
+        **(_measures(run, records) if run.outcome == "finished" else nothing),
     }
 
 
-def _measures(trial: Trial, records: pd.DataFrame) -> dict[str, float]:
+def _measures(run: Run, records: pd.DataFrame) -> dict[str, float]:
     """Running measures over the last tenth of the iterations; clean and test errors of the last iterate."""
-    tenth = records[records["iteration"] > 0.9 * trial.recipe.iterations]
+    tenth = records[records["iteration"] > 0.9 * run.trial.recipe.iterations]
     last = records.iloc[-1]
     return {
         "final_train_error_pct": float(tenth["train_error_pct"].mean()),

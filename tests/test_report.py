@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from planted import DAMAGES, frames, planted
 
-from analysis import claims, files, report, tables
+from analysis import files, report, tables
 from analysis.__main__ import cli
 from analysis.problems import problems
 from analysis.runs import load
+from analysis.verdicts import evaluate
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE
 from study import ledger, tracking
@@ -166,7 +167,7 @@ def test_no_mean_verdict_or_curve_knows_of_a_damaged_run(damaged):
         seen, expected = draw(study, "quick"), draw(without, "quick")
         pd.testing.assert_frame_equal(seen.drop(columns="note"), expected.drop(columns="note"))
     numbers = ("verdict", "effect", "interval", "n")
-    verdicts, expected = json.loads((where / "claims.json").read_text()), claims.evaluate(without, QUICK)
+    verdicts, expected = json.loads((where / "claims.json").read_text()), evaluate(without, QUICK)
     assert [[claim[name] for name in numbers] for claim in verdicts] == [
         [claim[name] and (list(claim[name]) if name == "interval" else claim[name]) for name in numbers]
         for claim in expected
