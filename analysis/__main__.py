@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import pyarrow as pa
 from rich.console import Console
 
 from analysis import report as page
@@ -21,6 +22,8 @@ from experiments.profiles import PAPER
 from experiments.running import run_missing
 from study import bundle, cost, ledger, provenance
 from study.bundle import Bundle
+from study.ledger import Run
+from study.spec import Execution, InputError
 
 
 def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bundle | None:
@@ -99,11 +102,22 @@ def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], list
     else:
         from study import tracking  # and with it mlflow
 
-        logged = tracking.read(selected.execution, selected.trials)
+        logged = (so_far(run, selected.execution) for run in tracking.each(selected.execution, selected.trials))
         others = tracking.foreign(selected.execution, profile.name, selected.trials)
     frames = runs.load(selected.serves, logged)
     verdicts = page.write(frames, profile, folder, facts, others)
     return frames, verdicts, problems(frames.finals, profile, others), folder
+
+
+def so_far(run: Run, execution: Execution) -> Run:
+    """The run; without a result, with the records that its trial last wrote to its folder, of which none is sealed."""
+    if run.outcome in ledger.RESULTS:
+        return run
+    folder = execution.trial_folder(run.trial.id)
+    try:
+        return replace(run, records=ledger.read_records(folder))
+    except pa.ArrowException as error:
+        raise InputError(f"{folder / 'records.parquet'} cannot be read ({error}); delete it") from None
 
 
 def of_bundle(selected: Selection) -> Selection:

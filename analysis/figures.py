@@ -2,7 +2,7 @@
 
 Owns colours, axes, captions and how a figure becomes files. Must not know where runs are kept or what claims are made:
 no picture says in words what it is supposed to show. Lines and means are of finished trials only; a diverged trial is
-a mark, and one without a result is named in the caption.
+a mark, one without a result is named in the caption, and what there is of its curve is faint.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 
 from analysis import files, paper, quantities
-from analysis.runs import WITHOUT_RESULT, Frames
+from analysis.runs import TARGETS_PCT, WITHOUT_RESULT, Frames, thinned
+from study.ledger import RESULTS
 from study.spec import PROTOCOL, SCHEMA, check_choice
 
 TRAINING = "final_train_error_pct"
@@ -79,10 +79,11 @@ def figure_1(frames: Frames, profile: str) -> Figure:
         _curves(axes, frames.curves, finals, {measure: "-"}, top, colours)
     left.set(title="training error", ylabel="error (%)")
     right.set(title="test error")
-    _legend(figure, finals, _BAND, _PAPERS)
+    provisional = _provisional(frames.curves, finals)
+    _legend(figure, finals, _BAND, _PAPERS, *([_UNFINISHED] if provisional else []))
     text = (
         "Running training error (on the batches as trained on) and test error of plain nets, as in the paper's Fig. 1."
-        f" {_THEIRS}"
+        f" {_THEIRS}{provisional}"
     )
     return _captioned(figure, text, finals, profile)
 
@@ -137,10 +138,11 @@ def figure_6(frames: Frames, profile: str) -> Figure:
         _papers_curves(axes, 6, "test", rows, colours)
         _curves(axes, frames.curves, rows, {"train_error_pct": "--", "test_error_pct": "-"}, top, colours)
         axes.set(title=title, ylabel="error (%)" if title == "plain nets" else "")
-    _legend(figure, finals, _THIN, _BOLD, _BAND, _PAPERS)
+    provisional = _provisional(frames.curves, finals)
+    _legend(figure, finals, _THIN, _BOLD, _BAND, _PAPERS, *([_UNFINISHED] if provisional else []))
     text = (
         "Running training error (thin, dashed) and test error (bold) while training, as in Fig. 6 of the paper."
-        f" {_THEIRS} Here these are test errors."
+        f" {_THEIRS} Here these are test errors.{provisional}"
     )
     if len(set(compared["iterations"]) | set(deep["iterations"])) > 1:
         text += " The nets on the right have a recipe of their own; compare them with each other only."
@@ -213,11 +215,8 @@ def error_against_depth(frames: Frames, profile: str) -> Figure:
             ends.append((float(means.iloc[-1]), f"{family} nets", colour))
         for family, rows in finals[finals["outcome"] == "diverged"].groupby("family"):
             axes.plot(rows["depth"], [top] * len(rows), color=FAMILY_COLOURS[str(family)], **_CROSS)
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-        depths = sorted(set(finals["depth"]))
-        axes.set_xticks(depths, [str(depth) for depth in depths])
-        axes.set(title=title, xlabel="layers", ylim=(0, top))
+        _depth_axis(axes, finals)
+        axes.set(title=title, ylim=(0, top))
         _name_ends(axes, ends, top)
         _say_if_empty(axes, done)
     panels[0].set_ylabel("final error (%)")
@@ -274,28 +273,25 @@ def shortcut_options(frames: Frames, profile: str) -> Figure:
 def gaps_against_depth(frames: Frames, profile: str) -> Figure:
     """Degradation gap of plain and of residual nets, and residual benefit, against depth: means and 95 % intervals."""
     finals = serving(frames.finals, "plain-vs-residual")
+    done = finals[finals["outcome"] == "finished"]
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, measure, title in zip(panels, (TRAINING, TEST), ("training error", "test error"), strict=True):
         plain, residual = (quantities.degradation_gap(finals, measure, family) for family in FAMILY_COLOURS)
         lines: tuple[tuple[pd.DataFrame, dict[str, Any]], ...] = (
-            (plain, {"label": "gap of plain nets", "color": FAMILY_COLOURS["plain"], "marker": "s", "linestyle": "--"}),
-            (residual, {"label": "gap of residual nets", "color": FAMILY_COLOURS["residual"], "marker": "o"}),
+            (plain, {"label": "gap of plain nets", **_FAMILY["plain"]}),
+            (residual, {"label": "gap of residual nets", **_FAMILY["residual"]}),
             (quantities.residual_benefit(finals, measure), {"label": "residual benefit", **_BENEFIT}),
         )
         for shift, (rows, style) in enumerate(lines):
             at = rows["depth"].astype(float) * (1 + 0.025 * (shift - 1))  # so that intervals do not hide one another
-            bars = [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
-            axes.errorbar(at, rows["mean"], bars, capsize=3, markersize=5, **style)
+            axes.errorbar(at, rows["mean"], _bars(rows), capsize=3, markersize=5, **style)
         axes.axhline(0, color=_GREY, linewidth=0.8)
-        axes.set_xscale("log")
-        axes.xaxis.set_minor_locator(NullLocator())
-        depths = sorted(set(finals["depth"]))
-        axes.set_xticks(depths, [str(depth) for depth in depths])
-        axes.set(title=title, xlabel="layers")
-        _say_if_empty(axes, finals[finals["outcome"] == "finished"])
+        _depth_axis(axes, finals)
+        axes.set(title=title)
+        _say_if_empty(axes, done)
     panels[0].set_ylabel("percentage points")
-    _legend(figure, finals, *panels[0].get_legend_handles_labels()[0])
+    _legend(figure, done, *panels[0].get_legend_handles_labels()[0])
     text = (
         "Degradation gap: error at a depth minus error of the shallowest net of the family. Residual benefit: error of"
         " the plain net minus error of the residual net as deep. Paired by seed; bars: 95 % t intervals."
@@ -303,7 +299,118 @@ def gaps_against_depth(frames: Frames, profile: str) -> Figure:
     return _captioned(figure, text, finals, profile)
 
 
-FIGURES = (figure_1, figure_4, figure_6, figure_7, error_against_depth, gaps_against_depth, shortcut_options)
+@styled
+def generalisation_gap(frames: Frames, profile: str) -> Figure:
+    """Test error minus clean training error against depth: means and 95 % intervals; nets of depth-scaling apart."""
+    panels = {title: serving(frames.finals, name) for title, name in _WITH_DEPTHS.items()}
+    finals = pd.concat(panels.values()).drop_duplicates("id")
+    done = finals[finals["outcome"] == "finished"]
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
+    for axes, (title, rows) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+        for shift, (family, style) in enumerate(_FAMILY.items()):
+            gap = quantities.generalisation_gap(rows, family)
+            at = gap["depth"].astype(float) * (0.985 + 0.03 * shift)  # so that intervals do not hide one another
+            axes.errorbar(at, gap["mean"], _bars(gap), capsize=3, markersize=5, **style)
+        axes.axhline(0, color=_GREY, linewidth=0.8)
+        _depth_axis(axes, rows)
+        if len(rows):  # also of nets without an error
+            axes.set_xlim(rows["depth"].min() / 1.15, rows["depth"].max() * 1.15)
+        axes.set(title=title)
+        _say_if_empty(axes, rows[rows["outcome"] == "finished"])
+    figure.axes[0].set_ylabel("test minus training error\n(percentage points)")
+    lines = [Line2D([], [], markersize=5, label=f"{family} nets", **style) for family, style in _FAMILY.items()]
+    _legend(figure, done, *lines)
+    text = (
+        "Generalisation gap: test error minus training error in evaluation mode on images that are not augmented, both"
+        " of the last iterate. Means over seeds; bars: 95 % t intervals, where there are two seeds or more."
+    )
+    return _captioned(figure, text, finals, profile)
+
+
+@styled
+def iterations_to_target(frames: Frames, profile: str) -> Figure:
+    """When the running training error is first at most 50, 20 and 10 %, against depth: every seed, and the medians.
+
+    Trials that never get there are marks above the end of training.
+    """
+    finals = serving(frames.finals, "plain-vs-residual")
+    ended = finals[finals["outcome"].isin(RESULTS)]
+    end = float(finals["iterations"].max()) if len(finals) else 1.0
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for axes, target in zip(figure.subplots(1, len(TARGETS_PCT), sharey=True), TARGETS_PCT, strict=True):
+        for shift, (family, style) in enumerate(_FAMILY.items()):
+            medians = quantities.iterations_to_target(finals, target, family)
+            aside = 0.96 + 0.08 * shift
+            axes.plot(aside * medians["depth"], medians["median"], linewidth=2, **style | {"marker": ""})
+            rows = ended[ended["family"] == family]
+            # seeds side by side: of those that did not get there only the number is to be seen
+            at = rows["depth"] * (aside + 0.03 * (rows["seed"] - rows["seed"].mean()))
+            first = rows[f"reached_{target}_pct"]
+            for mark, chosen in (
+                (style["marker"], first.notna()),
+                ("^", first.isna() & (rows["outcome"] == "finished")),
+                ("x", first.isna() & (rows["outcome"] == "diverged")),
+            ):
+                where = first[chosen].fillna(1.07 * end)
+                axes.plot(at[chosen], where, color=style["color"], marker=mark, **_SEED)
+        axes.axhline(end, color=_GREY, linewidth=0.8)
+        _depth_axis(axes, finals)
+        axes.set(title=f"training error of {target} %", ylim=(0, 1.14 * end))
+        axes.set_yticks([tick for tick in axes.get_yticks() if tick <= end])
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        _say_if_empty(axes, finals[finals["outcome"] == "finished"])
+    figure.axes[0].set_ylabel("iterations")
+    lines = [Line2D([], [], label=f"{family} nets", **_SEED | style) for family, style in _FAMILY.items()]
+    _legend(figure, ended, *lines, _NOT_REACHED)
+    text = (
+        "The first record whose running training error is at most 50, 20 and 10 %. Marks: seeds; lines: their medians."
+        " A trial that ended before is censored: it stands above the line of the last iteration, comes after all others"
+        " in the median, and where the median is one of these, there is no line."
+    )
+    return _captioned(figure, text, finals, profile)
+
+
+@styled
+def shortcut_differences(frames: Frames, profile: str) -> Figure:
+    """What options gain over the plain net (left) and over one another (right): paired means and 95 % intervals."""
+    finals = beside_plain(frames.finals)
+    done = finals[finals["outcome"] == "finished"]
+    depths = sorted(set(finals["depth"]))
+    found = [quantities.shortcut_differences(finals, measure) for measure in (TRAINING, TEST)]
+    figure = Figure(figsize=(8, 1.4 + 0.6 * max(len(depths), 1) * 2), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(1, 2), _DIFFERENCES.items(), strict=True):
+        lines = list(product(depths, names))
+        for differences, face, shift in zip(found, ("white", _GREY), (-0.14, 0.14), strict=True):
+            rows = differences.set_index(["depth", "quantity"]).reindex(lines)
+            axes.errorbar(
+                rows["mean"].astype(float), np.arange(len(rows)) + shift, xerr=_bars(rows), fmt="o", color=_GREY,
+                markerfacecolor=face, markersize=5, capsize=3,
+            )  # fmt: skip
+        axes.axvline(0, color=_GREY, linewidth=0.8)
+        axes.set_yticks(range(len(lines)), [f"{depth} layers: {name.replace('-', '−')}" for depth, name in lines])
+        axes.set(title=title, xlabel="difference in error (percentage points)", ylim=(max(len(lines), 1) - 0.5, -0.5))
+        axes.grid(axis="y", visible=False)
+        _say_if_empty(axes, done)
+    _legend(figure, done, _HOLLOW, _DOT_TEST)
+    text = (
+        "Final error of the first net minus that of the second: positive where the second is better. Paired by seed;"
+        " bars: 95 % t intervals, not corrected for their number. Each panel has an axis of its own."
+    )
+    return _captioned(figure, text, finals, profile)
+
+
+FIGURES = (
+    figure_1,
+    figure_4,
+    figure_6,
+    figure_7,
+    error_against_depth,
+    gaps_against_depth,
+    generalisation_gap,
+    iterations_to_target,
+    shortcut_options,
+    shortcut_differences,
+)
 
 
 def drawn(frames: Frames, profile: str) -> Iterator[tuple[str, Figure]]:
@@ -375,19 +482,44 @@ _CROSS: dict[str, Any] = {
     "clip_on": False,
     "zorder": 5,
 }
+_BESIDE: dict[str, Any] = {
+    "textcoords": "offset points",
+    "va": "center",
+    "fontsize": 8.5,
+    "annotation_clip": False,
+}
 _GREY = "#444444"
 _BENEFIT: dict[str, Any] = {"color": _GREY, "marker": "^", "linestyle": ":"}
+_FAMILY: dict[str, dict[str, Any]] = {
+    "plain": {"color": FAMILY_COLOURS["plain"], "marker": "s", "linestyle": "--"},
+    "residual": {"color": FAMILY_COLOURS["residual"], "marker": "o", "linestyle": "-"},
+}
+_FAINT: dict[str, Any] = {"alpha": 0.6, "linestyle": "-.", "zorder": 2.5}
 _LEGEND_INCHES = 0.3
 _THIN = Line2D([], [], color=_GREY, linewidth=1, linestyle="--", label="training error")
 _BOLD = Line2D([], [], color=_GREY, linewidth=2.2, label="test error")
 _BAND = Line2D([], [], color=_GREY, linewidth=8, alpha=0.25, label="range over seeds")
 _MEAN = Line2D([], [], color=_GREY, linewidth=1.8, label="mean over seeds")
+_WITH_DEPTHS = {"plain against residual": "plain-vs-residual", "depth scaling": "depth-scaling"}
+_DIFFERENCES = {
+    "plain net minus option": list(quantities.PAIRS)[:3],
+    "option minus option": list(quantities.PAIRS)[3:],
+}
+_SEED: dict[str, Any] = {
+    "linestyle": "none",
+    "markersize": 5,
+    "markeredgewidth": 1.3,
+    "markerfacecolor": "white",
+    "zorder": 3,
+}
+_UNFINISHED = Line2D([], [], color=_GREY, linewidth=1.2, label="unfinished, provisional", **_FAINT)
 _PAPERS = Line2D([], [], color=_GREY, linewidth=1, linestyle=":", label="the paper, digitised")
 _DOT = Line2D([], [], color=_GREY, marker="o", markersize=5, linestyle="none", label="a seed")
 _HOLLOW = Line2D(
     [], [], color=_GREY, marker="o", markersize=5, markerfacecolor="white", linestyle="none", label="training error"
 )
 _DOT_TEST = Line2D([], [], color=_GREY, marker="o", markersize=5, linestyle="none", label="test error")
+_NOT_REACHED = Line2D([], [], color=_GREY, marker="^", label="not reached", **_SEED)
 _BAR = Line2D([], [], color=_GREY, linewidth=2, label="mean over seeds")
 
 
@@ -407,38 +539,58 @@ def _papers_curves(axes: Axes, number: int, series: str, finals: pd.DataFrame, c
 def _curves(
     axes: Axes, curves: pd.DataFrame, finals: pd.DataFrame, measures: dict[str, str], top: float, colours: Colours
 ) -> None:
-    """Error against iteration, a colour a net: mean over the finished seeds, with the band of their range."""
-    done = finals[finals["outcome"] == "finished"]
-    shown = curves[curves["id"].isin(set(done["id"]))]
-    for measure, style in measures.items() if len(shown) else ():
-        sns.lineplot(
-            data=shown.dropna(subset=[measure]).astype({measure: float}),
-            x="iteration",
-            y=measure,
-            hue="title",
-            palette=colours,
-            errorbar=("pi", 100),  # the full range: a standard deviation of two or three seeds says less
-            err_kws={"linewidth": 0},
-            linestyle=style,
-            linewidth=1 if style == "--" else 2.2,
-            legend=False,
-            ax=axes,
-        )
+    """Error against iteration, a colour a net: mean over the finished seeds, with the band of their range.
+
+    The curves of trials without a result stand in front, each by itself and faint.
+    """
+    done, unfinished = finals[finals["outcome"] == "finished"], _unfinished(curves, finals)
+    for measure, style in measures.items():
+        width = 1.0 if style == "--" else 2.2
+        for net, seeds in _by_net(curves, done, measure):
+            axes.plot(seeds.index, seeds.mean(axis=1), color=colours[net], linewidth=width, linestyle=style)
+            if len(seeds.columns) > 1:  # the full range: a standard deviation of two or three seeds says less
+                low, high = seeds.min(axis=1), seeds.max(axis=1)
+                axes.fill_between(seeds.index, low, high, color=colours[net], alpha=0.2, linewidth=0)
+        for net, seeds in _by_net(curves, unfinished, measure):
+            for curve in (seeds[id].dropna() for id in seeds):
+                axes.plot(curve.index, curve, color=colours[net], linewidth=0.5 + 0.4 * width, **_FAINT)
+            if measure == next(iter(measures)) and net not in set(done["title"]):  # no mean, at whose end its name is
+                axes.annotate(net, (curve.index[-1], curve.iloc[-1]), (4, 0), color=colours[net], **_BESIDE)
     last = TEST if "test_error_pct" in measures else TRAINING
     ends = [(y, str(title), colours[str(title)]) for title, y in done.groupby("title", sort=False)[last].mean().items()]
     _name_ends(axes, ends, top)
     for title, rows in finals[finals["outcome"] == "diverged"].groupby("title"):
         axes.plot(rows["diverged_at"], [top] * len(rows), color=colours[str(title)], **_CROSS)
-        axes.annotate(
-            str(title), (rows["diverged_at"].max(), top), (8, 0), textcoords="offset points", color=colours[str(title)],
-            va="center", fontsize=8.5, annotation_clip=False,
-        )  # fmt: skip
+        axes.annotate(str(title), (rows["diverged_at"].max(), top), (8, 0), color=colours[str(title)], **_BESIDE)
     end = finals["iterations"].max() if len(finals) else 1
     axes.set(xlim=(0, end), ylim=(0, top), xlabel="iteration", ylabel="")
     axes.yaxis.set_major_locator(MultipleLocator(5 if top == PAPER_TOP_PCT else 20))
     axes.locator_params(axis="x", nbins=5, integer=True)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     _say_if_empty(axes, done)
+
+
+def _by_net(curves: pd.DataFrame, finals: pd.DataFrame, measure: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The measure [iteration, trial] of the trials of each net, as finely as it can be shown."""
+    shown = thinned(curves.loc[curves["id"].isin(finals["id"]), ["id", "iteration", measure]]).dropna()
+    for title, rows in finals.groupby("title", sort=False):
+        of_net = shown[shown["id"].isin(rows["id"])]
+        if len(of_net):
+            yield str(title), of_net.pivot(index="iteration", columns="id", values=measure)
+
+
+def _unfinished(curves: pd.DataFrame, finals: pd.DataFrame) -> pd.DataFrame:
+    """The trials without a result of whose curve there is something."""
+    return finals[~finals["outcome"].isin(RESULTS) & finals["id"].isin(set(curves["id"]))]
+
+
+def _provisional(curves: pd.DataFrame, finals: pd.DataFrame) -> str:
+    """A sentence that names the faint curves; '' where there are none."""
+    nets = [
+        f"{title} (seed{'s' if len(rows) > 1 else ''} {', '.join(map(str, sorted(rows['seed'])))})"
+        for title, rows in _unfinished(curves, finals).groupby("title", sort=False)
+    ]
+    return f" Faint and provisional, in no mean: the curves so far of {', '.join(nets)}." if nets else ""
 
 
 def _colours(finals: pd.DataFrame) -> Colours:
@@ -492,6 +644,20 @@ def _name_ends(axes: Axes, ends: Iterable[tuple[float, str, object]], top: float
         )
 
 
+def _depth_axis(axes: Axes, finals: pd.DataFrame) -> None:
+    """Depth, logarithmic, with a tick for each net that is planned."""
+    depths = sorted(set(finals["depth"]))
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(depths, [str(depth) for depth in depths])
+    axes.set_xlabel("layers")
+
+
+def _bars(rows: pd.DataFrame) -> list[pd.Series]:
+    """Lengths of the error bars of estimates: below and above the mean."""
+    return [rows["mean"] - rows["low"], rows["high"] - rows["mean"]]
+
+
 def _say_if_empty(axes: Axes, done: pd.DataFrame) -> None:
     if done.empty:
         axes.text(0.5, 0.5, "no finished trial", transform=axes.transAxes, ha="center", color=_GREY)
@@ -520,6 +686,8 @@ def _captioned(figure: Figure, text: str, finals: pd.DataFrame, profile: str) ->
     for legend in figure.legends:
         legend.set_bbox_to_anchor((0.5, under / total))
     figure.text(0.1 / width, (under - 0.05) / total, "\n".join(lines), va="top", fontsize=8, color=_GREY)
+    figure.draw_without_rendering()  # the layout, once for all files
+    figure.set_layout_engine("none")
     traced = {name: sorted(set(finals[name]) - {""}) for name in ("run_id", "data_digest", "git_commit")}
     figure.set_label(json.dumps({"profile": profile, "schema": SCHEMA, "protocol": PROTOCOL, **traced}))
     return figure

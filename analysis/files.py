@@ -1,16 +1,25 @@
 """How results reach the disk: complete or not at all. Knows nothing of what is in them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write(path: Path, content: str | bytes) -> Path:
     """Write under a temporary name and rename, so that a reader sees the old file or the new one, never half of one."""
+    with writing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """The temporary name under which the block writes what is too large to hold; it becomes `path` at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return path

@@ -5,7 +5,6 @@ Nothing here contains a date or a duration of rendering, so that the same frames
 """
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -21,12 +20,14 @@ from typing import Any
 import jinja2
 import nbformat
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 from analysis import figures, files, tables
 from analysis.problems import NAMED, Problem, problems
-from analysis.runs import WITHOUT_RESULT, Frames
+from analysis.runs import WITHOUT_RESULT, Frames, thinned
 from analysis.verdicts import evaluate
 from experiments.profiles import Profile
 from experiments.verifying import MANIFEST
@@ -37,6 +38,7 @@ VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention fi
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn")
 FRAMES = ("runs", "curves", "layers")  # files of the frames a report is rendered from
+ROWS = 2**20  # of a row group, more or less
 Claim = dict[str, Any]
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
 
@@ -65,9 +67,8 @@ def write(
     verdicts = evaluate(frames, profile)
     files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
     for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers), strict=True):
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer, index=False)
-        files.write(folder / f"{name}.parquet", buffer.getvalue())
+        with files.writing(folder / f"{name}.parquet") as path:
+            _write_frame(frame, path)
     rendered = tables.every(frames, profile.name)
     for table in rendered:
         tables.write(table, folder / "tables")
@@ -84,11 +85,28 @@ def write(
 
 
 def read(folder: Path) -> Frames:
-    """The frames a report was rendered from. Raises `InputError` where there is no report."""
+    """The frames a report was rendered from, long curves as finely as figures show them (`analysis.runs.thinned`).
+
+    Raises `InputError` where there is no report.
+    """
     for name in FRAMES:
         if not (folder / f"{name}.parquet").exists():
             raise InputError(f"{folder} has no {name}.parquet; render it: make report PROFILE={folder.name}")
-    return Frames(*(pd.read_parquet(folder / f"{name}.parquet") for name in FRAMES))
+    runs, curves, layers = (pq.ParquetFile(folder / f"{name}.parquet") for name in FRAMES)
+    parts = [thinned(curves.read_row_group(part).to_pandas()) for part in range(curves.num_row_groups)]
+    shown = pd.concat(parts, ignore_index=True) if parts else curves.read().to_pandas()
+    return Frames(runs.read().to_pandas(), shown, layers.read().to_pandas())
+
+
+def _write_frame(frame: pd.DataFrame, path: Path) -> None:
+    """Write every row. A row group ends where a trial does, so that curves can be thinned one group after another."""
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    lengths, start = frame.groupby("id", sort=False, observed=True).size(), 0
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for _, trials in lengths.groupby(lengths.cumsum() // ROWS):
+            rows = int(trials.sum())
+            writer.write_table(table.slice(start, rows), row_group_size=rows)
+            start += rows
 
 
 def notebooks(folder: Path) -> list[Path]:

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from experiments.recipes import deviations
 from study import cost
-from study.ledger import LAYERS, MEND, RECALIBRATED, RESULTS, UNUSABLE, Run, flaw
+from study.ledger import COLUMNS, LAYERS, MEND, RECALIBRATED, RESULTS, UNUSABLE, Run, flaw
 from study.spec import Trial
 
 MEASURES = (
@@ -24,21 +26,19 @@ MEASURES = (
     "validated_test_error_pct",
     *RECALIBRATED,
 )
-RECORD = (
-    "iteration",
-    "learning_rate",
-    "train_loss",
-    "train_error_pct",
-    "clean_train_loss",
-    "clean_train_error_pct",
-    "validation_loss",
-    "validation_error_pct",
-    "test_loss",
-    "test_error_pct",
-)
+RECORD = tuple(COLUMNS.names)
+TARGETS_PCT = (50, 20, 10)  # running training errors of which `finals` says when a trial first reached them
 WITHOUT_RESULT = ("failed", "interrupted", "running", UNUSABLE, "missing")  # outcomes that enter nothing
 TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
+PIXELS = 640  # of a panel's width in the finest file that has pixels, and so the most points of a curve that it shows
+
+NEVER = {f"reached_{target}_pct": float("nan") for target in TARGETS_PCT}
+MISSING: dict[str, Any] = {
+    **{"outcome": "missing", "problem": "", "run_id": "", **dict.fromkeys(TRACE, "")},
+    **dict.fromkeys(("diverged_at", "seconds", *MEASURES), float("nan")),
+    **NEVER,
+}
 
 # Images an error is counted over: (training, test). One of them is the resolution of that error.
 IMAGES = {
@@ -60,8 +60,9 @@ def one_image_pct(data: str, measure: str) -> float:
 class Frames:
     """What was planned and what its runs measured.
 
-    `finals`: exactly one row per planned trial. `curves`: one row per planned trial that has a run, and record.
-    `layers`: one row per finished trial, iteration (0 and the last) and 3x3 layer.
+    `finals`: exactly one row per planned trial. `curves`: one row per planned trial that has a run, and record, trial
+    after trial; its text is categorical, because a large study has tens of millions of records. `layers`: one row per
+    finished trial, iteration (0 and the last) and 3x3 layer.
     """
 
     finals: pd.DataFrame
@@ -76,44 +77,81 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
     store may hold the runs of several profiles. Measures are NaN for every outcome but 'finished', because a diverged
     net has no error: its outcome is the observation. `recipe` is the hash part of the condition.
 
+    `reached_50_pct` and the others of `TARGETS_PCT`: iteration of the first record whose running training error is at
+    most that, for trials with a result; NaN if none is. The records of other runs are curves that may still change.
+
+    Lets go of each run when it comes to the next, so that runs from a generator are in memory once.
+
     A result that cannot be one is a row with the outcome 'unusable', whose `problem` says what is wrong and what to do
     ('' elsewhere); neither its curve nor its layers are in the frames. So are two runs of one trial.
     """
-    by_trial: dict[Trial, list[Run]] = {}
+    found, curves, layers = dict[str, dict[str, Any]](), dict[str, pa.Table](), dict[str, pa.Table]()
+    seen: dict[str, list[str]] = {}
     for run in runs:
-        by_trial.setdefault(run.trial, []).append(run)
-    rows, measured, layers = [], [], []
-    for trial, experiments in planned.items():
-        found = _checked(by_trial.get(trial, []))
-        records = pd.DataFrame(columns=list(RECORD), dtype=float)
-        if found is not None and found.records is not None:
-            records = found.records.to_pandas().reindex(columns=list(RECORD))
-        rows.append(_planned(trial, experiments) | _found(trial, found, records))
-        if len(records):
-            measured.append(records.assign(id=trial.id))
-        if found is not None and found.layers is not None:
-            layers.append(found.layers.to_pandas().assign(id=trial.id))
-    finals = pd.DataFrame(rows)
-    return Frames(finals, _identified(finals, measured, RECORD), _identified(finals, layers, LAYERS.names))
+        if run.trial not in planned:
+            continue
+        id = run.trial.id
+        seen.setdefault(id, []).append(run.run_id)
+        run = _checked(run, seen[id])
+        curves[id], layers[id] = _with(COLUMNS, run.records), _with(LAYERS, run.layers)
+        found[id] = _found(run, curves[id].to_pandas())
+    finals = pd.DataFrame(
+        [_planned(trial, experiments) | found.get(trial.id, MISSING) for trial, experiments in planned.items()]
+    )
+    return Frames(finals, _identified(finals, curves, COLUMNS), _identified(finals, layers, LAYERS))
 
 
-def _checked(runs: list[Run]) -> Run | None:
-    """The run of a trial, unusable if it is one of several or its records cannot be those of its outcome."""
-    if not runs:
-        return None
-    run, *others = runs
-    if others:
-        wrong = f"runs {' and '.join(run.run_id for run in runs)} are of one trial, and neither is used"
+def _checked(run: Run, run_ids: list[str]) -> Run:
+    """The run, unusable if it is not the only one of its trial or its records cannot be those of its outcome."""
+    if len(run_ids) > 1:
+        wrong = f"runs {' and '.join(run_ids)} are of one trial, and neither is used"
     else:
         wrong = flaw(run.trial, run.outcome, run.records) if run.outcome in RESULTS else ""
     tags = run.tags | {"reason": f"{wrong}; {MEND}"}
     return replace(run, outcome=UNUSABLE, tags=tags, records=None, layers=None) if wrong else run
 
 
-def _identified(finals: pd.DataFrame, tables: list[pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
-    """The tables below one another, with what identifies the trial of each row."""
-    everything = pd.concat(tables) if tables else pd.DataFrame(columns=["id", *columns])
-    return finals[[*_IDENTITY, "outcome"]].merge(everything, on="id", validate="one_to_many")
+def thinned(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves as finely as a figure can show them: a trial has at most `PIXELS` rows, and is as it was if it had.
+
+    A longer curve becomes the means over equal windows of its iterations, one for each column of pixels, so that every
+    record counts and a spike narrower than a pixel is not drawn by chance. What was not measured is left out of a mean.
+    The first and the last record stand alone: a curve begins and ends where the trial did.
+    """
+    shown = []
+    for _, curve in curves.groupby("id", sort=False, observed=True):
+        if len(curve) > PIXELS:
+            at = curve["iteration"].to_numpy()
+            window = 1 + (at - at[1]) * (PIXELS - 2) // (at[-1] - at[1])
+            window[0], window[-1] = 0, PIXELS - 1
+            means = curve[[name for name in RECORD if name in curve]].groupby(window).mean()
+            curve = curve.iloc[: len(means)].assign(**{str(name): means[name].to_numpy() for name in means})
+        shown.append(curve)
+    return pd.concat(shown) if shown else curves
+
+
+def _with(schema: pa.Schema, table: pa.Table | None) -> pa.Table:
+    """The table with these columns; one that it lacks is empty."""
+    if table is None:
+        return schema.empty_table()
+    there = set(table.column_names)
+    columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type) for f in schema]
+    return pa.table(columns, schema=schema)
+
+
+def _identified(finals: pd.DataFrame, tables: dict[str, pa.Table], schema: pa.Schema) -> pd.DataFrame:
+    """The tables below one another, with what identifies the trial of each row. Empties `tables` to save memory."""
+    trials = finals.loc[finals["id"].isin([id for id in tables if len(tables[id])]), [*_IDENTITY, "outcome"]]
+    below = [tables[id] for id in trials["id"]]
+    tables.clear()
+    rows = np.repeat(np.arange(len(below)), [len(table) for table in below])
+    identity = {
+        name: pd.to_numeric(column, downcast="integer") if column.dtype == int else column.astype("category")
+        for name, column in trials.items()
+    }
+    below = pa.concat_tables([schema.empty_table(), *below])
+    measured = below.to_pandas(split_blocks=True, self_destruct=True)
+    return pd.concat([pd.DataFrame(identity).take(rows).reset_index(drop=True), measured], axis=1)
 
 
 def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
@@ -139,12 +177,9 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
     }
 
 
-def _found(trial: Trial, run: Run | None, records: pd.DataFrame) -> dict[str, Any]:
-    nothing = dict.fromkeys(MEASURES, float("nan"))
-    if run is None or run.outcome == UNUSABLE:
-        outcome, problem = ("missing", "") if run is None else (run.outcome, run.tags["reason"])
-        said = {"outcome": outcome, "problem": problem, "run_id": "", **dict.fromkeys(TRACE, "")}
-        return {**said, "diverged_at": float("nan"), "seconds": float("nan"), **nothing}
+def _found(run: Run, records: pd.DataFrame) -> dict[str, Any]:
+    if run.outcome == UNUSABLE:
+        return MISSING | {"outcome": run.outcome, "problem": run.tags["reason"]}
     return {
         "outcome": run.outcome,
         "problem": "",
@@ -152,8 +187,15 @@ def _found(trial: Trial, run: Run | None, records: pd.DataFrame) -> dict[str, An
         **{name: run.tags.get(name, "") for name in TRACE},
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
         "seconds": float(run.tags.get("seconds", "nan")),
-        **(_measures(run, records) if run.outcome == "finished" else nothing),
+        **(_measures(run, records) if run.outcome == "finished" else dict.fromkeys(MEASURES, float("nan"))),
+        **(_reached(records) if run.outcome in RESULTS else NEVER),
     }
+
+
+def _reached(records: pd.DataFrame) -> dict[str, float]:
+    """The first iteration at which the running training error is at most each target; NaN where it never is."""
+    error, iteration = records["train_error_pct"], records["iteration"]
+    return {name: float(iteration[error <= at].min()) for name, at in zip(NEVER, TARGETS_PCT, strict=True)}
 
 
 def _measures(run: Run, records: pd.DataFrame) -> dict[str, float]:

@@ -18,7 +18,7 @@ from analysis import controls, coverage, files, paper, quantities
 from analysis.claims import NEEDS
 from analysis.counts import imagenet_multiply_adds, imagenet_parameters
 from analysis.figures import PAPER_ITERATIONS, TEST, TRAINING, beside_plain, serving
-from analysis.runs import Frames, one_image_pct
+from analysis.runs import TARGETS_PCT, Frames, one_image_pct
 from analysis.statistics import estimate
 from experiments.recipes import DEVIATIONS, PAPER_DATA, PAPER_WIDTH
 from study import cost
@@ -75,9 +75,17 @@ def every(frames: Frames, profile: str) -> list[Table]:
 
 
 def measured_quantities(frames: Frames) -> Table:
-    """Degradation gap, residual benefit and critical depth (`analysis.quantities`), a row a depth."""
-    finals = serving(frames.finals, "plain-vs-residual")
-    rows, notes = [], ["Percentage points; paired by seed, 95 % t intervals. Defined in analysis/quantities.py."]
+    """What `analysis.quantities` defines, a row a depth.
+
+    `mean`, `sd`, `low` and `high` are percentage points; iterations to a target have the `median` of `n` trials, of
+    which `reached` got there.
+    """
+    finals, shortcuts = serving(frames.finals, "plain-vs-residual"), beside_plain(frames.finals)
+    rows, notes = [], [
+        "Percentage points; paired by seed, 95 % t intervals. Defined in analysis/quantities.py.",
+        "Iterations: the median over seeds of the first record at most so large. A trial that never gets there comes"
+        " after all that do.",
+    ]  # fmt: skip
     for measure, error in ((TRAINING, "training error"), (TEST, "test error")):
         for family in ("plain", "residual"):
             gap = quantities.degradation_gap(finals, measure, family)
@@ -87,13 +95,26 @@ def measured_quantities(frames: Frames) -> Table:
                 where = f"between {before} and {at} layers" if at else f"nowhere up to {before} layers"
                 notes.append(f"Critical depth of {family} nets in {error}: {where}.")
         rows.append(quantities.residual_benefit(finals, measure).assign(error=error))
-    numbers = pd.concat(rows)[["quantity", "error", *quantities.COLUMNS[1:]]].reset_index(drop=True)
+        differences = quantities.shortcut_differences(shortcuts, measure)
+        rows.append(differences.assign(quantity="shortcuts, " + differences["quantity"], error=error))
+    for family in ("plain", "residual"):
+        gap = quantities.generalisation_gap(finals, family)
+        rows.append(gap.assign(quantity=f"generalisation gap of {family} nets", error="test minus training error"))
+        for target in TARGETS_PCT:
+            reached = quantities.iterations_to_target(finals, target, family)
+            rows.append(reached.assign(quantity=f"iterations of {family} nets to {target} %", error="training error"))
+    columns = ["quantity", "error", *quantities.COLUMNS[1:], "reached", "median"]
+    numbers = pd.concat([each for each in rows if len(each)] or rows).reindex(columns=columns).reset_index(drop=True)
     text = numbers.astype({"depth": str, "n": str}).assign(
-        mean=[_spread(mean, sd) for mean, sd in zip(numbers["mean"], numbers["sd"], strict=True)],
+        mean=[
+            _spread(row["mean"], row["sd"]) if pd.isna(row["reached"]) else _median(row["median"], row["reached"])
+            for row in numbers.to_dict("records")
+        ],
         interval=[_interval(low, high) for low, high in zip(numbers["low"], numbers["high"], strict=True)],
     )
     shown = text[["quantity", "error", "depth", "mean", "interval", "n"]]
-    return Table("quantities", "Degradation gap and residual benefit", numbers, shown, notes, "measured")
+    shown = shown.rename(columns={"mean": "mean or median"})
+    return Table("quantities", "Measured quantities", numbers, shown, notes, "measured")
 
 
 def selection(frames: Frames) -> Table:
@@ -590,6 +611,11 @@ def _spread(mean: float, sd: float) -> str:
     if pd.isna(mean):
         return DASH
     return f"{mean:.2f}" if pd.isna(sd) else f"{mean:.2f} ± {sd:.2f}"
+
+
+def _median(median: float, reached: float) -> str:
+    """Iterations to a target, if it is known that the median trial got there."""
+    return f"{reached:.0f} reached it" if pd.isna(median) else f"{median:,.0f} ({reached:.0f} reached it)"
 
 
 _LATEX = {

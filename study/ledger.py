@@ -58,8 +58,8 @@ RECALIBRATION_BATCHES = 20
 class Run:
     """A trial as it was logged.
 
-    `records` has the columns of `COLUMNS`; None unless the trial has a result. `layers` has those of `LAYERS`; None
-    unless the trial finished, and of runs from before layers were measured.
+    `records` has the columns of `COLUMNS`; None unless the trial has a result, or what it has so far was asked for.
+    `layers` has those of `LAYERS`; None unless the trial finished, and of runs from before layers were measured.
     """
 
     run_id: str

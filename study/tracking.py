@@ -296,14 +296,20 @@ def read(execution: Execution, trials: Iterable[Trial], records: bool = True) ->
     the id of a trial and another specification, files that are missing or not what was sealed. Raises `InputError`
     where MLflow is out of reach.
     """
+    return list(each(execution, trials, records))
+
+
+def each(execution: Execution, trials: Iterable[Trial], records: bool = True) -> Iterator[Run]:
+    """What `read` returns, one by one: the curves of a large study need not be in memory together."""
     if not execution.tracking_uri and not ledger.is_store(execution.storage):
-        return []
+        return
     mlflow, wanted = client(execution), {trial.id: trial for trial in trials}
     found: dict[str, list[Any]] = {}
     try:
         for run in _search(mlflow, list(wanted)):
             found.setdefault(run.data.tags["trial_id"], []).append(run)
-        return [_read(mlflow, execution, wanted[id], runs, records) for id, runs in found.items()]
+        for id, runs in found.items():
+            yield _read(mlflow, execution, wanted[id], runs, records)
     except (MlflowException, OSError) as error:
         raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
 

@@ -56,7 +56,10 @@ def test_everything_the_contract_names_is_written(folder):
         "figure_7",
         "error_against_depth",
         "gaps_against_depth",
+        "generalisation_gap",
+        "iterations_to_target",
         "shortcut_options",
+        "shortcut_differences",
     ]
     expected = {"claims.json", "runs.parquet", "curves.parquet", "layers.parquet", "manifest.json", "index.html"}
     expected |= {f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex")}

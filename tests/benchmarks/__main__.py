@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("throughput", "depth", "overhead", "orchestration", "predictions", "verdicts")
+NAMES = ("throughput", "depth", "overhead", "orchestration", "predictions", "verdicts", "render")
 
 for name in sys.argv[1:] or NAMES:
     if name not in NAMES:
