@@ -581,7 +581,7 @@ def _by_net(curves: pd.DataFrame, finals: pd.DataFrame, measure: str) -> Iterato
 
 def _unfinished(curves: pd.DataFrame, finals: pd.DataFrame) -> pd.DataFrame:
     """The trials without a result of whose curve there is something."""
-    return finals[~finals["outcome"].isin(RESULTS) & finals["id"].isin(set(curves["id"]))]
+    return finals[~finals["outcome"].isin(RESULTS) & finals["id"].isin(curves["id"].unique())]
 
 
 def _provisional(curves: pd.DataFrame, finals: pd.DataFrame) -> str:

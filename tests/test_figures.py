@@ -143,6 +143,56 @@ def test_a_diverged_or_unfinished_trial_enters_no_mean(quick):
     np.testing.assert_allclose(line.get_ydata(), first_two.groupby("iteration")["train_error_pct"].mean())
 
 
+def test_what_an_unfinished_trial_has_is_faint_named_and_in_no_mean():
+    def outcome(trial: Trial) -> str:
+        return "running" if trial.model.title == "plain-20" and trial.seed == 2 else "finished"
+
+    study = frames(QUICK, error=large, outcomes=outcome)
+    without = Frames(study.finals, study.curves[study.curves["outcome"] != "running"], study.layers)
+    for draw, panels in ((figures.figure_1, 2), (figures.figure_6, 1)):
+        figure, bare = draw(study, "quick"), draw(without, "quick")
+        assert "in no mean: the curves so far of plain-20 (seed 2)." in figures.caption(figure)
+        assert "unfinished, provisional" in [text.get_text() for text in figure.legends[0].get_texts()]
+        assert "unfinished, provisional" not in [text.get_text() for text in bare.legends[0].get_texts()]
+        for axes, others in zip(figure.axes[:panels], bare.axes, strict=False):
+            faint = [line for line in axes.lines if line.get_linestyle() == "-."]
+            assert faint and all(line.get_alpha() < 1 and max(line.get_xdata()) <= 180 for line in faint)
+            means = [line for line in ours(axes) if line not in faint]
+            for line, other in zip(means, ours(others), strict=True):
+                np.testing.assert_array_equal(line.get_xydata(), other.get_xydata())
+
+
+def test_a_net_of_unfinished_trials_alone_is_named_where_its_curve_ends():
+    study = frames(QUICK, outcomes=lambda trial: "running" if trial.model.title == "ResNet-1202" else "finished")
+    assert "ResNet-1202" in words(figures.figure_6(study, "quick").axes[2])
+
+
+def test_trials_that_miss_a_target_stand_above_the_last_iteration_and_end_the_line(quick):
+    for axes, target in zip(figures.iterations_to_target(quick, "quick").axes, (50, 20, 10), strict=True):
+        marks = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "^"])
+        compared = figures.serving(quick.finals, "plain-vs-residual").query("outcome == 'finished'")
+        assert len(marks) == compared[f"reached_{target}_pct"].isna().sum() > 0
+        assert (marks > 360).all() and axes.get_ylim()[1] > max(marks)
+        plain, _ = (line for line in axes.lines if line.get_linewidth() == 2)
+        medians = quantities.iterations_to_target(compared, target, "plain")["median"]
+        np.testing.assert_array_equal(plain.get_ydata(), medians)
+        assert medians.isna().any()
+
+
+def test_shortcut_differences_are_drawn_with_their_intervals(quick):
+    left, right = figures.shortcut_differences(quick, "quick").axes
+    assert [label.get_text() for label in right.get_yticklabels()][:3] == [
+        f"20 layers: {x}" for x in ("B − A", "C − A", "C − B")
+    ]
+    expected = quantities.shortcut_differences(figures.beside_plain(quick.finals), figures.TEST)
+    expected = expected.set_index(["depth", "quantity"])
+    test = left.containers[1]
+    order = [(depth, f"plain - {option}") for depth in (20, 56) for option in "ABC"]
+    np.testing.assert_allclose(test.lines[0].get_xdata().astype(float), expected.loc[order, "mean"].astype(float))
+    drawn = [segment[:, 0] for segment in test.lines[2][0].get_segments()]
+    np.testing.assert_allclose(np.array(drawn, dtype=float), expected.loc[order, ["low", "high"]].astype(float))
+
+
 def test_the_caption_tells_data_profile_seeds_and_runs(quick):
     text = figures.caption(figures.error_against_depth(quick, "quick"))
     assert "Data: digits; profile quick; n = 2-3 seeds a net; 29 of 30 planned trials finished." in text

@@ -1,11 +1,11 @@
-"""Degradation gap, residual benefit and critical depth are what was planted."""
+"""Gaps, benefits, differences of shortcuts, critical depth and iterations to a target are what was planted."""
 
 import pandas as pd
 import pytest
 from planted import frames
 
 from analysis import quantities
-from analysis.figures import serving
+from analysis.figures import beside_plain, serving
 from experiments.profiles import QUICK
 from study.spec import Trial
 
@@ -60,3 +60,52 @@ def test_a_seed_counts_only_where_both_nets_finished():
 def test_a_study_without_errors_has_no_quantity(outcome):
     study = finals(outcomes=lambda trial: outcome)
     assert quantities.degradation_gap(study, TEST).empty and quantities.residual_benefit(study, TEST).empty
+
+
+def test_the_generalisation_gap_is_test_minus_clean_training_error_of_the_last_iterate():
+    study = finals(error=lambda trial: 10.0, test_error=lambda trial: 12.0, noise=0.0)
+    gap = quantities.generalisation_gap(study, "plain")  # planted curves have nine tenths of it as clean training error
+    clean = study.query("family == 'plain'").groupby("depth")["clean_train_error_pct"].mean()
+    assert means(gap) == pytest.approx((12.0 - clean).to_dict())
+    assert (gap["high"] > gap["low"]).all()  # no narrower than one image allows
+
+
+def test_differences_of_shortcuts_are_paired_by_seed():
+    errors = {"none": 20.0, "A": 8.0, "B": 7.0, "C": 7.5}
+
+    def error(trial: Trial) -> float:
+        return errors[trial.model.shortcut] + 10 * trial.seed  # cancels in a pair
+
+    study = beside_plain(frames(QUICK, test_error=error, noise=0.0).finals)
+    found = quantities.shortcut_differences(study, TEST)
+    at_20 = found[found["depth"] == 20].set_index("quantity")
+    expected = {"plain - A": 12.0, "plain - B": 13.0, "plain - C": 12.5, "B - A": -1.0, "C - A": -0.5, "C - B": 0.5}
+    assert at_20["mean"].to_dict() == pytest.approx(expected)
+    assert at_20["sd"].to_dict() == pytest.approx(dict.fromkeys(expected, 0.0), abs=1e-9)
+
+
+def reaching(study: pd.DataFrame, at: dict[int, float | None], outcome: str = "finished") -> pd.DataFrame:
+    """The 20-layer plain net's seeds reach 10 % at these iterations, or never."""
+    study = study.copy()
+    for seed, iteration in at.items():
+        row = (study["title"] == "plain-20") & (study["seed"] == seed)
+        study.loc[row, "reached_10_pct"] = float("nan") if iteration is None else iteration
+        study.loc[row, "outcome"] = "finished" if iteration else outcome
+    return quantities.iterations_to_target(study, 10, "plain").set_index("depth").loc[20]
+
+
+@pytest.mark.parametrize("outcome", ["finished", "diverged"])
+def test_a_trial_that_never_reaches_the_target_is_censored_and_not_averaged_in(outcome):
+    study = finals()
+    all_of_them = reaching(study, {0: 100.0, 1: 120.0, 2: 300.0})
+    one_never = reaching(study, {0: 100.0, 1: 120.0, 2: None}, outcome)
+    two_never = reaching(study, {0: 100.0, 1: None, 2: None}, outcome)
+    assert (all_of_them["median"], all_of_them["reached"]) == (120.0, 3)
+    assert (one_never["median"], one_never["reached"], one_never["n"]) == (120.0, 2, 3)
+    assert pd.isna(two_never["median"]) and two_never["reached"] == 1
+
+
+def test_an_unfinished_trial_says_nothing_of_when_a_target_is_reached():
+    study = finals(outcomes=lambda trial: "running" if trial.seed == 2 else "finished")
+    assert (quantities.iterations_to_target(study, 50, "residual")["n"] == 2).all()
+    assert study.loc[study["outcome"] == "running", "reached_50_pct"].isna().all()

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from planted import DAMAGES, Run, frames, planted
 
-from analysis.runs import MEASURES, load
+from analysis.runs import MEASURES, PIXELS, load, thinned
 from experiments import planned
 from experiments.profiles import profile
 from study.spec import Trial
@@ -156,6 +156,41 @@ def test_the_iterate_that_validation_chooses_is_an_extra_beside_the_last():
     records.loc[evaluated, "validation_error_pct"] = [9.0, 4.0, 4.0, 5.0, 6.0]
     (row,) = load({trial: ["x"]}, [_with(run, records)]).finals.to_dict("records")
     assert (row["validated_test_error_pct"], row["best_test_error_pct"], row["test_error_pct"]) == (8.0, 5.0, 7.0)
+
+
+def long_curve(records: int, **series) -> pd.DataFrame:
+    return pd.DataFrame({"id": "a", "iteration": np.arange(1, records + 1), **series})
+
+
+def test_thinning_keeps_the_ends_and_every_records_share():
+    error = np.linspace(90, 5, 64_000)
+    error[30_000] = 5_000.0  # far narrower than a pixel
+    curve = long_curve(64_000, train_error_pct=error)
+    shown = thinned(curve)
+    assert len(shown) == PIXELS
+    for end in (0, -1):
+        assert shown.iloc[end].to_dict() == curve.iloc[end].to_dict()
+    inner = shown["train_error_pct"].iloc[1:-1]
+    assert 40 < inner.diff().max() < 60  # of a hundred records
+    assert inner.mean() == pytest.approx(error[1:-1].mean(), rel=1e-3)
+    assert thinned(shown).equals(shown)
+
+
+def test_thinning_leaves_out_what_was_not_measured_and_leaves_short_curves_alone():
+    every_thousandth = np.where(np.arange(1, 64_001) % 1_000 == 0, 7.0, np.nan)
+    assert set(thinned(long_curve(64_000, test_error_pct=every_thousandth))["test_error_pct"].dropna()) == {7.0}
+    short = frames(QUICK).curves
+    pd.testing.assert_frame_equal(thinned(short), short)
+
+
+def test_the_iteration_that_reaches_a_target_is_the_first_record_at_most_as_large():
+    trial, run = _first()
+    assert run.records is not None
+    records = run.records.to_pandas()
+    records["train_error_pct"] = np.r_[60.0, 50.0, 55.0, 20.5, np.full(len(records) - 4, 20.1)]
+    (row,) = load({trial: ["x"]}, [_with(run, records)]).finals.to_dict("records")
+    assert row["reached_50_pct"] == records["iteration"][1]
+    assert np.isnan(row["reached_20_pct"]) and np.isnan(row["reached_10_pct"])
 
 
 def _first() -> tuple[Trial, Run]:

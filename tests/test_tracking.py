@@ -1,11 +1,14 @@
 """Runs are found by trial, written once however often they are written, and sealed."""
 
+import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -335,3 +338,12 @@ def test_a_store_of_another_version_or_another_folder_is_refused(execution: Exec
         tracking.create_store(replace(execution, storage=tmp_path / "file"))
     with pytest.raises(InputError, match="cannot be written"):
         tracking.create_store(replace(execution, storage=Path("/proc/store")))
+
+
+def test_the_digest_is_that_of_the_rows_as_json():
+    odd = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e-5, 1e22, 1 / 3, None, 100.0]
+    for count in (0, 1, len(odd)):
+        columns = [pa.array(range(count), pa.int64()), *[pa.array(odd[:count], pa.float64())] * 9]
+        table = pa.table(columns, schema=ledger.COLUMNS)
+        for each in (table, pa.concat_tables([table, table])):
+            assert ledger.digest(each) == hashlib.sha256(json.dumps(each.to_pylist()).encode()).hexdigest()

@@ -1,9 +1,9 @@
 """Rendering a large study: from a store of runs of 64,000 records to everything under results/, in a fresh process.
 
-The runs are the paper profile's, with more seeds; their curves are made up, with a record an iteration of learning rate,
-training loss and running error, and test loss and error every 1,000. They lie sealed in the trials' folders and as
-artifacts of MLflow's runs, and are read as `make report` reads them: every digest is computed again. MLflow's metrics
-are left out of the store, because rendering does not read them. RUNS="111 999" chooses how many runs.
+The runs are the paper profile's; their curves are made up, with a record an iteration of learning rate, training loss
+and running error, and test loss and error every 1,000. They lie sealed in the trials' folders and as artifacts of
+MLflow's runs, and are read as `make report` reads them: every digest is computed again. MLflow's metrics are left out
+of the store, because rendering does not read them. RUNS="111 999" chooses how many runs.
 """
 
 import json
@@ -13,11 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import common
 import numpy as np
+import psutil
 import pyarrow as pa
 
 from experiments import planned
@@ -90,13 +92,12 @@ def rendering(runs: int, folder: Path) -> dict[str, Any]:
     report.write(frames, profile, folder / "results" / "paper", {}, lecture=False)
     written = time.perf_counter()
     report.notebooks(folder / "results" / "paper")
-    ended = time.perf_counter()
+    ended, cpu = time.perf_counter(), sum(os.times()[:4])
     slowest = 0.0
     for draw in figures.FIGURES:
         begun = time.perf_counter()
         figures.save(draw(frames, "paper"), folder / "one", draw.__name__)
         slowest = max(slowest, time.perf_counter() - begun)
-    of_lectures = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
     return {
         "runs": len(serves),
         "records": len(frames.curves),
@@ -104,10 +105,25 @@ def rendering(runs: int, folder: Path) -> dict[str, Any]:
         "rendering (s)": written - read,
         "lectures (s)": ended - written,
         "all (s)": ended - started,
+        "CPU of all (s)": cpu,
         "slowest figure (s)": slowest,
         "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
-        "largest lecture MiB": of_lectures,
     }
+
+
+def peak_mib(pid: int) -> float:
+    """The most memory that a process and those it starts have had together, until it ends; looked at twice a second."""
+    most = 0
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        while process.status() != psutil.STATUS_ZOMBIE:
+            now = 0
+            for each in (process, *process.children(recursive=True)):
+                with suppress(psutil.Error):  # it may end while it is looked at
+                    now += each.memory_full_info().pss
+            most = max(most, now)
+            time.sleep(0.5)
+    return most / 2**20
 
 
 def main() -> None:
@@ -116,7 +132,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             make_store(profile_of(runs), Execution(storage=Path(temporary) / "store", data_root=Path(temporary)))
             run = [sys.executable, __file__, str(runs), temporary]
-            rows.append(json.loads(subprocess.run(run, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout))
+            with subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE) as process:
+                peak = peak_mib(process.pid)
+                said = process.communicate()[0]
+            rows.append(json.loads(said) | {"peak with lectures MiB": peak})
     common.write("render", f"{RECORDS:,} records a run; {os.cpu_count()} cores, as many lectures at a time", rows)
 
 
