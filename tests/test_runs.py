@@ -8,10 +8,12 @@ import pyarrow as pa
 import pytest
 from planted import DAMAGES, Run, frames, planted
 
+from analysis.__main__ import so_far
 from analysis.runs import MEASURES, PIXELS, load, thinned
 from experiments import planned
 from experiments.profiles import profile
-from study.spec import Trial
+from study import ledger
+from study.spec import Execution, InputError, Trial
 
 QUICK = profile("quick")
 
@@ -156,6 +158,19 @@ def test_the_iterate_that_validation_chooses_is_an_extra_beside_the_last():
     records.loc[evaluated, "validation_error_pct"] = [9.0, 4.0, 4.0, 5.0, 6.0]
     (row,) = load({trial: ["x"]}, [_with(run, records)]).finals.to_dict("records")
     assert (row["validated_test_error_pct"], row["best_test_error_pct"], row["test_error_pct"]) == (8.0, 5.0, 7.0)
+
+
+def test_a_run_without_a_result_comes_with_what_its_trial_has_written_so_far(tmp_path):
+    store = Execution(storage=tmp_path, data_root=tmp_path)
+    done, half = planted(QUICK, outcomes=lambda trial: "running" if trial.seed else "finished")[:2]
+    assert so_far(done, store) is done
+    logged = dataclasses.replace(half, records=None)
+    assert len(so_far(logged, store).records) == 0
+    ledger.write_records(store.trial_folder(half.trial.id), half.records)
+    assert so_far(logged, store).records.equals(half.records)
+    (store.trial_folder(half.trial.id) / "records.parquet").write_bytes(b"half a file")
+    with pytest.raises(InputError, match=f"{half.trial.id}/records.parquet cannot be read .*; delete it"):
+        so_far(logged, store)
 
 
 def long_curve(records: int, **series) -> pd.DataFrame:
