@@ -38,7 +38,7 @@ VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention fi
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn")
 FRAMES = ("runs", "curves", "layers")  # files of the frames a report is rendered from
-ROWS = 2**20  # of a row group, more or less
+ROWS = 2**18  # of a row group, more or less
 Claim = dict[str, Any]
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
 
