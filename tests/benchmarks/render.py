@@ -1,6 +1,6 @@
 """Rendering a large study: from a store of runs of 64,000 records to everything under results/, in a fresh process.
 
-The runs are the paper profile's; their curves are made up, with a record an iteration of learning rate, training loss
+The runs are the paper profile's; their curves are made up, a record an iteration of learning rate, training loss
 and running error, and test loss and error every 1,000. They lie sealed in the trials' folders and as artifacts of
 MLflow's runs, and are read as `make report` reads them: every digest is computed again. MLflow's metrics are left out
 of the store, because rendering does not read them. RUNS="111 999" chooses how many runs.
