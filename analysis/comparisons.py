@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.runs import one_image_pct
-from analysis.statistics import p_equivalent, p_greater
+from analysis.statistics import Greater, p_equivalent, p_greater
 from experiments.profiles import Profile
 from experiments.recipes import PAPER_DATA
 
@@ -52,15 +52,15 @@ class Part:
     def sample(self) -> list[float]:
         return list(self.values if self.tested is None else self.tested)
 
-    def p_for(self) -> float:
+    def p_for(self, greater: Greater = p_greater) -> float:
         if self.direction == 0:
-            return p_equivalent(self.sample, self.margin, self.resolution)
-        return p_greater([self.direction * value for value in self.sample], 0.0, self.resolution)
+            return p_equivalent(self.sample, self.margin, self.resolution, greater)
+        return greater([self.direction * value for value in self.sample], 0.0, self.resolution)
 
-    def p_against(self) -> float:
+    def p_against(self, greater: Greater = p_greater) -> float:
         """Two-sided p of the opposite; 1 where the mean is on the claim's side."""
         side = -1.0 if self.direction > 0 or (self.direction == 0 and np.mean(self.sample) < 0) else 1.0
-        one_sided = p_greater([side * value for value in self.sample], self.margin, self.resolution)
+        one_sided = greater([side * value for value in self.sample], self.margin, self.resolution)
         return min(1.0, 2 * one_sided)
 
 

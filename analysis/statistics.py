@@ -2,15 +2,16 @@
 
 Owns the arithmetic of a verdict. Must not know claims, frames or figures: it is given numbers.
 
-Every test is a t test on one number per seed, for example the difference of two nets that share the seed. With few
-seeds several such numbers may be equal, because an error is a whole number of wrong images. A standard deviation of 0
-would then claim certainty that a count of images cannot give, so the functions take the `resolution` of one error (one
-image, in percent): rounding two errors to it leaves a deviation of resolution / sqrt(6) in their difference, and no
-smaller one is believed. With resolution 0, equal non-zero differences have p = 0 and an interval of width 0.
+Verdicts rest on t tests of one number per seed, for example the difference of two nets that share the seed; sign flips
+and the bootstrap, which assume no normal distribution, stand beside them. With few seeds several such numbers may be
+equal, because an error is a whole number of wrong images. A standard deviation of 0 would then claim certainty that a
+count of images cannot give, so the t tests take the `resolution` of one error (one image, in percent): rounding two
+errors to it leaves a deviation of resolution / sqrt(6) in their difference, and no smaller one is believed. With
+resolution 0, equal non-zero differences have p = 0 and an interval of width 0.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,9 @@ from scipy import stats
 
 ALPHA = 0.05
 MOST_SEEDS = 1000
+RESAMPLED = 8  # the fewest values that resampling is asked of: five have 126 different resamples and 32 sign patterns
+RESAMPLES = 9999  # sign patterns of up to 13 values are all counted, of more so many are drawn
+Greater = Callable[[Sequence[float], float, float], float]  # (values, than, resolution) -> one-sided p
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,47 @@ def p_greater(values: Iterable[float], than: float = 0.0, resolution: float = 0.
     return float(stats.t.sf((found.mean - than) / error, found.n - 1))
 
 
+def p_sign_flips(values: Iterable[float], than: float = 0.0, resolution: float = 0.0) -> float:
+    """As `p_greater`, for any symmetric distribution: the share of sign patterns with a mean at least as great.
+
+    No p is below 1 / 2^n. There is no deviation to mistrust, so the `resolution` that the t test needs changes nothing.
+    """
+    x = np.asarray(list(values), dtype=float) - than
+    if len(x) < 2:
+        return math.nan
+    flips = stats.permutation_test(
+        (x,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, alternative="greater", rng=0
+    )
+    return float(flips.pvalue)
+
+
+def bootstrap_interval(values: Iterable[float], level: float = 1 - ALPHA) -> tuple[float, float] | None:
+    """Bias-corrected and accelerated bootstrap interval for the mean; None for equal values or under `RESAMPLED`."""
+    x = np.asarray(list(values), dtype=float)
+    if len(x) < RESAMPLED or np.ptp(x) == 0:
+        return None
+    found = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa", rng=0)
+    low, high = found.confidence_interval
+    return float(low), float(high)
+
+
 def p_two_sided(values: Sequence[float], resolution: float = 0.0) -> float:
     """p of 'the mean is 0': the paired t test, when the values are differences of pairs."""
     mirrored = [-value for value in values]
     return min(1.0, 2 * min(p_greater(values, 0.0, resolution), p_greater(mirrored, 0.0, resolution)))
 
 
-def p_equivalent(values: Sequence[float], margin: float, resolution: float = 0.0) -> float:
+def p_equivalent(
+    values: Sequence[float], margin: float, resolution: float = 0.0, greater: Greater = p_greater
+) -> float:
     """Two one-sided tests (TOST): p of 'the mean is at least `margin` away from 0'."""
     mirrored = [-value for value in values]
-    return max(p_greater(values, -margin, resolution), p_greater(mirrored, -margin, resolution))
+    return max(greater(values, -margin, resolution), greater(mirrored, -margin, resolution))
+
+
+def power(effect: float, sd: float, n: int, alpha: float = ALPHA) -> float:
+    """Chance that `p_greater` of n normal values with this mean and deviation is below `alpha` (noncentral t)."""
+    return float(stats.nct.sf(stats.t.ppf(1 - alpha, n - 1), n - 1, effect / sd * math.sqrt(n)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

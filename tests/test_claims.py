@@ -35,6 +35,7 @@ TWO_DEPTHS = replace(
 )
 PLAIN = ("S1-1", "S1-2", "S1-3", "S1-5", "S42-1", "S42-2")
 RESIDUAL = ("S41-26", "S42-4", "S42-5")
+KEYS = ("id", "section", "statement", "verdict", "effect", "interval", "n", "runs", "reason")
 UNDECIDED = re.compile(r"undecided \(needs (\d+|more than 1000) more seeds\)")
 
 
@@ -72,7 +73,7 @@ def test_every_claim_has_exactly_one_entry_in_the_papers_order(name):
     entries = evaluate(frames(profile(name)), profile(name))
     assert [entry["id"] for entry in entries] == [claim["id"] for claim in paper.claims()]
     for entry in entries:
-        assert list(entry) == ["id", "section", "statement", "verdict", "effect", "interval", "n", "runs", "reason"]
+        assert list(entry) == [*KEYS, "interval_bootstrap", "p_permutation"]
         assert entry["verdict"] in (SUPPORTED, CONTRADICTED, NOT_TESTABLE) or UNDECIDED.fullmatch(entry["verdict"])
         assert entry["reason"].endswith(".")
 
@@ -252,6 +253,33 @@ def test_a_true_effect_that_three_seeds_leave_open_is_supported_by_thirty():
     assert undecided
     assert 0 < int(undecided.group(1)) < 30
     assert verdicts(TWO_DEPTHS.with_seeds(30), error=slightly_worse, noise=1.0)["S1-1"]["verdict"] == SUPPORTED
+
+
+def test_sign_flips_stand_beside_the_t_test_with_the_least_that_they_can_give():
+    found = verdicts(QUICK)
+    assert found["S1-1"]["p_permutation"] == 1 / 8 and found["S1-1"]["interval_bootstrap"] is None
+    assert "sign flips: p = 0.125, the least that 3 seeds can give." in found["S1-1"]["reason"]
+    assert found["S42-4"]["p_permutation"] is None  # not testable
+    against = verdicts(TWO_DEPTHS, error=lambda trial: 40.0 - trial.model.depth / 4)["S1-1"]
+    assert against["verdict"] == CONTRADICTED and against["p_permutation"] == 2 / 2**5
+
+
+def test_resampling_of_many_normal_seeds_agrees_with_the_t_test():
+    found = verdicts(TWO_DEPTHS.with_seeds(8))["S1-1"]
+    assert found["interval_bootstrap"] == pytest.approx(found["interval"], abs=0.1)
+    assert found["p_permutation"] == 1 / 2**8 and "disagree" not in found["reason"]
+
+
+def test_a_reason_says_where_resampling_disagrees_with_the_t_test():
+    """Seven small differences and a large one: signs are sure of the direction, the t test is not."""
+
+    def one_seed_differs(trial: Trial) -> float:
+        return 30.0 + (trial.model.depth == 56) * (0.5 + 20 * (trial.seed == 0))
+
+    found = verdicts(TWO_DEPTHS.with_seeds(8), error=one_seed_differs, noise=0.01)["S1-1"]
+    assert UNDECIDED.fullmatch(found["verdict"])
+    assert found["interval"][0] < 0 < found["interval_bootstrap"][0]
+    assert "Sign flips disagree" in found["reason"] and "The bootstrap disagrees: its interval is [" in found["reason"]
 
 
 def test_what_a_profile_calls_untestable_is_not_tested():

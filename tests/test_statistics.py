@@ -1,18 +1,24 @@
 """Statistics agree with scipy and with examples worked by hand."""
 
 import math
+from itertools import product
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from analysis.statistics import (
+    RESAMPLED,
     believed_sd,
+    bootstrap_interval,
     estimate,
     further_seeds,
     holm,
     p_equivalent,
     p_greater,
+    p_sign_flips,
     p_two_sided,
+    power,
     proportion_interval,
 )
 
@@ -72,6 +78,42 @@ def test_equivalence_needs_a_small_difference_and_a_small_error():
     upper = stats.ttest_1samp(DIFFERENCES, 0.5, alternative="less").pvalue
     lower = stats.ttest_1samp(DIFFERENCES, -0.5, alternative="greater").pvalue
     assert p_equivalent(DIFFERENCES, 0.5) == pytest.approx(max(upper, lower))
+
+
+def test_sign_flips_count_every_pattern():
+    values = [0.4, -0.1, 0.3, 0.2, 0.6]
+    means = [np.mean([sign * value for sign, value in zip(signs, values, strict=True)]) for signs in
+             product((1, -1), repeat=5)]  # fmt: skip
+    assert p_sign_flips(values) == sum(mean >= np.mean(values) - 1e-12 for mean in means) / 32
+    assert p_sign_flips(DIFFERENCES[:3]) == 1 / 8  # all of one sign: the least that three can give
+    assert p_sign_flips([value + 0.5 for value in values], 0.5) == pytest.approx(p_sign_flips(values))
+    assert math.isnan(p_sign_flips([1.0]))
+    assert p_sign_flips([1.0 + 0.1 * i for i in range(20)]) == 1e-4  # of more than 13, patterns are drawn
+
+
+def test_equivalence_can_be_tested_by_sign_flips():
+    assert p_equivalent([0.1, -0.1, 0.05, 0.0], 0.5, greater=p_sign_flips) == 1 / 16
+    assert p_equivalent([0.9, 1.1, 1.0, 1.0], 0.5, greater=p_sign_flips) == 1.0
+
+
+def test_the_bootstrap_is_asked_of_enough_values_and_agrees_where_they_are_normal():
+    normal = [float(x) for x in stats.norm.ppf((np.arange(40) + 0.5) / 40)]
+    assert bootstrap_interval(normal[: RESAMPLED - 1]) is None
+    assert bootstrap_interval([1.0] * RESAMPLED) is None
+    low, high = bootstrap_interval(normal)
+    assert (low, high) == pytest.approx((estimate(normal).low, estimate(normal).high), abs=0.02)
+    assert bootstrap_interval(normal) == (low, high)  # its draws are fixed
+    skewed = [math.exp(2 * x) for x in normal]
+    low, high = bootstrap_interval(skewed)
+    assert high - np.mean(skewed) > 1.2 * (np.mean(skewed) - low)
+
+
+def test_power_is_the_share_of_samples_that_pass():
+    assert power(0.0, 1.0, 5, 0.05) == pytest.approx(0.05)
+    samples = np.random.default_rng(0).normal(1.0, 1.0, (4000, 5))
+    passed = stats.ttest_1samp(samples, 0, axis=1, alternative="greater").pvalue < 0.01
+    assert power(1.0, 1.0, 5, 0.01) == pytest.approx(passed.mean(), abs=0.02)
+    assert power(2.0, 2.0, 5, 0.01) == power(1.0, 1.0, 5, 0.01) < power(1.0, 1.0, 9, 0.01)
 
 
 def test_further_seeds_are_the_fewest_that_exclude_zero():
