@@ -1,7 +1,8 @@
-"""`python -m analysis study | report | figures | notebooks`: render results from logged runs.
+"""`python -m analysis study | report | figures | notebooks | decide`: render results from logged runs.
 
-Only `study`, the whole of `make degradation-study` in one process, trains what is missing first. The others also render
-a bundle, `--bundle FILE`, for which neither torch, ray nor mlflow need be installed.
+Only `study`, the whole of `make degradation-study` in one process, and `decide`, which is `python -m experiments run
+--until-decided`, train what is missing first. The others also render a bundle, `--bundle FILE`, for which neither
+torch, ray nor mlflow need be installed.
 """
 
 from dataclasses import replace
@@ -12,11 +13,11 @@ import click
 import pyarrow as pa
 from rich.console import Console
 
+from analysis import deciding, runs, tables
 from analysis import report as page
-from analysis import runs, tables
 from analysis.problems import Problem, problems
 from experiments import planned
-from experiments.command import RUN_OPTIONS, Selection, main, selecting
+from experiments.command import DECIDING_OPTIONS, RUN_OPTIONS, Selection, main, selecting
 from experiments.live import duration
 from experiments.profiles import PAPER
 from experiments.running import run_missing
@@ -79,6 +80,13 @@ def notebooks(selected: Selection) -> None:
     *_, folder = render(of_bundle(selected))
     for path in sorted((folder / "notebooks").glob("*.html")):
         print(path)
+
+
+@cli.command()
+@selecting(*DECIDING_OPTIONS, *RUN_OPTIONS)
+def decide(selected: Selection) -> int:
+    """Add paired seeds until a claim is decided. Exit code 1 if seeds or budget end before."""
+    return deciding.decide(selected, console)
 
 
 def show(selected: Selection) -> runs.Frames:

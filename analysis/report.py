@@ -37,6 +37,7 @@ from study.spec import PROTOCOL, SCHEMA, InputError
 VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention first
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn")
+DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside the report, and no part of it
 FRAMES = ("runs", "curves", "layers")  # files of the frames a report is rendered from
 ROWS = 2**18  # of a row group, more or less
 Claim = dict[str, Any]
@@ -269,7 +270,7 @@ def _digests(folder: Path) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".")
+        if path.is_file() and path.name != MANIFEST and not path.name.startswith(".") and path.parent.name != DECISIONS
     }
 
 

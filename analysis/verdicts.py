@@ -63,7 +63,7 @@ def evaluate(frames: Frames, profile: Profile) -> list[dict[str, Any]]:
     outcomes: dict[str, Tested | Counted] = {}
     for claim in paper.claims():
         if claim["id"] not in claims.SAME:
-            outcomes[claim["id"]] = _outcome(claim, study)
+            outcomes[claim["id"]] = outcome_of(claim, study)
     decided = _decide(outcomes)
     entries = []
     for claim in paper.claims():
@@ -80,7 +80,8 @@ def evaluate(frames: Frames, profile: Profile) -> list[dict[str, Any]]:
     return entries
 
 
-def _outcome(claim: dict[str, Any], study: Study) -> Tested | Counted:
+def outcome_of(claim: dict[str, Any], study: Study) -> Tested | Counted:
+    """What the study says of a claim of the paper that is not the `SAME` as another, before any correction."""
     name, untestable = claim["id"], study.profile.untestable
     if name in counted_claims.CLAIMS:
         return counted_claims.CLAIMS[name]()

@@ -5,6 +5,7 @@ files that must be trusted in `experiments/verifying.py`.
 """
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import click
 from rich.console import Console
 
 from experiments import EXPERIMENTS, name_of, plan
-from experiments.command import COST_OPTIONS, RUN_OPTIONS, Selection, main, selecting
+from experiments.command import COST_OPTIONS, DECIDING_OPTIONS, RUN_OPTIONS, Selection, main, selecting
 from experiments.live import percent
 from experiments.plan import duration
 from experiments.profiles import PROFILES
@@ -23,6 +24,7 @@ from experiments.sharing import COMMANDS
 from experiments.verifying import verify_command
 from study import probe, progress
 from study.ledger import UNUSABLE
+from study.spec import InputError
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 console = Console(highlight=False)
@@ -65,9 +67,15 @@ def plan_command(selected: Selection) -> None:
 
 
 @cli.command()
-@selecting(*RUN_OPTIONS)
+@selecting(*RUN_OPTIONS, *DECIDING_OPTIONS)
 def run(selected: Selection) -> int:
-    """Run what has no result yet. Exit code 1 if a trial then still has none."""
+    """Run what has no result yet. Exit code 1 if a trial then still has none, or the claim is still undecided."""
+    if selected.arguments["until_decided"]:
+        command = [sys.executable, "-m", "analysis", "decide", *sys.argv[2:]]
+        os.execv(sys.executable, command)  # this layer may not import what reads results and judges claims
+    for name in ("max_seeds", "results"):
+        if selected.arguments[name] is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for --until-decided; leave it out, or name a claim")
     return 1 if run_missing(selected, console) else 0
 
 

@@ -80,6 +80,16 @@ RUN_OPTIONS = (
     ),
     click.option("--address", default="", help="A running Ray cluster, instead of this machine."),
 )
+DECIDING_OPTIONS = (
+    click.option(
+        "--until-decided",
+        metavar="CLAIM",
+        default="",
+        help="Instead of everything: add paired seeds of what the claim compares until it is decided.",
+    ),
+    click.option("--max-seeds", type=int, help="With --until-decided: no more than so many seeds (default: 24)."),
+    click.option("--results", type=Path, help="With --until-decided: folder of results (default: results)."),
+)
 
 
 def selecting(*more: Callable[..., Any]) -> Callable[..., Any]:

@@ -252,14 +252,24 @@ def totals(plan: Plan, price: float | None = None, watts: float | None = None) -
 
 
 def check_budget(plan: Plan, arguments: Mapping[str, Any]) -> None:
-    """Raise `InputError` if the trials still to run take more than `budget`, or the budget lacks its rate.
+    """Raise `InputError` if the trials still to run take more than `budget`, or the budget lacks its rate."""
+    if over := over_budget(plan, arguments):
+        raise InputError(
+            f"the {len(plan.todo)} trials still to run are predicted to {over}; raise --budget, or choose fewer"
+            " --seeds or --experiments"
+        )
+
+
+def over_budget(plan: Plan, arguments: Mapping[str, Any]) -> str:
+    """What the trials still to run take, if it is more than `budget`: 'take 4 core-hours, more than ...'; else ''.
 
     `budget` is GPU-hours (without GPUs core-hours) as '12h', energy as '5kWh', or money as a number; '' is none.
+    Raises `InputError` for a budget that is not understood or lacks its rate.
     """
     budget, price, watts = arguments["budget"], arguments["price"], arguments["watts"]
     predicted = totals(plan, price, watts)
     if not budget:
-        return
+        return ""
     parsed = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) *(h|kWh|)", budget.strip())
     if parsed is None:
         raise InputError(f"budget {budget!r} is not understood; write hours as 12h, energy as 5kWh, money as a number")
@@ -272,12 +282,9 @@ def check_budget(plan: Plan, arguments: Mapping[str, Any]) -> None:
     }[unit]
     if predicted[key] is None:
         raise InputError(f"budget {budget} needs {lacks}; or write hours, as 12h")
-    if predicted[key] > most:
-        takes = says.format(figure(predicted[key]))
-        raise InputError(
-            f"the {len(plan.todo)} trials still to run are predicted to {takes}, more than the budget of"
-            f" {figure(most)}; raise --budget, or choose fewer --seeds or --experiments"
-        )
+    if predicted[key] <= most:
+        return ""
+    return f"{says.format(figure(predicted[key]))}, more than the budget of {figure(most)}"
 
 
 def most_bytes(plan: Plan) -> int:
