@@ -16,7 +16,7 @@ from test_sharing import study
 
 import analysis.__main__ as analysis
 import experiments.__main__ as experiments
-from analysis import comparisons, paper
+from analysis import comparisons, paper, report
 from analysis.comparisons import CONTRADICTED, SUPPORTED, Part, Study
 from analysis.deciding import UNDECIDED, Seen, following, further, looks, see
 from analysis.statistics import ALPHA, estimate
@@ -191,6 +191,7 @@ def test_run_decides_a_claim_on_the_runs_there_are_and_the_same_again(
     assert record["command"].startswith("python -m experiments run --until-decided S1-5 --max-seeds 6")
     assert len(record["runs"]) == 2 * record["looks"][-1]["seeds"]
     assert done.stdout.count("\nlook ") == len(record["looks"]) and "supported: S1-5" in done.stdout
+    assert not report._digests(tmp_path / "quick")  # it is no part of a report, which would make it out of date
     code, said, _ = command("decide", *asked)
     assert code == 0 and "to run" not in said
     assert json.loads((tmp_path / "quick" / "decisions" / "S1-5.json").read_text()) == record
