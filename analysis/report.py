@@ -38,7 +38,7 @@ VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention fi
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn")
 DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside the report, and no part of it
-FRAMES = ("runs", "curves", "layers")  # files of the frames a report is rendered from
+FRAMES = ("runs", "curves", "layers", "evaluations")  # files of the frames a report is rendered from
 ROWS = 2**18  # of a row group, more or less
 Claim = dict[str, Any]
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
@@ -67,7 +67,7 @@ def write(
     """
     verdicts = evaluate(frames, profile)
     files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
-    for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers), strict=True):
+    for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers, frames.evaluations), strict=True):
         with files.writing(folder / f"{name}.parquet") as path:
             _write_frame(frame, path)
     rendered = tables.every(frames, profile.name)
@@ -259,6 +259,9 @@ def _manifest(
         "runs": dict(finals.loc[finals["run_id"] != "", ["id", "run_id"]].itertuples(index=False)),
         "results": dict(finals.loc[with_result, ["id", "records_sha256"]].itertuples(index=False)),
         "problems": [asdict(problem) for problem in known],
+        "evaluations": dict(
+            finals.loc[finals["evaluations_sha256"] != "", ["id", "evaluations_sha256"]].itertuples(index=False)
+        ),
         "without_a_result": finals.loc[~with_result, "id"].tolist(),
         "files": _digests(folder),
     }

@@ -1,11 +1,11 @@
-"""Frames: one row per planned trial, one row per record.
+"""Frames: one row per planned trial, one row per record, one row per evaluation beyond the records.
 
 Owns the columns that claims, tables and figures read. Must not know where runs are kept: it is handed plans and runs,
 and touches neither tracking nor files.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from experiments.recipes import deviations
-from study import cost
+from study import cost, ledger
 from study.ledger import COLUMNS, LAYERS, MEND, RECALIBRATED, RESULTS, UNUSABLE, Run, flaw
 from study.spec import Trial
 
@@ -29,13 +29,17 @@ MEASURES = (
 RECORD = tuple(COLUMNS.names)
 TARGETS_PCT = (50, 20, 10)  # running training errors of which `finals` says when a trial first reached them
 WITHOUT_RESULT = ("failed", "interrupted", "running", UNUSABLE, "missing")  # outcomes that enter nothing
+# Of an evaluation: the trials of its net, or of its nets with commas between them; what they are; what was measured.
+EVALUATIONS = (
+    *("ids", "experiments", "title", "seed", "data", "split", "protocol", "measure", "value", "images", "run_id"),
+)
 TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
 PIXELS = 640  # of a panel's width in the finest file that has pixels, and so the most points of a curve that it shows
 
 NEVER = {f"reached_{target}_pct": float("nan") for target in TARGETS_PCT}
 MISSING: dict[str, Any] = {
-    **{"outcome": "missing", "problem": "", "run_id": "", **dict.fromkeys(TRACE, "")},
+    **{"outcome": "missing", "problem": "", "run_id": "", **dict.fromkeys((*TRACE, "evaluations_sha256"), "")},
     **dict.fromkeys(("diverged_at", "seconds", *MEASURES), float("nan")),
     **NEVER,
 }
@@ -46,6 +50,7 @@ IMAGES = {
     "fashion-mnist": (60_000, 10_000),
     "cifar10": (50_000, 10_000),
     "cifar100": (50_000, 10_000),
+    "imagenet": (1_281_167, 50_000),
 }
 IMAGES_ELSE = (1_000, 1_000)  # a folder's size is not in the frames: a coarse resolution errs towards undecided
 
@@ -63,11 +68,14 @@ class Frames:
     `finals`: exactly one row per planned trial. `curves`: one row per planned trial that has a run, and record, trial
     after trial; its text is categorical, because a large study has tens of millions of records. `layers`: one row per
     finished trial, iteration (0 and the last) and 3x3 layer.
+    `evaluations`: one row per split, protocol and measure of a net, or of an ensemble, whose seed is that of the first
+    of its nets.
     """
 
     finals: pd.DataFrame
     curves: pd.DataFrame
     layers: pd.DataFrame
+    evaluations: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(EVALUATIONS)))
 
 
 def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
@@ -87,6 +95,7 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
     """
     found, curves, layers = dict[str, dict[str, Any]](), dict[str, pa.Table](), dict[str, pa.Table]()
     seen: dict[str, list[str]] = {}
+    evaluations: list[dict[str, Any]] = []
     for run in runs:
         if run.trial not in planned:
             continue
@@ -95,10 +104,28 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
         run = _checked(run, seen[id])
         curves[id], layers[id] = _with(COLUMNS, run.records), _with(LAYERS, run.layers)
         found[id] = _found(run, curves[id].to_pandas())
+        if run.evaluations is not None:
+            evaluations += _evaluated(run.trial, planned[run.trial], run.run_id, run.evaluations.to_pylist())
     finals = pd.DataFrame(
         [_planned(trial, experiments) | found.get(trial.id, MISSING) for trial, experiments in planned.items()]
     )
-    return Frames(finals, _identified(finals, curves, COLUMNS), _identified(finals, layers, LAYERS))
+    return Frames(
+        finals,
+        _identified(finals, curves, COLUMNS),
+        _identified(finals, layers, LAYERS),
+        pd.DataFrame(evaluations, columns=list(EVALUATIONS)),
+    )
+
+
+def _evaluated(
+    trial: Trial, experiments: list[str], run_id: str, evaluations: list[dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The rows of `evaluations` that one run has."""
+    for row in evaluations:
+        nets = row.pop("nets")
+        net = f"ensemble of {nets.count(',') + 1}" if nets else trial.model.title
+        of = {"ids": nets or trial.id, "experiments": ",".join(experiments), "title": net, "run_id": run_id}
+        yield of | {"seed": trial.seed, "data": trial.data.name} | row
 
 
 def _checked(run: Run, run_ids: list[str]) -> Run:
@@ -108,7 +135,7 @@ def _checked(run: Run, run_ids: list[str]) -> Run:
     else:
         wrong = flaw(run.trial, run.outcome, run.records) if run.outcome in RESULTS else ""
     tags = run.tags | {"reason": f"{wrong}; {MEND}"}
-    return replace(run, outcome=UNUSABLE, tags=tags, records=None, layers=None) if wrong else run
+    return replace(run, outcome=UNUSABLE, tags=tags, records=None, layers=None, evaluations=None) if wrong else run
 
 
 def thinned(curves: pd.DataFrame) -> pd.DataFrame:
@@ -185,6 +212,7 @@ def _found(run: Run, records: pd.DataFrame) -> dict[str, Any]:
         "problem": "",
         "run_id": run.run_id,
         **{name: run.tags.get(name, "") for name in TRACE},
+        "evaluations_sha256": "" if run.evaluations is None else ledger.digest(run.evaluations),
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
         "seconds": float(run.tags.get("seconds", "nan")),
         **(_measures(run, records) if run.outcome == "finished" else dict.fromkeys(MEASURES, float("nan"))),

@@ -138,6 +138,7 @@ def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
     shown = {id: run for id, run in shown.items() if run.outcome in RESULTS}
     imported: list[str] = []
     equal: list[str] = []
+    evaluated: list[str] = []
     conflicts, weights = [], 0
     for run in results:
         ours = _sealed(run, execution) or shown.get(run.trial.id)
@@ -148,14 +149,18 @@ def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
             weights += _import_weights(run, found, execution)
             if ours is None:
                 _seal(run, found, execution)
+            if _import_evaluations(run, execution):
+                evaluated.append(run.trial.id)
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"store {execution.storage} cannot be written ({reason}); then import again") from None
         (imported if ours is None else equal).append(run.trial.id)
-    tracking.publish(execution, [run.trial for run in results if run.trial.id in {*imported, *equal} - shown.keys()])
+    new = {*imported, *equal} - shown.keys() | set(evaluated)
+    tracking.publish(execution, [run.trial for run in results if run.trial.id in new])
     without = [run.trial.id for run in found.runs if run.records is None]
     return {
         **{"imported": imported, "equal": equal, "without_result": without, "weights": weights},
+        "evaluated": evaluated,
         "conflicts": conflicts,
     }
 
@@ -166,7 +171,12 @@ def _sealed(run: Run, execution: Execution) -> Run | None:
     said = ledger.account(folder)
     if said.get("outcome") not in RESULTS:
         return None
-    return Run("", run.trial, said["outcome"], said["tags"], ledger.read_records(folder), ledger.read_layers(folder))
+    return Run(
+        **{"run_id": "", "trial": run.trial, "outcome": said["outcome"], "tags": said["tags"]},
+        records=ledger.read_records(folder),
+        layers=ledger.read_layers(folder),
+        evaluations=ledger.read_evaluations(folder),
+    )
 
 
 def _seal(run: Run, found: Bundle, execution: Execution) -> None:
@@ -188,6 +198,18 @@ def _seal(run: Run, found: Bundle, execution: Execution) -> None:
     seconds = float(run.tags.get("seconds", 0.0))
     reached = {"iteration": last["iteration"], "train_error_pct": last["train_error_pct"], "outcome": run.outcome}
     progress.write(folder, **reached, seconds=seconds, seconds_left=0.0)
+
+
+def _import_evaluations(run: Run, execution: Execution) -> bool:
+    """Add the evaluations that the store's trial lacks, if its ledger has the trial; whether there were any."""
+    folder = execution.trial_folder(run.trial.id)
+    if run.evaluations is None or ledger.account(folder).get("outcome") != "finished":
+        return False
+    ours = ledger.read_evaluations(folder)
+    if ledger.joined(ours, run.evaluations) == ours:
+        return False
+    ledger.add_evaluations(folder, run.evaluations.to_pylist())
+    return True
 
 
 def _import_weights(run: Run, found: Bundle, execution: Execution) -> int:

@@ -61,10 +61,12 @@ def judged(path: Path, folder: Path, manifest: dict[str, Any], store: Path) -> t
     new = [id for id, seal in now.items() if seal and id not in shown]
     other = [id for id, seal in now.items() if seal and seal != shown.get(id, seal)]
     gone = [id for id in shown if not now[id]]
+    evaluated = [id for id in now if _evaluations(store, id) != manifest.get("evaluations", {}).get(id, "")]
     changes = {
         "results that it does not show": new,
         "other results than it shows": other,
         "results that it shows and the store lacks": gone,
+        "other evaluations than it shows": evaluated,
     }
     for what, ids in changes.items():
         if ids:
@@ -82,3 +84,9 @@ def _seal(store: Path, id: str) -> str:
     """Digest of the sealed curve of a trial; '' where it has no result."""
     said = ledger.account(store / "trials" / id)
     return said["tags"]["records_sha256"] if said.get("outcome") in RESULTS else ""
+
+
+def _evaluations(store: Path, id: str) -> str:
+    """Digest of a trial's evaluations; '' where there are none."""
+    table = ledger.read_evaluations(store / "trials" / id)
+    return "" if table is None else ledger.digest(table)

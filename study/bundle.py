@@ -4,6 +4,7 @@ manifest.json           format, schema and protocol; each trial with its tags an
 runs.parquet            a row a trial, for readers that do not have this code
 curves.parquet          a row a record, with its trial's id
 layers.parquet          a row a layer, at the start and at the end of training, with its trial's id
+evaluations.parquet     a row an evaluation beyond the curves, with its trial's id
 weights/ID.checkpoint   the last state of the trials chosen
 
 Knows neither torch nor MLflow, so that results can be read where these are not installed.
@@ -17,7 +18,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +34,7 @@ from study.spec import PROTOCOL, SCHEMA, Data, InputError, Trial
 
 FORMAT = 1  # raise when readers of the format before cannot read the new one
 MANIFEST, RUNS, CURVES, LAYERS = "manifest.json", "runs.parquet", "curves.parquet", "layers.parquet"
+EVALUATIONS = "evaluations.parquet"
 ID = ("id", pa.string())
 SEALS = {"records": "records", "sha256": "records_sha256"}  # the manifest's names of two tags
 WHERE = (  # tags that tell one run of a trial from another
@@ -113,6 +115,7 @@ def write(
         RUNS: _parquet(pa.Table.from_pylist(_rows(runs))),
         CURVES: _parquet(pa.concat_tables([pa.schema([ID, *COLUMNS]).empty_table(), *map(_curve, runs)])),
         LAYERS: _parquet(_layers_of(runs)),
+        EVALUATIONS: _parquet(_evaluations_of(runs)),
         **{_member(run): weights[run.trial.id] for run in runs if run.trial.id in weights},
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -153,7 +156,10 @@ def read(path: Path) -> Bundle:
 
 
 def merge(bundles: Sequence[Bundle]) -> tuple[list[Run], list[Conflict]]:
-    """One run a trial, by id. A result beats none; of results that are equal, or in conflict, the first one stands."""
+    """One run a trial, by id. A result beats none; of results that are equal, or in conflict, the first one stands.
+
+    Equal results may have been evaluated in different ways: the run that stands has the evaluations of all.
+    """
     chosen: dict[str, tuple[Bundle, Run]] = {}
     conflicts = []
     for bundle in bundles:
@@ -163,12 +169,22 @@ def merge(bundles: Sequence[Bundle]) -> tuple[list[Run], list[Conflict]]:
                 chosen[run.trial.id] = bundle, run
             elif run.records is not None and not equal(ours, run):
                 conflicts.append(conflict(ours, run, str(first.path), str(bundle.path)))
+            elif run.evaluations is not None:
+                chosen[run.trial.id] = (
+                    first,
+                    replace(ours, evaluations=ledger.joined(ours.evaluations, run.evaluations)),
+                )
     return [chosen[id][1] for id in sorted(chosen)], sorted(conflicts, key=lambda found: found.id)
 
 
 def equal(ours: Run, theirs: Run) -> bool:
-    """Whether two results of a trial are the same: outcome, and every value of every record."""
-    return (ours.outcome, ours.tags["records_sha256"]) == (theirs.outcome, theirs.tags["records_sha256"])
+    """Whether two results of a trial are the same: outcome, every value of every record, evaluations that both have."""
+    results = [(run.outcome, run.tags["records_sha256"]) for run in (ours, theirs)]
+    return results[0] == results[1] and _evaluated_alike(ours, theirs)
+
+
+def _evaluated_alike(ours: Run, theirs: Run) -> bool:
+    return ledger.joined(ours.evaluations, theirs.evaluations) == ledger.joined(theirs.evaluations, ours.evaluations)
 
 
 def conflict(ours: Run, theirs: Run, kept: str, dropped: str) -> Conflict:
@@ -179,6 +195,8 @@ def conflict(ours: Run, theirs: Run, kept: str, dropped: str) -> Conflict:
     differing = [iteration for iteration in iterations if rows.get(iteration) != others.get(iteration)]
     if differing:
         what.append(f"{len(differing)} of {len(iterations)} records, the first at iteration {differing[0]}")
+    if not _evaluated_alike(ours, theirs):
+        what.append("evaluations")
     tags = {name: (ours.tags.get(name, "unknown"), theirs.tags.get(name, "unknown")) for name in WHERE}
     where = {name: pair for name, pair in tags.items() if pair[0] != pair[1]}
     return Conflict(ours.trial.id, kept, dropped, " and ".join(what), where)
@@ -239,6 +257,12 @@ def _layers_of(runs: Iterable[Run]) -> pa.Table:
     return pa.concat_tables([pa.schema([ID, *ledger.LAYERS]).empty_table(), *tables])
 
 
+def _evaluations_of(runs: Iterable[Run]) -> pa.Table:
+    """`evaluations.parquet`."""
+    tables = [_with_id(run.evaluations, run) for run in runs if run.evaluations is not None]
+    return pa.concat_tables([pa.schema([ID, *ledger.EVALUATIONS]).empty_table(), *tables])
+
+
 def _with_id(table: pa.Table, run: Run) -> pa.Table:
     return table.add_column(0, ID[0], pa.array([run.trial.id] * table.num_rows, ID[1]))
 
@@ -271,15 +295,17 @@ def _bundle(archive: zipfile.ZipFile, path: Path) -> Bundle:
     for name, digest in manifest["members"].items():
         _check(archive, name, digest, path)
     runs, curves = (pq.read_table(io.BytesIO(archive.read(name))) for name in (RUNS, CURVES))
-    layers = _layers_of([])  # a bundle from before layers were measured
+    layers, evaluations = _layers_of([]), _evaluations_of([])  # a bundle from before there were any
     if LAYERS in manifest["members"]:
         layers = pq.read_table(io.BytesIO(archive.read(LAYERS)))
+    if EVALUATIONS in manifest["members"]:
+        evaluations = pq.read_table(io.BytesIO(archive.read(EVALUATIONS)))
     scope = manifest["scope"]
     found = Bundle(
         path=path,
         profile=manifest["profile"],
         scope=Scope(**scope | {"data": Data(**scope["data"]) if scope["data"] else None}),
-        runs=[_run(entry, curves, layers, path) for entry in manifest["trials"]],
+        runs=[_run(entry, curves, layers, evaluations, path) for entry in manifest["trials"]],
         manifest=manifest,
     )
     if runs.to_pylist() != _rows(found.runs):
@@ -319,7 +345,7 @@ def _check(archive: zipfile.ZipFile, name: str, digest: str, path: Path) -> None
         raise InputError(f"{path}: {name} is damaged or missing (its checksum differs); {AGAIN}")
 
 
-def _run(entry: dict[str, Any], curves: pa.Table, layers: pa.Table, path: Path) -> Run:
+def _run(entry: dict[str, Any], curves: pa.Table, layers: pa.Table, evaluations: pa.Table, path: Path) -> Run:
     """A run as it was exported. Raises `InputError` for another specification than its id's, and altered tables."""
     try:
         trial = Trial.from_dict(entry["spec"])
@@ -329,15 +355,19 @@ def _run(entry: dict[str, Any], curves: pa.Table, layers: pa.Table, path: Path) 
         raise InputError(f"{path}: the specification of {entry['id']} gives the id {trial.id}; {AGAIN}")
     if Path(trial.id).name != trial.id:  # importing would write outside the store
         raise InputError(f"{path}: the id {trial.id} cannot be the name of a folder; {AGAIN}")
-    tags, records, its_layers = dict(entry["tags"]), None, None
+    tags, records, its_layers, tested = dict(entry["tags"]), None, None, None
     if entry["outcome"] in RESULTS:
         tags |= {tag: entry[name] for name, tag in SEALS.items()}
-        records = curves.filter(pc.equal(curves["id"], trial.id)).drop_columns(["id"])
+        records, tested = _rows_of(trial, curves), _rows_of(trial, evaluations)
         try:
             ledger.verified(records, tags, trial.id)
             if "layers_sha256" in tags:
-                its_layers = layers.filter(pc.equal(layers["id"], trial.id)).drop_columns(["id"])
+                its_layers = _rows_of(trial, layers)
                 ledger.verified_layers(its_layers, tags, trial.id)
         except InputError as error:
             raise InputError(f"{path}: {error}; {AGAIN}") from None
-    return Run(entry["run_id"], trial, entry["outcome"], tags, records, its_layers)
+    return Run(entry["run_id"], trial, entry["outcome"], tags, records, its_layers, tested or None)
+
+
+def _rows_of(trial: Trial, table: pa.Table) -> pa.Table:
+    return table.filter(pc.equal(table["id"], trial.id)).drop_columns(["id"])

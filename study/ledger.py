@@ -2,7 +2,8 @@
 
 `run.json`, the account, says how far the trial came and how it is run; `records.parquet` is its curve, and
 `layers.parquet` what its layers do (`study/layers.py`). A trial has a result once its account names the curve's row
-count and the digests of both: it is sealed, and nobody writes to it again. MLflow shows what the ledger holds
+count and the digests of both: it is sealed, and nobody writes to it again. Only `evaluations.parquet`, by which its net
+is tested in other ways (10-crop, multi-scale), may come, and grow, later. MLflow shows what the ledger holds
 (`study/tracking.py`), now or later.
 """
 
@@ -53,6 +54,8 @@ LAYERS = pa.schema(
 # training images, about as many as the moving averages (momentum 0.1) remember.
 RECALIBRATED = ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
 RECALIBRATION_BATCHES = 20
+OF = ("split", "protocol", "measure", "nets")  # what an evaluation is of: there is one value for each
+EVALUATIONS = pa.schema([(name, pa.string()) for name in OF] + [("value", pa.float64()), ("images", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Run:
 
     `records` has the columns of `COLUMNS`; None unless the trial has a result, or what it has so far was asked for.
     `layers` has those of `LAYERS`; None unless the trial finished, and of runs from before layers were measured.
+    `evaluations` has those of `EVALUATIONS`; None where there are none.
     """
 
     run_id: str
@@ -69,6 +73,7 @@ class Run:
     tags: dict[str, str]  # of what is unusable, 'reason' says what is wrong and what to do
     records: pa.Table | None
     layers: pa.Table | None = None
+    evaluations: pa.Table | None = None
 
 
 def is_store(root: Path) -> bool:
@@ -175,6 +180,40 @@ def read_layers(folder: Path) -> pa.Table | None:
     return None if content is None else pq.read_table(io.BytesIO(content))
 
 
+def add_evaluations(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Add what a finished trial's net was found to do, in place of older evaluations of the same.
+
+    A row says on which `split` ('validation', 'VOC 07 test'), by which `protocol` ('centre crop', '10-crop',
+    'multi-scale'), which `measure` ('top1_error_pct', 'map') has which `value`, over how many `images`. An ensemble's
+    is kept with the first of its nets and names the trials of all, with commas between them, in `nets`.
+
+    Raises `InputError` for a trial that is not finished, other columns, and values that are no numbers.
+    """
+    if account(folder).get("outcome") != "finished":
+        raise InputError(f"trial {folder.name} is not finished; only finished trials are evaluated")
+    rows = [{"nets": "", **row} for row in rows]
+    for row in rows:
+        if wrong := sorted(set(row) ^ set(EVALUATIONS.names)):
+            raise InputError(f"an evaluation has other columns than {', '.join(EVALUATIONS.names)}: {', '.join(wrong)}")
+        if not math.isfinite(row["value"]):
+            raise InputError(f"{row['measure']} of {folder.name} is {row['value']}; an evaluation needs a number")
+    new = pa.Table.from_pylist(rows, schema=EVALUATIONS)
+    _write(folder / "evaluations.parquet", joined(new, read_evaluations(folder)), EVALUATIONS)
+
+
+def read_evaluations(folder: Path) -> pa.Table | None:
+    """How the net was tested beyond its curve; None if it was not."""
+    content = storage.read(folder / "evaluations.parquet")
+    return None if content is None else pq.read_table(io.BytesIO(content))
+
+
+def joined(first: pa.Table | None, second: pa.Table | None) -> pa.Table | None:
+    """The evaluations of both, in a fixed order; where both have one of the same, that of `first`."""
+    tables = [table for table in (second, first) if table is not None]
+    rows = {tuple(row[name] for name in OF): row for table in tables for row in table.to_pylist()}
+    return pa.Table.from_pylist([rows[of] for of in sorted(rows)], schema=EVALUATIONS) if tables else None
+
+
 def digest(table: pa.Table) -> str:
     """SHA-256 of the values as `json.dumps(table.to_pylist())`, independent of how Parquet happened to store them.
 
@@ -234,4 +273,11 @@ def verified_layers(table: pa.Table, tags: dict[str, str], name: str) -> pa.Tabl
     """The layers, if they are what was sealed, else `InputError`."""
     if digest(table) != tags.get("layers_sha256"):
         raise InputError(f"the layers of {name} were altered after they were sealed")
+    return table
+
+
+def verified_evaluations(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
+    """The evaluations, if they are what MLflow was shown, else `InputError`."""
+    if digest(table) != tags["evaluations_sha256"]:
+        raise InputError(f"the evaluations of {name} were altered after they were logged")
     return table

@@ -1,9 +1,9 @@
 """The record of every trial in MLflow; the only module that imports mlflow.
 
 Owns how the ledger becomes runs and how runs are read back: a run a trial, found by its `trial_id` tag; the full curve
-as a Parquet artifact, sealed by row count and digest; a thinned view of it as metrics, for browsing. Only whoever holds
-the store's lock writes; what MLflow cannot take now is still in the ledger, and shown later. Does not know how trials
-are run.
+as a Parquet artifact, sealed by row count and digest; a thinned view of it as metrics, for browsing; evaluations,
+which come later, as an artifact that follows the ledger's. Only whoever holds the store's lock writes; what MLflow
+cannot take now is still in the ledger, and shown later. Does not know how trials are run.
 """
 
 import contextlib
@@ -48,6 +48,7 @@ LOOK_SECONDS = 2.0  # between looks at what trials have said
 OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
 # Files of a trial that its run shows.
 ATTACHED = ("spec.json", "uncommitted.patch", "trace.json", "records.parquet", "layers.parquet")
+EVALUATED = "evaluations_sha256"  # tag: of the evaluations that the run shows
 STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -151,7 +152,7 @@ class Mirror:
         """Show what is new in the ledger; whether MLflow now has it all."""
         for trial in list(self.trials.values()):
             folder = self.execution.trial_folder(trial.id)
-            new = version(folder / "run.json"), version(folder / "records.parquet")
+            new = [version(folder / name) for name in ("run.json", "records.parquet", "evaluations.parquet")]
             if new[0] is None or self.shown.get(trial.id) == new:
                 continue
             self.behind.add(trial.id)
@@ -178,6 +179,8 @@ class Mirror:
         if sealed and shown.get("outcome") in RESULTS:
             if shown["records_sha256"] != said["tags"]["records_sha256"]:
                 log.warning("MLflow has another result of trial %s, and keeps it; %s has this one", trial.id, folder)
+            else:
+                self._evaluations(trial, folder)
             return
         if run is None:
             self.runs[trial.id] = run = self._create(trial, said)
@@ -190,11 +193,7 @@ class Mirror:
             anew = {name: float(tags[name]) for name in ledger.RECALIBRATED if name in tags}
             metrics = [Metric(name, value, run.info.start_time + end, end) for name, value in anew.items()]
             self.mlflow.log_batch(run_id, metrics=metrics)
-            with tempfile.TemporaryDirectory() as copies:
-                for name in ATTACHED:
-                    if (content := read_file(folder / name)) is not None:
-                        (Path(copies) / name).write_bytes(content)
-                self.mlflow.log_artifacts(run_id, copies)
+            self._attach(run_id, folder, ATTACHED)
         tags = {**_trial_tags(trial), **said["tags"], "reason": said["reason"]}
         self._tag(run_id, {key: value for key, value in tags.items() if known.get(key) != value})
         if sealed or said["outcome"] in ("failed", "interrupted"):
@@ -204,6 +203,27 @@ class Mirror:
             self._tag(run_id, {"outcome": "running"})
             self.mlflow.update_run(run_id, status="RUNNING")
         self.runs[trial.id] = self.mlflow.get_run(run_id)
+        if sealed:
+            self._evaluations(trial, folder)
+
+    def _evaluations(self, trial: Trial, folder: Path) -> None:
+        """Show the evaluations, if they are others than the run's, which names none while they are replaced."""
+        table, run = ledger.read_evaluations(folder), self.runs[trial.id]
+        run_id, known = run.info.run_id, run.data.tags.get(EVALUATED, "")
+        if table is None or known == ledger.digest(table):
+            return
+        if known:
+            self._tag(run_id, {EVALUATED: ""})
+        self._attach(run_id, folder, ["evaluations.parquet"])
+        self._tag(run_id, {EVALUATED: ledger.digest(table)})
+        self.runs[trial.id] = self.mlflow.get_run(run_id)
+
+    def _attach(self, run_id: str, folder: Path, names: Iterable[str]) -> None:
+        with tempfile.TemporaryDirectory() as copies:
+            for name in names:
+                if (content := read_file(folder / name)) is not None:
+                    (Path(copies) / name).write_bytes(content)
+            self.mlflow.log_artifacts(run_id, copies)
 
     def _create(self, trial: Trial, said: dict[str, Any]) -> Any:
         """The trial's one run. Where an answer was lost, the server has it already, and MLflow's client asked again."""
@@ -317,7 +337,7 @@ def each(execution: Execution, trials: Iterable[Trial], records: bool = True) ->
 def _read(mlflow: MlflowClient, execution: Execution, trial: Trial, found: list[Any], records: bool) -> Run:
     tags, run_id = dict(found[0].data.tags), " and ".join(sorted(run.info.run_id for run in found))
     outcome = tags.get("outcome", "")
-    table = layers = None
+    table = layers = evaluations = None
     try:
         if len(found) > 1:
             raise InputError(f"runs {run_id} are of one trial, and neither is used")
@@ -329,9 +349,14 @@ def _read(mlflow: MlflowClient, execution: Execution, trial: Trial, found: list[
             table = _table("records.parquet", ledger.verified, mlflow, run_id, tags, execution)
             if "layers_sha256" in tags:
                 layers = _table("layers.parquet", ledger.verified_layers, mlflow, run_id, tags, execution)
+            if tags.get(EVALUATED):
+                evaluations = _table(
+                    "evaluations.parquet", ledger.verified_evaluations, mlflow, run_id, tags, execution
+                )
     except InputError as error:
         return Run(run_id, trial, UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
-    return Run(run_id, trial, outcome, tags, table, layers)
+    tags.pop(EVALUATED, None)  # it is about this copy, not about the trial
+    return Run(run_id, trial, outcome, tags, table, layers, evaluations)
 
 
 def _specifies(tags: Mapping[str, str], trial: Trial) -> bool:

@@ -13,6 +13,7 @@ from analysis.runs import MEASURES, PIXELS, load, thinned
 from experiments import planned
 from experiments.profiles import profile
 from study import ledger
+from study.ledger import EVALUATIONS
 from study.spec import Execution, InputError, Trial
 
 QUICK = profile("quick")
@@ -206,6 +207,21 @@ def test_the_iteration_that_reaches_a_target_is_the_first_record_at_most_as_larg
     (row,) = load({trial: ["x"]}, [_with(run, records)]).finals.to_dict("records")
     assert row["reached_50_pct"] == records["iteration"][1]
     assert np.isnan(row["reached_20_pct"]) and np.isnan(row["reached_10_pct"])
+
+
+def test_evaluations_are_rows_that_name_their_net_and_an_ensemble_names_all_of_its_nets():
+    one, two, *_ = planted(QUICK)
+    of = {"split": "test", "protocol": "mirrored", "measure": "top1_error_pct"}
+    ids = f"{one.trial.id},{two.trial.id}"
+    rows = [of | {"nets": nets, "value": value, "images": 360} for nets, value in (("", 3.0), (ids, 2.0))]
+    evaluated = dataclasses.replace(one, evaluations=pa.Table.from_pylist(rows, schema=EVALUATIONS))
+    both = load({one.trial: ["x", "y"], two.trial: ["x"]}, [evaluated, two])
+    alone, ensemble = both.evaluations.to_dict("records")
+    of |= {"experiments": "x,y", "seed": one.trial.seed, "data": "digits", "images": 360, "run_id": one.run_id}
+    assert alone == of | {"ids": one.trial.id, "title": one.trial.model.title, "value": 3.0}
+    assert ensemble == of | {"ids": ids, "title": "ensemble of 2", "value": 2.0}
+    assert (both.finals["evaluations_sha256"] != "").tolist() == [True, False]
+    assert frames(QUICK).evaluations.empty
 
 
 def _first() -> tuple[Trial, Run]:

@@ -147,7 +147,9 @@ def test_equal_runs_make_equal_members_in_whatever_order_they_come(tmp_path: Pat
     for name, runs in (("a.zip", study()), ("b.zip", study()[::-1])):
         bundle.write(tmp_path / name, runs, "smoke")
         members.append(bundle.read(tmp_path / name).manifest["members"])
-    assert members[0] == members[1] and set(members[0]) == {"runs.parquet", "curves.parquet", "layers.parquet"}
+    assert members[0] == members[1] and set(members[0]) == {
+        *("runs.parquet", "curves.parquet", "layers.parquet", "evaluations.parquet"),
+    }
 
 
 def test_a_bundle_can_be_read_with_pandas_alone(there: Path) -> None:
@@ -201,6 +203,63 @@ def test_a_bundle_from_before_layers_were_measured_is_read(tmp_path: Path) -> No
     bundle.write(tmp_path / "old.zip", [run], "smoke")
     resealed(tmp_path / "old.zip", lambda manifest, members: members.pop("layers.parquet"))
     assert bundle.read(tmp_path / "old.zip").runs == [run]
+
+
+def evaluated(run: Run, **values: float) -> Run:
+    """The run with evaluations: a top-1 error by protocol."""
+    rows = [
+        {"split": "test", "protocol": how, "measure": "top1_error_pct", "nets": "", "value": value, "images": 360}
+        for how, value in sorted(values.items())
+    ]
+    return replace(run, evaluations=pa.Table.from_pylist(rows, schema=ledger.EVALUATIONS))
+
+
+def test_evaluations_travel_and_bundles_from_before_there_were_any_are_read(tmp_path: Path) -> None:
+    runs = study()
+    runs = [evaluated(run, mirrored=3.0) if run == one_result(runs) else run for run in runs]
+    bundle.write(tmp_path / "new.zip", runs, "smoke")
+    assert bundle.read(tmp_path / "new.zip").runs == runs
+    bundle.write(tmp_path / "old.zip", study(), "smoke")
+    resealed(tmp_path / "old.zip", lambda manifest, members: members.pop("evaluations.parquet"))
+    assert bundle.read(tmp_path / "old.zip").runs == study()
+
+
+def test_equal_results_evaluated_in_different_ways_have_the_evaluations_of_both(tmp_path: Path) -> None:
+    run = one_result(study())
+    ours, theirs = evaluated(run, mirrored=3.0), evaluated(run, mirrored=3.0, shifted=4.0)
+    sites = []
+    for name, each in (("plain", run), ("ours", ours), ("theirs", theirs), ("other", evaluated(run, mirrored=3.5))):
+        bundle.write(tmp_path / f"{name}.zip", [each], "smoke")
+        sites.append(bundle.read(tmp_path / f"{name}.zip"))
+    plain, one, two, other = sites
+    for order in ((plain, one, two), (two, one, plain), (one, plain, two)):
+        assert bundle.merge(order) == ([theirs], [])
+    (found,) = bundle.merge([one, other])[1]
+    assert found.what == "evaluations"
+
+
+def test_an_import_adds_evaluations_that_the_store_lacks_and_overwrites_none(
+    store: Execution, tmp_path: Path, command: Command
+) -> None:
+    run, path = one_result(study()), tmp_path / "there.zip"
+    for here, expected, code in (
+        (run, None, 0),
+        (evaluated(run, mirrored=3.0), [3.0], 0),
+        (evaluated(run, mirrored=3.0, shifted=4.0), [3.0, 4.0], 0),
+        (run, [3.0, 4.0], 0),
+        (evaluated(run, mirrored=3.5), [3.0, 4.0], 1),
+    ):
+        bundle.write(path, [here], "smoke")
+        found, said, _ = command("import", path, "--storage", store.storage, "--json")
+        assert found == code and len(json.loads(said)["conflicts"]) == code
+        (shown,) = tracking.read(store, [run.trial])
+        values = None if shown.evaluations is None else shown.evaluations["value"].to_pylist()
+        assert values == expected
+    bundle.write(path, [run], "smoke")
+    assert command("export", "--profile", "smoke", "--storage", store.storage, path)[0] == 0
+    (again,) = bundle.read(path).runs
+    assert again.evaluations is not None and again.evaluations["value"].to_pylist() == [3.0, 4.0]
+    assert "evaluations_sha256" not in again.tags
 
 
 def of(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
@@ -559,7 +618,7 @@ def test_what_is_exported_imported_and_exported_again_is_equal(
     assert (code, said) == (0, f"{first}: {len(runs)} runs, {records} records, 1 weights, 2 missing\n")
 
     code, said, _ = command("import", first, "--storage", there)
-    counts = f"{len(runs)} imported, 0 equal, 0 without result, 1 weights, 0 conflicts"
+    counts = f"{len(runs)} imported, 0 equal, 0 without result, 1 weights, 0 evaluated, 0 conflicts"
     assert (code, said) == (0, f"{first}: {counts}\n")
     command("export", *options, "--storage", there, second)
     before, after = bundle.read(first), bundle.read(second)
@@ -614,7 +673,7 @@ def test_a_result_that_differs_is_reported_and_never_overwritten(
     first, last = said.splitlines()
     assert code == 1
     assert first.startswith(f"conflict: {mine.trial.id}: store {filled.storage} and {path} differ in 1 of 3 records")
-    assert last.endswith(f"0 imported, {len(study()) - 2} equal, 1 without result, 0 weights, 1 conflicts")
+    assert last.endswith(f"0 imported, {len(study()) - 2} equal, 1 without result, 0 weights, 0 evaluated, 1 conflicts")
     (kept,) = tracking.read(filled, [mine.trial])
     assert kept.records == mine.records
     assert ledger.read_records(filled.trial_folder(mine.trial.id)) == mine.records

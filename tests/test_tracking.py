@@ -84,6 +84,80 @@ def test_a_long_curve_is_thinned_for_browsing_but_whole_in_its_artifact(store: E
     assert found.records is not None and found.records.num_rows == 1_000
 
 
+def evaluation(protocol: str, value: float, **more: Any) -> dict[str, Any]:
+    of = {"split": "validation", "protocol": protocol, "measure": "top1_error_pct", "nets": ""}
+    return of | {"value": value, "images": 1_000} | more
+
+
+def test_evaluations_come_after_the_result_grow_and_are_replaced(store: Execution, small: Small) -> None:
+    trial, mirror = small(), tracking.Mirror(store, [small()])
+    folder = store.trial_folder(trial.id)
+    seal(store, trial, [record(4), record(8)])
+    assert mirror.update()
+    (before,) = tracking.read(store, [trial])
+    assert before.evaluations is None
+    for rows, expected in (
+        ([evaluation("centre crop", 30.0)], [("centre crop", 30.0)]),
+        ([evaluation("10-crop", 28.0)], [("10-crop", 28.0), ("centre crop", 30.0)]),
+        ([evaluation("10-crop", 27.5)], [("10-crop", 27.5), ("centre crop", 30.0)]),
+    ):
+        ledger.add_evaluations(folder, rows)
+        for of in (mirror, tracking.Mirror(store, [trial])):  # this launch's, and the next one's
+            assert of.update()
+            (found,) = tracking.read(store, [trial])
+            assert found.evaluations is not None and found.evaluations.schema.equals(ledger.EVALUATIONS)
+            assert [(row["protocol"], row["value"]) for row in found.evaluations.to_pylist()] == expected
+            assert (found.run_id, found.tags, found.records) == (before.run_id, before.tags, before.records)
+    ensemble = evaluation("10-crop", 25.0, nets=f"{trial.id},{small(seed=1).id}")
+    ledger.add_evaluations(folder, [ensemble])
+    assert len(ledger.read_evaluations(folder) or []) == 3  # of an ensemble is another evaluation
+
+
+def test_an_evaluation_is_of_a_finished_trial_and_a_number(store: Execution, small: Small) -> None:
+    folder = store.trial_folder(small().id)
+    with pytest.raises(InputError, match="is not finished; only finished trials are evaluated"):
+        ledger.add_evaluations(folder, [evaluation("10-crop", 28.0)])
+    seal(store, small(), [record(4), record(8)])
+    for wrong, says in (
+        (evaluation("10-crop", float("nan")), "top1_error_pct of .* is nan; an evaluation needs a number"),
+        (evaluation("10-crop", 28.0, crops=10), "an evaluation has other columns than split, .*: crops"),
+    ):
+        with pytest.raises(InputError, match=says):
+            ledger.add_evaluations(folder, [wrong])
+    assert ledger.read_evaluations(folder) is None
+
+
+def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
+    store: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the file and the tag that names it: the run has none, until the next launch shows them."""
+    trial = small()
+    folder = store.trial_folder(trial.id)
+    seal(store, trial, [record(4), record(8)])
+    ledger.add_evaluations(folder, [evaluation("10-crop", 28.0)])
+    tracking.publish(store, [trial])
+    ledger.add_evaluations(folder, [evaluation("10-crop", 27.0)])
+    mirror = tracking.Mirror(store, [trial])
+    attach = mirror.mlflow.log_artifacts
+
+    def killed(*arguments: Any) -> None:
+        attach(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(mirror.mlflow, "log_artifacts", killed)
+    with pytest.raises(KeyboardInterrupt):
+        mirror.update()
+    (found,) = tracking.read(store, [trial])
+    assert found.evaluations is None
+    tracking.publish(store, [trial])
+    (found,) = tracking.read(store, [trial])
+    assert found.evaluations is not None and found.evaluations["value"].to_pylist() == [27.0]
+    (path,) = (store.storage / "artifacts").rglob("evaluations.parquet")
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(InputError, match="the evaluations of run .* were altered after they were logged"):
+        tracking.read(store, [trial])
+
+
 def test_a_diverged_run_is_finished_and_its_missing_numbers_are_not_points(store: Execution, small: Small) -> None:
     trial = small()
     seal(store, trial, [record(2) | {"train_loss": None}], "diverged", diverged_at="2")

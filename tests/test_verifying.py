@@ -82,6 +82,17 @@ def test_new_other_and_lost_results_make_a_file_stale(rendered: Path, tmp_path: 
     assert gone == f"results that it shows and the store lacks: 1 ({lost.trial.id})"
 
 
+def test_an_evaluation_that_came_later_makes_a_file_stale(rendered: Path, tmp_path: Path) -> None:
+    runs = planted(SMOKE, outcomes=outcome)
+    fill(tmp_path, runs)
+    assert verify(rendered / "results" / "smoke" / "tables" / "table_2.md", tmp_path)[1]["verdict"] == "current"
+    row = {"split": "test", "protocol": "10-crop", "measure": "top1_error_pct", "value": 3.0, "images": 360}
+    ledger.add_evaluations(tmp_path / "trials" / runs[0].trial.id, [row])
+    code, said = verify(rendered / "results" / "smoke" / "tables" / "table_2.md", tmp_path)
+    assert (code, said["verdict"]) == (1, "stale")
+    assert said["reasons"] == [f"other evaluations than it shows: 1 ({runs[0].trial.id})"]
+
+
 def test_what_is_no_rendered_file_is_refused_in_one_line(rendered: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.png").touch()
     for file, why in ((tmp_path / "none.png", "there is no file"), (tmp_path / "mine.png", "is in no results folder")):
