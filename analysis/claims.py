@@ -1,16 +1,19 @@
 """The paper's claims: one function each, which says what comparison of logged runs would test it.
 
-Owns which nets, measure and direction a claim is about; claims decided by counting are in `analysis.counted_claims`.
+Owns the list of all, in families, and which nets, measure and direction those on CIFAR nets are about. The others are
+in `analysis.imagenet_claims` and `analysis.detection_claims`, those decided by counting in `analysis.counted_claims`.
 Must not know how comparisons become verdicts (`analysis.verdicts`), nor where runs are kept.
 """
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
+from analysis import detection_claims, imagenet_claims
 from analysis.comparisons import (
     CLEAN,
     CONTRADICTED,
@@ -61,12 +64,12 @@ def _nets(study: Study, family: str, deepest: int) -> list[pd.DataFrame]:
 
 def plain_train(study: Study) -> Tested:
     plain20, plain56 = net(study, MAIN, "plain", 20), net(study, MAIN, "plain", 56)
-    return Tested([compare(study, plain56, plain20, TRAIN, 1)])
+    return Tested([compare(plain56, plain20, TRAIN, 1)])
 
 
 def plain_test(study: Study) -> Tested:
     plain20, plain56 = net(study, MAIN, "plain", 20), net(study, MAIN, "plain", 56)
-    return Tested([compare(study, plain56, plain20, TEST, 1)])
+    return Tested([compare(plain56, plain20, TEST, 1)])
 
 
 def no_overfitting(study: Study) -> Tested:
@@ -98,18 +101,18 @@ def plain_starts(study: Study) -> Tested | Counted:
                 values=pd.Series(found, dtype=float),
                 direction=-1,
                 nets=(rows,),
-                resolution=resolution(study, TRAIN),
+                resolution=resolution(rows, TRAIN),
             )
         )
     return Tested(parts)
 
 
 def plain_train_trend(study: Study) -> Tested:
-    return trend(study, _nets(study, "plain", 56), TRAIN, 1)
+    return trend(_nets(study, "plain", 56), TRAIN, 1)
 
 
 def plain_test_trend(study: Study) -> Tested:
-    return trend(study, _nets(study, "plain", 56), TEST, 1)
+    return trend(_nets(study, "plain", 56), TEST, 1)
 
 
 def plain110_fails(study: Study) -> Tested | Counted:
@@ -120,7 +123,7 @@ def plain110_fails(study: Study) -> Tested | Counted:
         reason = f"Every seed fails: {len(lost)} diverged, {len(finished)} above 60 %."
         return Counted(SUPPORTED, reason, (rows,))
     note = f"{len(lost)} diverged seeds fail as well." if len(lost) else ""
-    return Tested([against(study, rows, TRAIN, 60, 1), against(study, rows, TEST, 60, 1)], note)
+    return Tested([against(rows, TRAIN, 60, 1), against(rows, TEST, 60, 1)], note)
 
 
 def plain_bottlenecks(study: Study) -> Tested:
@@ -128,35 +131,78 @@ def plain_bottlenecks(study: Study) -> Tested:
     if len(depths) < 2:
         raise NotTestable("this profile does not compare two depths of bottleneck nets")
     shallow, deep = (net(study, BOTTLENECKS, "plain", d, block="bottleneck") for d in (depths[0], depths[-1]))
-    return Tested([compare(study, deep, shallow, TRAIN, 1)])
+    return Tested([compare(deep, shallow, TRAIN, 1)])
+
+
+def plain_rates(study: Study) -> Tested:
+    """'Exponentially low convergence rates': the iterations until the test error is at most 20 % grow exponentially.
+
+    Their logarithm then rises with depth, and they rise more a layer between the deepest two depths than between the
+    first two. Depths at which a finished net stays above 20 % are left out.
+    """
+    nets = _nets(study, "plain", 56)
+    reached = {rows["depth"].iloc[0]: first_iteration(study, rows, 20, TEST, censored=False) for rows in nets}
+    iterations = pd.DataFrame({depth: found for depth, found in reached.items() if found.notna().all()}).dropna()
+    depths = np.array(iterations.columns, dtype=float)
+    if len(depths) < 3:
+        raise NotTestable(f"plain nets come below 20 % test error at {len(depths)} depths; growth takes three")
+    first, last = iterations.iloc[:, 0], iterations.iloc[:, -1]
+    at_first = (iterations.iloc[:, 1] - first) / (depths[1] - depths[0])
+    at_last = (last - iterations.iloc[:, -2]) / (depths[-1] - depths[-2])
+    evaluated = study.curves.loc[study.curves[TEST].notna(), "iteration"]
+    every = float(evaluated.min()) if len(evaluated) else 0.0
+    nets = [rows for rows in nets if rows["depth"].iloc[0] in depths]
+    rises = Part(
+        what=f"log2 of the iterations to 20 % test error, plain-{depths[-1]:.0f} over plain-{depths[0]:.0f}",
+        values=(last / first).map(math.log2),
+        direction=1,
+        nets=tuple(nets),
+        resolution=math.log2(1 + every / float(first.min())) if len(first) else 0.0,
+        unit="doublings",
+    )
+    faster = Part(
+        what=f"iterations to 20 % test error that a layer costs, up to plain-{depths[-1]:.0f} minus from"
+        f" plain-{depths[0]:.0f}",
+        values=at_last - at_first,
+        direction=1,
+        nets=tuple(nets),
+        resolution=every / float(np.diff(depths).min()),
+        unit="iterations",
+    )
+    return Tested([rises, faster])
+
+
+def as_on_imagenet(study: Study) -> Tested:
+    """'Similar': on both, the deeper plain net trains worse. The nets on MNIST are [42]'s, not the paper's."""
+    return Tested([*plain_train(study).parts, *imagenet_claims.plain_train(study).parts])
 
 
 # Sec. 4.1 and 4.2: residual nets
 
 
 def residual_train_trend(study: Study) -> Tested:
-    return trend(study, _nets(study, "residual", 110), TRAIN, -1)
+    return trend(_nets(study, "residual", 110), TRAIN, -1)
 
 
 def residual_test_trend(study: Study) -> Tested:
-    return trend(study, _nets(study, "residual", 110), TEST, -1)
+    return trend(_nets(study, "residual", 110), TEST, -1)
 
 
 def residual_beats_plain(study: Study) -> Tested:
     """At each depth, in training and test; and the gap grows with depth."""
     plain, residual = _nets(study, "plain", 56), _nets(study, "residual", 56)
-    parts = [
-        compare(study, p, r, measure, 1) for p, r in zip(plain, residual, strict=True) for measure in (TRAIN, TEST)
-    ]
+    parts = [compare(p, r, measure, 1) for p, r in zip(plain, residual, strict=True) for measure in (TRAIN, TEST)]
     for measure in (TRAIN, TEST):
         gaps = (by_depth(plain, measure) - by_depth(residual, measure)).dropna()
         words = f"plain minus residual {WORDS[measure]}"
-        parts.append(trend_part(study, plain + residual, gaps, words, measure, 1))
+        parts.append(trend_part(plain + residual, gaps, words, measure, 1))
     return Tested(parts)
 
 
 def residual_converges_faster(study: Study) -> Tested:
-    """Proxy of the ImageNet claim: iterations until the running training error is at most 20 %, 20 layers."""
+    """Without ImageNet nets, a proxy: iterations until the running training error is at most 20 %, 20 layers."""
+    with suppress(NotTestable):
+        return imagenet_claims.converges_faster_at_18(study)
     plain, residual = net(study, MAIN, "plain", 20), net(study, MAIN, "residual", 20)
     part = Part(
         what="first iteration with training error at most 20 %, plain-20 minus ResNet-20",
@@ -170,7 +216,9 @@ def residual_converges_faster(study: Study) -> Tested:
 
 
 def options_beat_plain(study: Study) -> Tested:
-    """Proxy of the ImageNet claim, at the deepest compared depth, where plain nets degrade."""
+    """Without ImageNet nets, a proxy: at the deepest compared depth, where plain nets degrade."""
+    with suppress(NotTestable):
+        return imagenet_claims.options_beat_plain(study)
     depth = max(study.profile.shortcut_depths, default=0)
     if depth not in study.profile.depths:
         raise NotTestable(f"no plain net of {depth} layers to compare options A, B and C with")
@@ -179,7 +227,7 @@ def options_beat_plain(study: Study) -> Tested:
     for rows in options:
         if rows["deviations"].iloc[0] != plain["deviations"].iloc[0]:
             raise NotTestable(f"{title(rows)} and {title(plain)} were trained by different recipes")
-    return Tested([compare(study, plain, rows, TEST, 1) for rows in options], _proxy(study, "the 34-layer"))
+    return Tested([compare(plain, rows, TEST, 1) for rows in options], _proxy(study, "the 34-layer"))
 
 
 def _proxy(study: Study, nets: str) -> str:
@@ -204,7 +252,7 @@ def no_warmup(study: Study) -> Tested:
         resolution=record_every(study, without),
         unit="iterations",
     )
-    alike = compare(study, without, with_warmup, TEST, 0, margin=0.5)
+    alike = compare(without, with_warmup, TEST, 0, margin=0.5)
     return Tested([start, replace(alike, what="test error of ResNet-110 without minus with warm-up")])
 
 
@@ -230,7 +278,7 @@ def warmup_length(study: Study) -> Tested:
 
 def residual110_converges(study: Study) -> Tested | Counted:
     rows = net(study, MAIN, "residual", 110)
-    return diverged(rows) or Tested([against(study, rows, TRAIN, 5, -1)])
+    return diverged(rows) or Tested([against(rows, TRAIN, 5, -1)])
 
 
 def residual110_state_of_the_art(study: Study) -> Tested:
@@ -241,7 +289,7 @@ def residual110_state_of_the_art(study: Study) -> Tested:
     note = f"It has {rows['params'].iloc[0] / 1e6:.2f}M parameters; FitNet has 2.5M, Highway 2.3M (19) and 1.25M (32)."
     if found.n:
         note += f" Best {rows[TEST].min():.2f}, mean {found.mean:.2f} +- {found.sd:.2f}; the paper: 6.43, 6.61 +- 0.16."
-    return Tested([against(study, rows, TEST, 7.72, -1)], note)
+    return Tested([against(rows, TEST, 7.72, -1)], note)
 
 
 # Sec. 4.2: 1202 layers
@@ -253,22 +301,22 @@ def _deep(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def residual1202_trains(study: Study) -> Tested | Counted:
     rows = _deep(study)[0]
-    return diverged(rows) or Tested([against(study, rows, TRAIN, 0.1, -1)])
+    return diverged(rows) or Tested([against(rows, TRAIN, 0.1, -1)])
 
 
 def residual1202_test(study: Study) -> Tested | Counted:
     """'Still fairly good': no worse than 8.75 %, the paper's ResNet-20."""
     only_on_cifar10(study)
     rows = _deep(study)[0]
-    return diverged(rows) or Tested([against(study, rows, TEST, 8.75, -1)], "8.75 % is ResNet-20 in Table 6.")
+    return diverged(rows) or Tested([against(rows, TEST, 8.75, -1)], "8.75 % is ResNet-20 in Table 6.")
 
 
 def residual1202_tests_worse(study: Study) -> Tested:
-    return Tested([compare(study, *_deep(study), TEST, 1)])
+    return Tested([compare(*_deep(study), TEST, 1)])
 
 
 def residual1202_trains_alike(study: Study) -> Tested:
-    return Tested([compare(study, *_deep(study), TRAIN, 0, margin=0.1)])
+    return Tested([compare(*_deep(study), TRAIN, 0, margin=0.1)])
 
 
 def residual1202_overfits(study: Study) -> Tested:
@@ -279,7 +327,7 @@ def residual1202_overfits(study: Study) -> Tested:
         values=((deeper[TEST] - deeper[CLEAN]) - (shallower[TEST] - shallower[CLEAN])).dropna(),
         direction=1,
         nets=(deeper, shallower),
-        resolution=resolution(study, TEST),
+        resolution=resolution(deeper, TEST),
     )
     return Tested([gap, *residual1202_trains_alike(study).parts])
 
@@ -385,6 +433,43 @@ def residual_functions_near_zero(study: Study) -> Tested:
     return Tested([_smaller(study, one, other, "branch_over_input", "std(F(x)) / std(x)") for one, other in pairs])
 
 
+# What the paper says without a test of its own, and no net of this study could test
+
+
+def single_layer_functions(study: Study) -> Tested:
+    """Sec. 3.2: y = W1 x + x has no advantage over W1 x.
+
+    It would be decided by nets with a shortcut over every single layer beside plain nets of the same depths: training
+    and test errors alike.
+    """
+    raise NotTestable("needs nets with shortcuts over a single layer, which a block of this study cannot have")
+
+
+def padding_lacks_residuals(study: Study) -> Tested:
+    """Sec. 4.1: B beats A because A's zero-padded channels have no residual learning.
+
+    It would be decided by what the added channels do: nets of option A trained on while the padding of some blocks is
+    replaced by projections of the other channels, which must close the gap to B.
+    """
+    raise NotTestable("needs nets that have projections for the zero-padded channels alone; no option of Sec. 4.1 has")
+
+
+def projections_add_parameters(study: Study) -> Tested:
+    """Sec. 4.1: C beats B because of the extra parameters of its thirteen projections.
+
+    It would be decided by a net of option B widened to the 22.7M parameters of C, which must do as well as C.
+    """
+    raise NotTestable("needs ResNet-34 (B) with as many parameters as C; Table 1 fixes the widths")
+
+
+def regularisation_helps(study: Study) -> Tested:
+    """Sec. 4.2: maxout or dropout may improve the 1202-layer net.
+
+    It would be decided by ResNet-1202 trained with dropout before the classifier, or with maxout, beside one without.
+    """
+    raise NotTestable("needs ResNet-1202 with maxout or dropout; the nets of the paper have neither")
+
+
 # Families of claims that answer one question of the paper, fixed beforehand: Holm's correction runs within each.
 FAMILIES: dict[str, dict[str, Callable[[Study], Tested | Counted]]] = {
     "degradation": {
@@ -422,12 +507,58 @@ FAMILIES: dict[str, dict[str, Callable[[Study], Tested | Counted]]] = {
         "S42-18": residual1202_trains_alike,
         "S42-19": residual1202_overfits,
     },
+    "explanations": {
+        "S3-2": single_layer_functions,
+        "S41-7": plain_rates,
+        "S41-19": padding_lacks_residuals,
+        "S41-20": projections_add_parameters,
+        "S42-20": regularisation_helps,
+        "S43-4": detection_claims.solely_representations,
+    },
+    "ImageNet: degradation": {
+        "S41-1": imagenet_claims.plain_validation,
+        "S41-2": imagenet_claims.plain_train,
+        "S41-5": imagenet_claims.plain_competitive,
+        "S41-6": imagenet_claims.plain_longer,
+        "S42-7": as_on_imagenet,
+    },
+    "ImageNet: residual nets": {
+        "S41-8": imagenet_claims.residual_gains,
+        "S41-9": imagenet_claims.residual_train,
+        "S41-10": imagenet_claims.residual_generalises,
+        "S41-11": imagenet_claims.residual_beats_plain,
+        "S41-12": imagenet_claims.gain_is_in_training,
+        "S41-13": imagenet_claims.comparable_at_18,
+    },
+    "ImageNet: shortcuts": {
+        "S3-5": imagenet_claims.identity_is_sufficient,
+        "S41-16": imagenet_claims.b_beats_a,
+        "S41-17": imagenet_claims.c_beats_b,
+        "S41-18": imagenet_claims.options_differ_little,
+    },
+    "ImageNet: depth": {
+        "S41-24": imagenet_claims.deep_beat_34,
+        "S41-25": imagenet_claims.no_degradation_to_152,
+        "S41-28": imagenet_claims.baselines_competitive,
+        "S41-29": imagenet_claims.one_beats_ensembles,
+        "S41-30": imagenet_claims.six_reach,
+    },
+    "detection": {
+        "S43-1": detection_claims.voc_gain,
+        "S43-2": detection_claims.coco_gain,
+        "S43-3": detection_claims.localisation_gains_too,
+        "SB-1": detection_claims.refinement,
+        "SB-2": detection_claims.context,
+        "SB-3": detection_claims.multi_scale,
+        "SB-4": detection_claims.coco_systems,
+        "SB-5": detection_claims.voc_systems,
+        "SB-6": detection_claims.det_systems,
+    },
+    "localisation": {
+        "SC-1": detection_claims.localisation_by_class,
+        "SC-2": detection_claims.localisation_test,
+    },
 }
 MEASURED = {name: test for family in FAMILIES.values() for name, test in family.items()}
 # The same trials and the same test under a second name; tested once, so that Holm counts it once.
 SAME = {"S1-5": "S1-1", "S3-4": "S42-12", "S41-26": "S42-5"}
-UNTESTED = {
-    "S3-2": "no net with shortcuts over a single layer is part of the study",
-    "S42-7": "the comparison needs plain nets trained on ImageNet",
-}
-NEEDS = {"imagenet": "needs nets trained on ImageNet", "detection": "needs detectors trained on VOC, COCO or ImageNet"}

@@ -1,7 +1,7 @@
 """What a claim compares: numbers of nets, one per seed, and how they are paired.
 
-Owns the vocabulary of claims: a study, a net in it, a comparison (`Part`), and what a claim hands to its verdict
-(`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
+Owns the vocabulary of claims: a study, a net in it, an evaluation of it, a comparison (`Part`), and what a claim hands
+to its verdict (`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
 """
 
 from dataclasses import dataclass, replace
@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from analysis import evaluations
+from analysis.evaluations import Number
 from analysis.runs import one_image_pct
 from analysis.statistics import Greater, p_equivalent, p_greater
 from experiments.profiles import Profile
@@ -31,6 +33,7 @@ class Study:
     finals: pd.DataFrame
     curves: pd.DataFrame
     layers: pd.DataFrame
+    evaluations: pd.DataFrame
     profile: Profile
 
 
@@ -89,27 +92,40 @@ def net(
 ) -> pd.DataFrame:
     """The planned trials of one condition in one experiment, by seed. Raises `NotTestable` if there are none."""
     model = study.profile.model(family, depth, shortcut, block)
-    finals = study.finals
-    serves = finals["experiments"].map(lambda names: experiment in names.split(","))
-    wanted = finals[serves & (finals["title"] == model.title)]
+    wanted = _planned(study, experiment, model.title)
     if wanted.empty:
         raise NotTestable(f"no trial of {model.title} is planned in {experiment}")
     assert wanted["condition"].nunique() == 1, "an experiment gives a net one recipe"
+    return wanted
+
+
+def _planned(study: Study, experiment: str, title: str = "") -> pd.DataFrame:
+    """The planned trials of an experiment, by seed; of one net, if its title is given."""
+    finals = study.finals
+    serves = finals["experiments"].map(lambda names: experiment in names.split(",")).astype(bool)
+    wanted = finals[serves & (finals["title"] == title)] if title else finals[serves]
     return wanted.set_index("seed", drop=False).sort_index()
+
+
+def imagenet_net(study: Study, experiment: str, title: str) -> pd.DataFrame:
+    """As `net`, for nets that have a title in an experiment whatever the profile. Raises `NotTestable`."""
+    wanted = _planned(study, experiment, title)
+    if wanted.empty:
+        raise NotTestable(f"needs {title}: {evaluations.takes(experiment)}")
+    assert wanted["condition"].nunique() == 1, "an experiment gives a net one recipe"
+    return wanted
 
 
 def title(rows: pd.DataFrame) -> str:
     return rows["title"].iloc[0]
 
 
-def resolution(study: Study, measure: str) -> float:
-    """One image, in percent of those the error is counted over."""
-    return one_image_pct(study.profile.data.name, measure)
+def resolution(rows: pd.DataFrame, measure: str) -> float:
+    """One image, in percent of those the error of these trials is counted over."""
+    return one_image_pct(rows["data"].iloc[0], measure)
 
 
-def compare(
-    study: Study, minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direction: int, margin: float = 0.0
-) -> Part:
+def compare(minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direction: int, margin: float = 0.0) -> Part:
     """Paired difference of two nets in one measure."""
 
     def difference(of: str) -> pd.Series:
@@ -121,27 +137,27 @@ def compare(
         direction=direction,
         margin=margin,
         nets=(minuend, subtrahend),
-        resolution=resolution(study, measure),
+        resolution=resolution(minuend, measure),
         clean=mean(difference(CLEAN)) if measure == TRAIN else None,
     )
 
 
-def against(study: Study, rows: pd.DataFrame, measure: str, threshold: float, direction: int) -> Part:
+def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) -> Part:
     """A net's error against a fixed number of the paper."""
     return Part(
         what=f"{WORDS[measure]} of {title(rows)} minus {threshold:g}",
         values=(rows[measure] - threshold).dropna(),
         direction=direction,
         nets=(rows,),
-        resolution=resolution(study, measure),
+        resolution=resolution(rows, measure),
         clean=mean((rows[CLEAN] - threshold).dropna()) if measure == TRAIN else None,
     )
 
 
-def trend(study: Study, nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
+def trend(nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
     """Does an error rise or fall with depth? Effect: deepest minus shallowest; test: slopes over depth, one a seed."""
     errors = by_depth(nets, measure)
-    part = trend_part(study, nets, errors, WORDS[measure], measure, direction)
+    part = trend_part(nets, errors, WORDS[measure], measure, direction)
     if measure == TRAIN:
         clean = by_depth(nets, CLEAN)
         part = replace(part, clean=mean(clean.iloc[:, -1] - clean.iloc[:, 0]))
@@ -154,9 +170,7 @@ def trend(study: Study, nets: list[pd.DataFrame], measure: str, direction: int) 
     return Tested([part], note + (f"; not: {', '.join(not_ordered)}." if not_ordered else "."))
 
 
-def trend_part(
-    study: Study, nets: list[pd.DataFrame], errors: pd.DataFrame, words: str, measure: str, direction: int
-) -> Part:
+def trend_part(nets: list[pd.DataFrame], errors: pd.DataFrame, words: str, measure: str, direction: int) -> Part:
     depths = np.array(errors.columns, dtype=float)
     if len(depths) < 2:
         raise NotTestable("a trend with depth needs two depths")
@@ -167,7 +181,7 @@ def trend_part(
         tested=slopes if len(errors) else pd.Series(dtype=float),
         direction=direction,
         nets=tuple(nets),
-        resolution=resolution(study, measure),
+        resolution=resolution(nets[0], measure),
     )
 
 
@@ -176,22 +190,105 @@ def by_depth(nets: list[pd.DataFrame], measure: str) -> pd.DataFrame:
     return pd.DataFrame({rows["depth"].iloc[0]: rows[measure] for rows in nets}).dropna()
 
 
-def first_iteration(study: Study, rows: pd.DataFrame, at_most: float) -> pd.Series:
-    """By seed, the first record whose running training error is at most `at_most`, for finished trials.
+def first_iteration(
+    study: Study, rows: pd.DataFrame, at_most: float, error: str = "train_error_pct", censored: bool = True
+) -> pd.Series:
+    """By seed, the first record whose error, running training error unless named, is at most `at_most`.
 
-    A trial that never gets there counts with its whole length, which is the least it can be.
+    Of finished trials. One that never gets there counts with its whole length, which is the least it can be; as NaN, if
+    it is not `censored`.
     """
     found = {}
     for seed, row in rows[rows["outcome"] == "finished"].iterrows():
         curve = study.curves[study.curves["id"] == row["id"]]
-        reached = curve.loc[curve["train_error_pct"] <= at_most, "iteration"]
-        found[seed] = float(reached.min()) if len(reached) else float(row["iterations"])
+        reached = curve.loc[curve[error] <= at_most, "iteration"]
+        never = float(row["iterations"]) if censored else float("nan")
+        found[seed] = float(reached.min()) if len(reached) else never
     return pd.Series(found, dtype=float)
 
 
 def record_every(study: Study, rows: pd.DataFrame) -> float:
     iterations = study.curves.loc[study.curves["id"].isin(rows["id"]), "iteration"]
     return float(iterations.min()) if len(iterations) else 0.0
+
+
+# Evaluations beyond the records
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A number of the paper's tables as this study has it."""
+
+    number: Number
+    values: pd.Series  # by seed
+    nets: pd.DataFrame  # the rows of finals it is of
+    resolution: float  # one image, in percent
+
+
+def evaluated(study: Study, number: Number) -> Evaluated:
+    """Empty where its nets are planned and not evaluated yet. Raises `NotTestable` where they are not planned.
+
+    Any net of the experiment may be in an ensemble until one is evaluated.
+    """
+    rows, ensemble = evaluations.found(study.evaluations, number), number.title.startswith("ensemble")
+    nets = _planned(study, number.experiment, "" if ensemble else number.title)
+    if nets.empty:
+        raise NotTestable(f"needs {number.title}: {evaluations.takes(number.experiment)}")
+    if rows.empty:
+        return Evaluated(number, pd.Series(dtype=float), nets, 0.0)
+    conditions = nets.loc[nets["id"].isin(",".join(rows["ids"]).split(",")), "condition"]
+    nets, images = nets[nets["condition"].isin(conditions)], rows["images"].min()
+    return Evaluated(number, rows["value"].astype(float), nets, 100 / images if images > 0 else 0.0)
+
+
+def difference(
+    study: Study, minuend: Number, subtrahend: Number, direction: int, by: float = 0.0, margin: float = 0.0
+) -> Part:
+    """Paired difference of two nets tested alike, or of one net tested in two ways; minus `by`, a number of the paper.
+
+    Raises `NotTestable` where the nets are not planned or, if `by` is given, not of the paper's data.
+    """
+    assert (minuend.split, minuend.measure) == (subtrahend.split, subtrahend.measure)
+    assert minuend.protocol == subtrahend.protocol or minuend.title == subtrahend.title
+    one, other = evaluated(study, minuend), evaluated(study, subtrahend)
+    if minuend.protocol == subtrahend.protocol:
+        what = f"{minuend.words} of {minuend.title} minus {subtrahend.title} ({minuend.protocol}, {minuend.split})"
+    else:
+        what = f"{minuend.words} of {minuend.title} ({minuend.split}), {minuend.protocol} minus {subtrahend.protocol}"
+    what += f", minus {by:g}" if by else ""
+    return part_of([one, other], one.values - other.values - by, what, direction, margin, of_the_paper=bool(by))
+
+
+def level(study: Study, number: Number, threshold: float, direction: int) -> Part:
+    """A net's number against a fixed one of the paper. Raises `NotTestable` as `difference` does."""
+    one = evaluated(study, number)
+    return part_of([one], one.values - threshold, f"{number} minus {threshold:g}", direction, of_the_paper=True)
+
+
+def part_of(
+    of: list[Evaluated],
+    values: pd.Series,
+    what: str,
+    direction: int,
+    margin: float = 0.0,
+    unit: str = "points",
+    of_the_paper: bool = False,
+) -> Part:
+    """A comparison made of evaluations. Where a number of the paper is in it, only nets on the paper's data will do."""
+    for each in of:
+        others = set(each.nets["data"]) if of_the_paper else set()
+        others = {data for data in others if not data.startswith(evaluations.PAPER_DATA)}
+        if others:
+            raise NotTestable(f"the number it is compared with is not one on {some(sorted(others))}")
+    return Part(
+        what=what,
+        values=values.dropna(),
+        direction=direction,
+        margin=margin,
+        nets=tuple(each.nets for each in of),
+        resolution=max(each.resolution for each in of),
+        unit=unit,
+    )
 
 
 def chance(study: Study) -> float:

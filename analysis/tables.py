@@ -2,20 +2,19 @@
 
 Owns rows, rounding and how a table becomes files. A row is a condition: mean and deviation over its finished seeds.
 A diverged net has no error and says so; a trial without a result is a dash and the command that fills it. The paper's
-tables of nets that are not trained here are its own numbers, each beside a dash and the reason. Must not know where
-runs are kept.
+tables of ImageNet nets and detectors have ours where these were evaluated (`analysis.evaluations`), else a dash. Must
+not know where runs are kept.
 """
 
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis import controls, coverage, files, paper, quantities
-from analysis.claims import NEEDS
+from analysis import controls, coverage, evaluations, files, paper, quantities
 from analysis.counts import imagenet_multiply_adds, imagenet_parameters
 from analysis.figures import PAPER_ITERATIONS, TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, Frames, one_image_pct
@@ -32,7 +31,10 @@ COMPARABLE = (
 )
 SPREAD = "Errors in percent, of last iterates: mean ± standard deviation over n seeds, 95 % t interval of the mean."
 DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure; it prints none for plain nets."
-OTHERS = "Each cell: ours, and the paper's in brackets."
+OTHERS = (
+    "Each cell: ours (mean ± standard deviation over n seeds, 95 % t interval of the mean), the paper's in brackets,"
+    " and ours minus the paper's where ours is on the paper's data."
+)
 UNTRAINED = tuple(
     int(name.removeprefix("table_"))
     for name, line in paper.coverage().items()
@@ -70,7 +72,7 @@ def every(frames: Frames, profile: str) -> list[Table]:
         covered(),
         cifar_architecture(),
         table_1(),
-        *(untrained(number) for number in UNTRAINED),
+        *(untrained(number, frames) for number in UNTRAINED),
     ]
 
 
@@ -303,7 +305,7 @@ def covered() -> Table:
         .replace("0", DASH)
         .assign(
             place=[place.capitalize().replace("_", " ").replace("Cifar", "CIFAR") for place in numbers["place"]],
-            how=[NEEDS.get(how, how) or DASH for how in numbers["how"]],
+            how=[coverage.NEEDS.get(how, how) or DASH for how in numbers["how"]],
         )
     )
     notes = [
@@ -368,26 +370,54 @@ def cifar_architecture() -> Table:
     return Table("cifar_architecture", f"Sec. 4.2: {printed_table['title']}", numbers, _headed(text), notes)
 
 
-def untrained(number: int) -> Table:
-    """A table of the paper on nets that are not trained here: a row a result, with `paper` and nothing beside it."""
+def untrained(number: int, frames: Frames) -> Table:
+    """A table of the paper's other nets: a row a result, with `paper`, and ours beside it where they were evaluated.
+
+    Columns of the numbers: those of the paper's row, measure, paper, n, mean, sd, low, high, difference.
+    """
     printed_table = paper.table(f"table_{number}")
-    measures, needs = printed_table["results"], paper.coverage()[f"table_{number}"]["reason"]
-    numbers, text = [], []
+    numbers, text, lacking = [], [], set()
     for row in printed_table["rows"]:
-        results = {measure: row.pop(measure) for measure in measures}
+        ours = evaluations.numbers(number, row)
+        results = {measure: row.pop(measure) for measure in printed_table["results"]}
         if "ap" in results:
             results |= dict(zip(printed_table["classes"], results.pop("ap"), strict=True))
         said = {name: DASH if value is None else str(value) for name, value in row.items()}
+        cells = {}
         for measure, value in results.items():
-            nothing = dict.fromkeys(("mean", "sd", "low", "high", "difference"), float("nan"))
-            numbers.append({**said, "measure": measure, "paper": value, "n": 0, **nothing})
-        cells = {measure: DASH if value is None else f"{DASH} ({value})" for measure, value in results.items()}
+            found = _evaluated(frames, ours.get(measure), value)
+            if measure in ours and value is not None and not found["n"]:
+                lacking.add(ours[measure].experiment)
+            numbers.append({**said, "measure": measure, "paper": value, **found})
+            cells[measure] = _cell(found, value)
         text.append({**said, **cells})
-    notes = [OTHERS, f"No result of ours: it {NEEDS[needs]}, which this study does not have yet."]
+    notes = [
+        OTHERS,
+        *(f"A dash is what was not evaluated: {evaluations.takes(name)}." for name in sorted(lacking)),
+    ]
     notes += [f"The paper's way of testing: {printed_table['testing']}."] if "testing" in printed_table else []
     notes += [printed_table["note"]] if "note" in printed_table else []
     shown = _headed(pd.DataFrame(text).fillna(DASH))
     return Table(f"table_{number}", f"Table {number}: {printed_table['title']}", pd.DataFrame(numbers), shown, notes)
+
+
+def _evaluated(frames: Frames, number: evaluations.Number | None, theirs: float | None) -> dict[str, float]:
+    """n, mean, sd, low, high and difference of a number of the paper's; NaN where there is none."""
+    rows = frames.evaluations.iloc[:0] if number is None else evaluations.found(frames.evaluations, number)
+    ours, images = estimate(rows["value"]), rows["images"].min()
+    if ours.n > 1 and images > 0:
+        ours = estimate(rows["value"], 100 / images)
+    comparable = theirs is not None and rows["data"].str.startswith(evaluations.PAPER_DATA).all()
+    return {**asdict(ours), "difference": ours.mean - theirs if comparable and theirs is not None else float("nan")}
+
+
+def _cell(ours: dict[str, float], theirs: float | None) -> str:
+    if not ours["n"]:
+        return DASH if theirs is None else f"{DASH} ({theirs})"
+    interval = "" if pd.isna(ours["low"]) else f" [{ours['low']:.2f}, {ours['high']:.2f}]"
+    beside = "" if theirs is None else f" ({theirs})"
+    difference = "" if pd.isna(ours["difference"]) else f" {ours['difference']:+.2f}"
+    return f"{_spread(ours['mean'], ours['sd'])}{interval}, n {ours['n']:.0f}{beside}{difference}"
 
 
 def _headed(text: pd.DataFrame) -> pd.DataFrame:

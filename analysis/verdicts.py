@@ -59,7 +59,7 @@ def evaluate(frames: Frames, profile: Profile) -> list[dict[str, Any]]:
     those used) and a one-paragraph reason with the numbers. Beside the t test: interval_bootstrap (as interval, null
     below `RESAMPLED` seeds) and p_permutation (sign flips, on the side of the reason's p; null without a test).
     """
-    study = Study(frames.finals, frames.curves, frames.layers, profile)
+    study = Study(frames.finals, frames.curves, frames.layers, frames.evaluations, profile)
     outcomes: dict[str, Tested | Counted] = {}
     for claim in paper.claims():
         if claim["id"] not in claims.SAME:
@@ -85,19 +85,12 @@ def outcome_of(claim: dict[str, Any], study: Study) -> Tested | Counted:
     name, untestable = claim["id"], study.profile.untestable
     if name in counted_claims.CLAIMS:
         return counted_claims.CLAIMS[name]()
-    if name in claims.MEASURED:
-        reason = untestable.get(name) or untestable.get("*")
-        if reason is None:
-            try:
-                return claims.MEASURED[name](study)
-            except NotTestable as why:
-                reason = str(why)
-    elif name in claims.UNTESTED:
-        reason = claims.UNTESTED[name]
-    elif claim["kind"] == "conjecture":
-        reason = "the paper offers it as a conjecture without a test"
-    else:
-        reason = claims.NEEDS[claim["cost"]]
+    reason = untestable.get(name) or untestable.get("*")
+    if reason is None:
+        try:
+            return claims.MEASURED[name](study)
+        except NotTestable as why:
+            reason = str(why)
     return Counted(NOT_TESTABLE, _sentence(reason))
 
 

@@ -1,6 +1,7 @@
 """Planted studies: runs with known errors for every planned trial, so that analysis is tried without training.
 
-The numbers are planted, never presented as measured. Noise is seeded by the trial's id, so a study is reproducible.
+Nets on ImageNet and detectors are planted in the frames, with the paper's own numbers (`tabled`). The numbers are
+planted, never presented as measured. Noise is seeded by the trial's id, so a study is reproducible.
 """
 
 import hashlib
@@ -8,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
-from analysis.runs import Frames, load
+from analysis import evaluations, paper
+from analysis.evaluations import Number
+from analysis.runs import EVALUATIONS, Frames, load
 from experiments import planned as planned_trials
 from experiments.profiles import Profile
 from study.ledger import LAYERS, RECALIBRATED, Run
@@ -159,3 +163,116 @@ DAMAGES: dict[str, tuple[Callable[[Run], list[Run]], str]] = {
         "altered",
     ),
 }
+
+
+# The paper's tables and Fig. 4 as a study
+
+
+SEEDS, ITERATIONS, ABOVE_THE_AXIS_PCT = 5, 600_000, 63.0
+# Standard deviation between seeds: about what retrainings of one ImageNet net differ by; of mAP a guess.
+NOISE = {evaluations.TOP1: 0.15, evaluations.TOP5: 0.05}
+NOISE_ELSE = 0.1
+SHARED = {  # nets of several experiments
+    "plain-34": (evaluations.PLAIN_RESIDUAL, evaluations.OPTIONS),
+    "ResNet-34": (evaluations.PLAIN_RESIDUAL, evaluations.OPTIONS),
+    "ResNet-34 (B)": (evaluations.OPTIONS, evaluations.DEPTH),
+}
+
+
+def printed() -> dict[Number, float]:
+    """Every number of Tables 2-5 and 7-14 that is of a net of the paper's own, once."""
+    found = {}
+    for table in (2, 3, 4, 5, *range(7, 15)):
+        classes = paper.table(f"table_{table}").get("classes", [])
+        for row in paper.table(f"table_{table}")["rows"]:
+            values = row | dict(zip(classes, row.get("ap", []), strict=True))
+            for column, number in evaluations.numbers(table, row).items():
+                if values[column] is not None:
+                    found[replace(number, experiment=_net(number)[0][0])] = values[column]
+    return found
+
+
+def spread(sd: float, *of: str) -> np.ndarray:
+    """A deviation a seed, always the same ones `of` these names: of mean 0 and of exactly this standard deviation."""
+    rng = np.random.default_rng(int(hashlib.sha256("".join(of).encode()).hexdigest()[:8], 16))
+    drawn = rng.standard_normal(SEEDS)
+    return sd * (drawn - drawn.mean()) / drawn.std(ddof=1)
+
+
+def tabled(
+    base: Frames,
+    change: Callable[[Number, float], float] = lambda number, value: value,
+    curve: Callable[[str], str] = lambda title: title,
+    longer: Callable[[str], float] = lambda title: {"plain-18": 30.0, "plain-34": 31.0}[title],
+    evaluated: bool = True,
+    data: str = "",
+) -> Frames:
+    """`base` with the nets of Tables 2-5 and 7-14, and of footnote 3: five seeds whose means are the paper's numbers.
+
+    `change` plants other numbers, `curve` names the net whose curves of Fig. 4 a net has, `longer` is the final
+    training error (%) after three times the iterations, of which the paper prints nothing; `data` is other data.
+    """
+    numbers = printed() if evaluated else {}
+    singles = {_net(number) for number in printed() if not number.title.startswith("ensemble")}
+    singles |= {((evaluations.LONGER,), title, "") for title in ("plain-18", "plain-34")}
+    nets = {net: [_trial(*net, seed, data) for seed in range(SEEDS)] for net in sorted(singles)}
+    curves = []
+    for (experiments, title, _), trials in nets.items():
+        for trial, noise in zip(trials, spread(0.15, *experiments, title), strict=True):
+            if evaluations.PLAIN_RESIDUAL in experiments:
+                own = _fig_4(curve(title)).assign(id=trial["id"], seed=trial["seed"])
+                own[["train_error_pct", "test_error_pct"]] += noise
+                curves.append(own)
+                last = own[own["iteration"] > 0.9 * ITERATIONS]
+                trial["final_train_error_pct"] = last["train_error_pct"].mean()
+            elif evaluations.LONGER in experiments:
+                trial["final_train_error_pct"] = longer(title) + noise
+    rows = []
+    for number, value in numbers.items():
+        experiments, title, of = _net(number)
+        its = [trials for net, trials in nets.items() if net == (experiments, title, of)] or [
+            trials for net, trials in nets.items() if number.experiment in net[0]
+        ]
+        noise = spread(NOISE.get(number.measure, NOISE_ELSE), str(number))
+        for seed in range(SEEDS):
+            members = [trials[seed] for trials in its]
+            of_net = {"ids": ",".join(trial["id"] for trial in members), "title": title, "seed": seed}
+            of_net |= {name: members[0][name] for name in ("experiments", "data", "run_id")}
+            how = {"split": number.split, "protocol": number.protocol, "measure": number.measure}
+            rows.append(of_net | how | {"value": change(number, value) + noise[seed], "images": 50_000})
+    trials = [trial for net in nets.values() for trial in net]
+    return Frames(
+        pd.concat([base.finals, pd.DataFrame(trials)], ignore_index=True),
+        pd.concat([base.curves, *curves], ignore_index=True),
+        base.layers,
+        pd.DataFrame(rows, columns=list(EVALUATIONS)),
+    )
+
+
+def _net(number: Number) -> tuple[tuple[str, ...], str, str]:
+    """The experiments of a number's net, its title, and what else tells its training from others."""
+    trained_on = number.split if number.experiment == evaluations.VOC else ""  # 07+12 and 07++12 are two trainings
+    return SHARED.get(number.title, (number.experiment,)), number.title, trained_on
+
+
+def _trial(experiments: tuple[str, ...], title: str, trained_on: str, seed: int, data: str) -> dict[str, object]:
+    """A row of finals."""
+    condition = " ".join([experiments[0], title, trained_on]).replace(",", "")  # commas part the ids of an ensemble
+    return {
+        **{"id": f"{condition} {seed}", "condition": condition, "experiments": ",".join(experiments), "title": title},
+        **{"seed": seed, "outcome": "finished", "run_id": f"run of {condition} {seed}", "iterations": ITERATIONS},
+        **{"data": data or ("voc" if trained_on else "coco" if evaluations.COCO in experiments else "imagenet")},
+        **{"evaluations_sha256": "", "records_sha256": "", "deviations": ""},
+    }
+
+
+def _fig_4(title: str) -> pd.DataFrame:
+    """Training and validation error (centre crop) every 5,000 iterations; before they enter the figure, at its top."""
+    theirs = paper.curves(4)
+    drawn = {}
+    for column, series in (("train_error_pct", "train"), ("test_error_pct", "validation")):
+        points = theirs[(theirs["curve"] == title) & (theirs["series"] == series)].drop_duplicates("iteration")
+        errors = points.set_index("iteration")["value"].reindex(range(5_000, ITERATIONS + 1, 5_000))
+        errors[errors.index < points["iteration"].min()] = ABOVE_THE_AXIS_PCT
+        drawn[column] = errors.interpolate().ffill()
+    return pd.DataFrame(drawn).rename_axis("iteration").reset_index()

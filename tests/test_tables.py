@@ -8,7 +8,7 @@ import subprocess
 
 import pandas as pd
 import pytest
-from planted import frames
+from planted import frames, tabled
 
 from analysis import coverage, paper, tables
 from experiments import planned
@@ -152,7 +152,7 @@ def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
     for number in tables.UNTRAINED:
         table = rendered[f"table_{number}"]
         assert (table.numbers["n"] == 0).all() and table.numbers[["mean", "difference"]].isna().all(axis=None)
-        assert any("No result of ours: it needs" in note for note in table.notes)
+        assert any("A dash is what was not evaluated: the experiment" in note for note in table.notes)
 
 
 def test_a_row_has_the_letter_of_what_it_departs_in_besides_and_a_footnote_explains_it(table):
@@ -245,15 +245,39 @@ def test_every_table_is_latex_that_needs_no_package(tmp_path):
 
 
 def test_every_number_of_an_untrained_table_is_the_papers():
-    table = tables.untrained(10)
+    study = frames(QUICK)
+    table = tables.untrained(10, study)
     voc = paper.table("table_10")
     assert len(table.numbers) == 3 * 21
     for row in voc["rows"]:
         here = table.numbers[(table.numbers["net"] == row["net"]) & (table.numbers["data"] == row["data"])]
         assert list(here["paper"]) == [row["map"], *row["ap"]]
         assert list(here["measure"]) == ["map", *voc["classes"]]
-    assert "— (28.54)" in set(tables.untrained(2).text["top1"])
-    assert set(tables.untrained(3).text["top1"]) > {"—"}  # GoogLeNet's is not printed
+    assert "— (28.54)" in set(tables.untrained(2, study).text["top1"])
+    assert set(tables.untrained(3, study).text["top1"]) > {"—"}  # GoogLeNet's is not printed
+
+
+@pytest.mark.parametrize("number", tables.UNTRAINED)
+def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(number):
+    study = tabled(frames(QUICK))
+    numbers = tables.untrained(number, study).numbers
+    ours, theirs = numbers[numbers["n"] > 0], numbers[(numbers["n"] == 0) & numbers["paper"].notna()]
+    assert len(ours) and (ours["n"] == 5).all() and (ours["low"] < ours["mean"]).all()
+    assert ours["mean"].to_numpy() == pytest.approx(ours["paper"].astype(float).to_numpy())
+    assert ours["difference"].abs().max() < 1e-9
+    others = "VGG|GoogLeNet|PReLU|BN-inception|OverFeat"
+    named = theirs["loc_net"] if number == 13 else theirs["method"] if "method" in theirs else theirs["measure"]
+    assert named.str.contains(others).all()
+    assert not any("not evaluated" in note for note in tables.untrained(number, study).notes)
+
+
+def test_a_cell_has_mean_deviation_interval_n_the_papers_number_and_the_difference():
+    study = tabled(frames(QUICK), change=lambda number, value: value + 1)
+    cell = tables.untrained(2, study).text["top1"][1]
+    assert cell == "29.54 ± 0.15 [29.35, 29.73], n 5 (28.54) +1.00"
+    elsewhere = tables.untrained(2, tabled(frames(QUICK), data="folder:flowers"))
+    assert elsewhere.text["top1"][1] == "28.54 ± 0.15 [28.35, 28.73], n 5 (28.54)"  # not comparable: no difference
+    assert elsewhere.numbers["difference"].isna().all()
 
 
 def test_table_1_and_the_cifar_counts_are_computed_and_agree_with_the_paper():
