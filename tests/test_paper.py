@@ -7,7 +7,6 @@ from functools import reduce
 import pytest
 
 from analysis import coverage, paper
-from analysis.claims import NEEDS
 from analysis.coverage import Value
 from analysis.runs import MEASURES, RECORD
 from experiments import planned
@@ -176,7 +175,7 @@ def wrong(value: Value) -> str:
         return "" if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names) else f"nothing measures {found['measure']}"
     if "counted" in found:
         return "" if callable(named(found["counted"])) else f"{found['counted']} does not count"
-    if found["reason"] not in (*NEEDS, coverage.QUOTED):
+    if found["reason"] not in (*coverage.NEEDS, coverage.QUOTED):
         return f"unknown reason {found['reason']}"
     listed = [trial for trial in PLANNED if coverage.trains(trial, value)]
     return f"listed as not reproduced, but {listed[0].id} is planned" if listed else ""
