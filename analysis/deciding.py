@@ -186,7 +186,9 @@ def _conditions(claim: dict[str, Any], selected: Selection) -> set[str]:
 def _outcome(claim: dict[str, Any], selected: Selection, logged: Iterable[Run] = ()) -> Tested | Counted:
     """What the logged of the selected trials say of the claim. Raises `InputError` where they cannot test it."""
     frames = runs.load(selected.serves, logged)
-    outcome = outcome_of(claim, Study(frames.finals, frames.curves, frames.layers, selected.profile))
+    outcome = outcome_of(
+        claim, Study(frames.finals, frames.curves, frames.layers, frames.evaluations, selected.profile)
+    )
     if isinstance(outcome, Counted) and outcome.verdict == NOT_TESTABLE:
         raise InputError(f"claim {claim['id']} cannot be decided by seeds: {NOT_TESTABLE}. {outcome.reason}")
     return outcome
