@@ -135,7 +135,11 @@ def decide(selected: Selection, console: Console) -> int:
     def asked(look: Look) -> Selection:
         profile = selected.profile.with_seeds(look.seeds)
         serves = planned(profile, arguments["experiments"].split())
-        ours = {trial: names for trial, names in serves.items() if trial.condition in conditions}
+        ours = {
+            trial: names
+            for trial, names in serves.items()
+            if trial.condition in conditions and trial.seed < look.seeds  # the controls' further seeds are not asked
+        }
         return replace(selected, profile=profile, serves=ours)
 
     done = accounts(asked(sequence[-1]))

@@ -69,7 +69,7 @@ def write(
     files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
     for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers, frames.evaluations), strict=True):
         with files.writing(folder / f"{name}.parquet") as path:
-            _write_frame(frame, path)
+            _write_frame(frame, "id" if "id" in frame else "ids", path)
     rendered = tables.every(frames, profile.name)
     for table in rendered:
         tables.write(table, folder / "tables")
@@ -93,16 +93,19 @@ def read(folder: Path) -> Frames:
     for name in FRAMES:
         if not (folder / f"{name}.parquet").exists():
             raise InputError(f"{folder} has no {name}.parquet; render it: make report PROFILE={folder.name}")
-    runs, curves, layers = (pq.ParquetFile(folder / f"{name}.parquet") for name in FRAMES)
+    runs, curves, layers, evaluations = (pq.ParquetFile(folder / f"{name}.parquet") for name in FRAMES)
     parts = [thinned(curves.read_row_group(part).to_pandas()) for part in range(curves.num_row_groups)]
     shown = pd.concat(parts, ignore_index=True) if parts else curves.read().to_pandas()
-    return Frames(runs.read().to_pandas(), shown, layers.read().to_pandas())
+    return Frames(runs.read().to_pandas(), shown, layers.read().to_pandas(), evaluations.read().to_pandas())
 
 
-def _write_frame(frame: pd.DataFrame, path: Path) -> None:
-    """Write every row. A row group ends where a trial does, so that curves can be thinned one group after another."""
+def _write_frame(frame: pd.DataFrame, trial: str, path: Path) -> None:
+    """Write every row. A row group ends where a trial does, so that curves can be thinned one group after another.
+
+    `trial` is the column that names it.
+    """
     table = pa.Table.from_pandas(frame, preserve_index=False)
-    lengths, start = frame.groupby("id", sort=False, observed=True).size(), 0
+    lengths, start = frame.groupby(trial, sort=False, observed=True).size(), 0
     with pq.ParquetWriter(path, table.schema) as writer:
         for _, trials in lengths.groupby(lengths.cumsum() // ROWS):
             rows = int(trials.sum())

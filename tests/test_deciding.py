@@ -131,7 +131,7 @@ def planted_looks(number: int, effect: float) -> Iterator[Seen]:
     for look in looks(8):
         profile = small.with_seeds(look.seeds)
         found = frames(profile, error=error, noise=1.0, outcomes=plain)
-        outcome = outcome_of(claim, Study(found.finals, found.curves, found.layers, profile))
+        outcome = outcome_of(claim, Study(found.finals, found.curves, found.layers, found.evaluations, profile))
         yield see(outcome, look)
 
 
