@@ -24,7 +24,7 @@ from experiments.running import run_missing
 from study import bundle, cost, ledger, provenance
 from study.bundle import Bundle
 from study.ledger import Run
-from study.spec import Execution, InputError
+from study.spec import Execution
 
 
 def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bundle | None:
@@ -118,14 +118,15 @@ def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], list
 
 
 def so_far(run: Run, execution: Execution) -> Run:
-    """The run; without a result, with the records that its trial last wrote to its folder, of which none is sealed."""
-    if run.outcome in ledger.RESULTS:
+    """The run; of a trial under way, with the records that it last wrote to its folder, of which none is sealed."""
+    if run.outcome in (*ledger.RESULTS, ledger.UNUSABLE):
         return run
     folder = execution.trial_folder(run.trial.id)
     try:
         return replace(run, records=ledger.read_records(folder))
     except pa.ArrowException as error:
-        raise InputError(f"{folder / 'records.parquet'} cannot be read ({error}); delete it") from None
+        reason = f"{folder / 'records.parquet'} cannot be read ({error}); delete it"
+        return replace(run, outcome=ledger.UNUSABLE, tags=run.tags | {"reason": reason})
 
 
 def of_bundle(selected: Selection) -> Selection:

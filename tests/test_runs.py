@@ -14,7 +14,7 @@ from experiments import planned
 from experiments.profiles import profile
 from study import ledger
 from study.ledger import EVALUATIONS
-from study.spec import Execution, InputError, Trial
+from study.spec import Execution, Trial
 
 QUICK = profile("quick")
 
@@ -170,8 +170,17 @@ def test_a_run_without_a_result_comes_with_what_its_trial_has_written_so_far(tmp
     ledger.write_records(store.trial_folder(half.trial.id), half.records)
     assert so_far(logged, store).records.equals(half.records)
     (store.trial_folder(half.trial.id) / "records.parquet").write_bytes(b"half a file")
-    with pytest.raises(InputError, match=f"{half.trial.id}/records.parquet cannot be read .*; delete it"):
-        so_far(logged, store)
+    damaged = so_far(logged, store)
+    assert (damaged.outcome, damaged.records) == ("unusable", None)
+    assert "records.parquet cannot be read" in damaged.tags["reason"] and damaged.tags["reason"].endswith("; delete it")
+
+
+def test_what_an_unusable_result_left_in_its_folder_is_not_its_curve_so_far(tmp_path):
+    store = Execution(storage=tmp_path, data_root=tmp_path)
+    trial, run = _first()
+    ledger.write_records(store.trial_folder(trial.id), run.records)
+    altered = dataclasses.replace(run, outcome="unusable", records=None, layers=None, tags={"reason": "altered"})
+    assert load({trial: ["x"]}, [so_far(altered, store)]).curves.empty
 
 
 def long_curve(records: int, **series) -> pd.DataFrame:

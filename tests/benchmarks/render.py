@@ -135,8 +135,10 @@ def main() -> None:
             with subprocess.Popen(run, cwd=ROOT, stdout=subprocess.PIPE) as process:
                 peak = peak_mib(process.pid)
                 said = process.communicate()[0]
+            if process.returncode:
+                raise RuntimeError(f"rendering {runs} runs failed")
             rows.append(json.loads(said) | {"peak with lectures MiB": peak})
-    common.write("render", f"{RECORDS:,} records a run; {os.cpu_count()} cores, as many lectures at a time", rows)
+        common.write("render", f"{RECORDS:,} records a run; {os.cpu_count()} cores, as many lectures at a time", rows)
 
 
 if __name__ == "__main__":
