@@ -69,7 +69,7 @@ def write(
     files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
     for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers, frames.evaluations), strict=True):
         with files.writing(folder / f"{name}.parquet") as path:
-            _write_frame(frame, "id" if "id" in frame else "ids", path)
+            _write_frame(frame, path)
     rendered = tables.every(frames, profile.name)
     for table in rendered:
         tables.write(table, folder / "tables")
@@ -99,12 +99,10 @@ def read(folder: Path) -> Frames:
     return Frames(runs.read().to_pandas(), shown, layers.read().to_pandas(), evaluations.read().to_pandas())
 
 
-def _write_frame(frame: pd.DataFrame, trial: str, path: Path) -> None:
-    """Write every row. A row group ends where a trial does, so that curves can be thinned one group after another.
-
-    `trial` is the column that names it.
-    """
+def _write_frame(frame: pd.DataFrame, path: Path) -> None:
+    """Write every row. A row group ends where a trial does, so that curves can be thinned one group after another."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
+    trial = "ids" if "ids" in frame else "id"  # of an evaluation, which may be of several
     lengths, start = frame.groupby(trial, sort=False, observed=True).size(), 0
     with pq.ParquetWriter(path, table.schema) as writer:
         for _, trials in lengths.groupby(lengths.cumsum() // ROWS):

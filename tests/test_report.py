@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from planted import DAMAGES, frames, planted
+from planted import DAMAGES, frames, planted, tabled
 
 from analysis import files, report, tables
 from analysis.__main__ import cli
@@ -96,6 +96,12 @@ def test_frames_survive_the_trip_through_the_report(folder, study):
     back = report.read(folder)
     pd.testing.assert_frame_equal(back.finals, study.finals, check_dtype=False)
     pd.testing.assert_frame_equal(back.curves, study.curves, check_dtype=False)
+
+
+def test_evaluations_read_back_as_they_were(study, tmp_path):
+    whole = tabled(study)
+    report.write(whole, QUICK, tmp_path / "quick", lecture=False)
+    pd.testing.assert_frame_equal(report.read(tmp_path / "quick").evaluations, whole.evaluations)
 
 
 def test_reading_where_there_is_no_report_names_the_command(tmp_path):
