@@ -12,7 +12,7 @@ from study.spec import Model
 
 
 def _paper_net(family: str, depth: int, shortcut: str = "A") -> Model:
-    return Model(family=family, block="basic", depth=depth, shortcut=shortcut, width=PAPER_WIDTH)
+    return Model.cifar(family=family, block="basic", depth=depth, shortcut=shortcut, width=PAPER_WIDTH)
 
 
 def _counted(holds: bool, reason: str) -> Counted:
@@ -76,7 +76,7 @@ def layer_counts() -> Counted:
     for row in paper.table("cifar_architecture")["rows"]:
         model = _paper_net("plain", row["depth"], "none")
         convolutions = len(list(cost.convolutions(model, PAPER_DATA)))
-        blocks = 3 * model.blocks_per_stage
+        blocks = sum(model.stages)
         if (convolutions + 1, blocks) != (6 * row["n"] + 2, 3 * row["n"]):
             return _counted(False, f"At n = {row['n']}: {convolutions + 1} weighted layers and {blocks} shortcuts.")
     return _counted(True, "Counted 6n+2 weighted layers and 3n blocks, a shortcut each, for n from 3 to 200.")

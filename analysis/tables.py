@@ -354,12 +354,12 @@ def cifar_architecture() -> Table:
     rows, printed_table = [], paper.table("cifar_architecture")
     for row in printed_table["rows"]:
         nets = {
-            option: Model(family="residual", block="basic", depth=row["depth"], shortcut=option, width=PAPER_WIDTH)
+            option: Model.cifar(family="residual", depth=row["depth"], shortcut=option, width=PAPER_WIDTH)
             for option in "ABC"
         }
         counted = {f"params_{option}": cost.parameters(net, PAPER_DATA) for option, net in nets.items()}
         adds = cost.multiply_adds(nets["A"], PAPER_DATA)
-        named = {"layers": row["depth"], "n": row["n"], "shortcuts": 3 * nets["A"].blocks_per_stage}
+        named = {"layers": row["depth"], "n": row["n"], "shortcuts": sum(nets["A"].stages)}
         rows.append({**named, **counted, "multiply_adds_A": adds, "paper_params": row["params_printed"]})
     numbers = pd.DataFrame(rows)
     text = numbers.astype(str).assign(

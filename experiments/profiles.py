@@ -33,7 +33,7 @@ class Profile:
 
     def model(self, family: str, depth: int, shortcut: str = "A", block: str = "basic") -> Model:
         shortcut = "none" if family == "plain" else shortcut
-        return Model(family=family, block=block, depth=depth, shortcut=shortcut, width=self.width)
+        return Model.cifar(family=family, block=block, depth=depth, shortcut=shortcut, width=self.width)
 
     def trials(self, model: Model, recipe: Recipe, seeds: int) -> list[Trial]:
         return [Trial(model=model, data=self.data, recipe=recipe, seed=seed) for seed in range(seeds)]
@@ -56,6 +56,8 @@ DIGITS = Data(
     held_out=0,
     padding=0,
     flip=False,
+    scales=(0, 0),
+    colour="none",
     normalise="scalar",  # border pixels are constant: a deviation a pixel would divide by zero
     labels="true",
     digest="",
@@ -68,6 +70,8 @@ FASHION = Data(
     held_out=0,
     padding=4,
     flip=True,
+    scales=(0, 0),
+    colour="none",
     normalise="pixel-mean",
     labels="true",
     digest="",

@@ -49,19 +49,24 @@ class Convolution:
 def convolutions(model: Model, data: Data) -> Iterator[Convolution]:
     """Every convolution of the net, in order, projections of shortcuts included."""
     channels, size = model.width, data.size
-    yield Convolution(data.channels, channels, 3, size)
-    for stage in range(3):
+    if model.stem == "cifar":
+        yield Convolution(data.channels, channels, 3, size)
+    else:
+        size = _halved(size)
+        yield Convolution(data.channels, channels, 7, size)
+        size = _halved(size)  # 3x3 max pooling, stride 2
+    for stage, blocks in enumerate(model.stages):
         inner = model.width * 2**stage
         outputs = inner * model.expansion
-        for index in range(model.blocks_per_stage):
+        for index in range(blocks):
             entry = size
             if stage > 0 and index == 0:
-                size = -(-size // 2)  # stride 2
+                size = _halved(size)
             if model.block == "basic":
                 yield Convolution(channels, inner, 3, size)
                 yield Convolution(inner, outputs, 3, size)
-            else:  # the stride sits in the first 1x1, as in the authors' released nets
-                yield Convolution(channels, inner, 1, size)
+            else:
+                yield Convolution(channels, inner, 1, size if model.stride == "first" else entry)
                 yield Convolution(inner, inner, 3, size)
                 yield Convolution(inner, outputs, 1, size)
             changes = channels != outputs or entry != size
@@ -70,18 +75,21 @@ def convolutions(model: Model, data: Data) -> Iterator[Convolution]:
             channels = outputs
 
 
+def _halved(size: int) -> int:
+    """What stride 2 leaves of a side."""
+    return -(-size // 2)
+
+
 @cache  # the seeds of a condition ask again; so do other questions about it
 def parameters(model: Model, data: Data) -> int:
     """Trained parameters: convolutions, BatchNorm's scale and shift, the classifier with its bias."""
-    features = 4 * model.width * model.expansion
-    return sum(c.parameters for c in convolutions(model, data)) + (features + 1) * data.classes
+    return sum(c.parameters for c in convolutions(model, data)) + (model.features + 1) * data.classes
 
 
 @cache
 def multiply_adds(model: Model, data: Data) -> int:
     """Multiply-adds of one image's forward pass, convolutions and classifier (the paper's 'FLOPs')."""
-    features = 4 * model.width * model.expansion
-    return sum(c.multiply_adds for c in convolutions(model, data)) + features * data.classes
+    return sum(c.multiply_adds for c in convolutions(model, data)) + model.features * data.classes
 
 
 @cache
@@ -124,7 +132,8 @@ def net_bytes(trial: Trial) -> int:
 
 def _map_bytes(trial: Trial) -> int:
     """The largest map between two blocks, of a batch."""
-    largest = trial.model.width * trial.model.expansion * trial.data.size**2
+    side = trial.data.size if trial.model.stem == "cifar" else _halved(_halved(trial.data.size))
+    largest = trial.model.width * trial.model.expansion * side**2
     return largest * trial.recipe.batch * BYTES[trial.recipe.precision]
 
 
@@ -142,7 +151,7 @@ def least_bytes(trial: Trial) -> int:
 
     An upper bound: of every segment but the last it counts the largest map that any block hands to the next.
     """
-    whole, handed, blocks = activation_bytes(trial), _map_bytes(trial), 3 * trial.model.blocks_per_stage
+    whole, handed, blocks = activation_bytes(trial), _map_bytes(trial), sum(trial.model.stages)
     divided = min((1 + LOST_OF_SEGMENT) * whole / n + (n - 1) * handed for n in range(1, blocks + 1))
     kept = min(whole, int(LOST_OF_ALL * whole + divided))
     return BYTES_A_PROCESS + net_bytes(trial) - whole + kept

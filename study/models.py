@@ -1,4 +1,4 @@
-"""The CIFAR family of Sec. 4.2: plain and residual nets, shortcut options A, B and C, basic and bottleneck blocks.
+"""The nets of Table 1 and Sec. 4.2: plain and residual, shortcut options A, B and C, basic and bottleneck blocks.
 
 Owns the modules and their initial weights. Knows nothing of data, training or devices.
 """
@@ -76,8 +76,9 @@ class Block(nn.Module):
         outputs = inner * model.expansion
         if model.block == "basic":
             shapes = [(inputs, inner, 3, stride), (inner, outputs, 3, 1)]
-        else:  # stride in the first 1x1, as Table 1's multiply-adds and the authors' released nets have it
-            shapes = [(inputs, inner, 1, stride), (inner, inner, 3, 1), (inner, outputs, 1, 1)]
+        else:  # the paper's stride is in the first: Table 1's multiply-adds and the authors' released nets say so
+            first, second = (stride, 1) if model.stride == "first" else (1, stride)
+            shapes = [(inputs, inner, 1, first), (inner, inner, 3, second), (inner, outputs, 1, 1)]
         self.convs = nn.ModuleList(convolution(*shape) for shape in shapes)
         self.norms = nn.ModuleList(norm(shape[1]) for shape in shapes)
         changes = inputs != outputs or stride != 1
@@ -101,16 +102,22 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """3x3 stem, three stages of n blocks on maps of full, half and quarter size, average pooling, classifier."""
+    """Stem, stages of blocks on maps that halve from one to the next, average pooling, classifier.
+
+    Fully convolutional: on larger images the scores are the mean of those at every place, because averaging features
+    before a linear classifier is averaging scores after it.
+    """
 
     def __init__(self, model: Model, channels: int, classes: int, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
-        self.stem = convolution(channels, model.width, 3, 1)
+        imagenet = model.stem == "imagenet"
+        self.stem = convolution(channels, model.width, 7, 2) if imagenet else convolution(channels, model.width, 3, 1)
         self.stem_norm = norm(model.width)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
         stages, inputs = [], model.width
-        for stage in range(3):
+        for stage, count in enumerate(model.stages):
             inner, blocks = model.width * 2**stage, []
-            for index in range(model.blocks_per_stage):
+            for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
                 blocks.append(Block(inputs, inner, stride, model, norm))
                 inputs = inner * model.expansion
@@ -124,7 +131,7 @@ class Net(nn.Module):
         return [block for block in self.stages.modules() if isinstance(block, Block)]
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
-        x = functional.relu_(self.stem_norm(self.stem(x)))
+        x = self.pool(functional.relu_(self.stem_norm(self.stem(x))))
         for segment in self.segments[:-1]:
             x = _recomputed(segment, x) if torch.is_grad_enabled() else _in_turn(segment, x)
         x = _in_turn(self.segments[-1], x)

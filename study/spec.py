@@ -36,25 +36,46 @@ def check_at_least(what: str, value: float, least: float) -> None:
         raise InputError(f"{what} {value} is too small; it must be at least {least}")
 
 
+# Table 1: blocks of each stage, by kind of block and depth.
+IMAGENET_STAGES = {
+    "basic": {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)},
+    "bottleneck": {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A net of the CIFAR family (Sec. 4.2): 3x3 stem, three stages of `width`, 2 and 4 times `width` filters."""
+    """A net of the paper's: stages of `width`, 2, 4 (and 8) times `width` filters behind a stem.
+
+    'cifar' (Sec. 4.2) is a 3x3 stem and three stages; 'imagenet' (Table 1) a 7x7 one of stride 2 with max pooling, and
+    four stages.
+    """
 
     family: str  # 'plain' or 'residual'
+    stem: str  # 'cifar' or 'imagenet'
     block: str  # 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1; four times wider outside)
-    depth: int  # weighted layers: 6n+2 with basic blocks, 9n+2 with bottlenecks
+    stride: (
+        str  # where a bottleneck that halves the map has it: in the 'first' 1x1, as the paper, or in the '3x3' (v1.5)
+    )
+    depth: int  # weighted layers: 6n+2 with basic blocks, 9n+2 with bottlenecks; with the stem 'imagenet' Table 1's
     shortcut: str  # 'A', 'B' or 'C' (Sec. 3.3, 4.1); 'A-average' pools where A takes every 2nd pixel; plain: 'none'
-    width: int  # filters of the first stage; the paper's CIFAR nets have 16
+    width: int  # filters of the first stage; the paper's CIFAR nets have 16, its ImageNet nets 64
 
     def __post_init__(self) -> None:
         check_choice("family", self.family, ("plain", "residual"))
+        check_choice("stem", self.stem, ("cifar", "imagenet"))
         check_choice("block", self.block, ("basic", "bottleneck"))
+        strides = ("first", "3x3") if self.block == "bottleneck" else ("first",)
+        check_choice(f"stride of a {self.block} block", self.stride, strides)
         check_choice(
             f"shortcut of a {self.family} net",
             self.shortcut,
             ("none",) if self.family == "plain" else ("A", "B", "C", "A-average"),
         )
         check_at_least("width", self.width, 1)
+        if self.stem == "imagenet":
+            check_choice(f"depth of an ImageNet net of {self.block} blocks", self.depth, IMAGENET_STAGES[self.block])
+            return
         step = 3 * self.convolutions_per_block
         n = (self.depth - 2) // step
         if n < 1 or self.depth != step * n + 2:
@@ -64,14 +85,36 @@ class Model:
                 f" the nearest are {step * n + 2} and {step * (n + 1) + 2}"
             )
 
+    @classmethod
+    def cifar(cls, *, family: str, depth: int, shortcut: str, width: int, block: str = "basic") -> "Model":
+        """A net of Sec. 4.2."""
+        return cls(
+            family=family, stem="cifar", block=block, stride="first", depth=depth, shortcut=shortcut, width=width
+        )
+
+    @classmethod
+    def imagenet(cls, *, family: str, depth: int, shortcut: str, width: int = 64, stride: str = "first") -> "Model":
+        """A net of Table 1; 50 layers and more are of bottlenecks."""
+        block = "basic" if depth in IMAGENET_STAGES["basic"] else "bottleneck"
+        return cls(
+            family=family, stem="imagenet", block=block, stride=stride, depth=depth, shortcut=shortcut, width=width
+        )
+
     @property
     def convolutions_per_block(self) -> int:
         return 2 if self.block == "basic" else 3
 
     @property
-    def blocks_per_stage(self) -> int:
-        """The paper's n."""
-        return (self.depth - 2) // (3 * self.convolutions_per_block)
+    def stages(self) -> tuple[int, ...]:
+        """Blocks of each stage; the paper's n three times, or Table 1's."""
+        if self.stem == "imagenet":
+            return IMAGENET_STAGES[self.block][self.depth]
+        return ((self.depth - 2) // (3 * self.convolutions_per_block),) * 3
+
+    @property
+    def features(self) -> int:
+        """Channels that the classifier sees."""
+        return self.width * 2 ** (len(self.stages) - 1) * self.expansion
 
     @property
     def expansion(self) -> int:
@@ -80,29 +123,40 @@ class Model:
 
     @property
     def label(self) -> str:
-        """Short name for ids: `plain20`, `resnet110A`, `resnet20A-average`, `resnet29B-bottleneck`."""
+        """Short name for ids: `plain20`, `resnet110A`, `resnet20A-average`, `resnet29B-bottleneck`, `resnet50B`."""
         kind, option = ("plain", "") if self.family == "plain" else ("resnet", self.shortcut)
-        return f"{kind}{self.depth}{option}" + ("-bottleneck" if self.block == "bottleneck" else "")
+        block = "-bottleneck" if self.block == "bottleneck" and self.stem == "cifar" else ""
+        return f"{kind}{self.depth}{option}{block}" + ("-v1.5" if self.stride == "3x3" else "")
 
     @property
     def title(self) -> str:
-        """Name as the paper prints it: `plain-20`, `ResNet-110`; options other than A are named."""
+        """Name as the paper prints it: `plain-20`, `ResNet-110`; options other than its own for the net are named.
+
+        Its own are A, and B for ImageNet nets of bottlenecks.
+        """
+        usual = "B" if self.stem == "imagenet" and self.block == "bottleneck" else "A"
+        option = {"A-average": "A, average pooling"}.get(self.shortcut, self.shortcut)
         title = f"plain-{self.depth}" if self.family == "plain" else f"ResNet-{self.depth}"
-        title += {"B": " (B)", "C": " (C)", "A-average": " (A, average pooling)"}.get(self.shortcut, "")
-        return title + (" bottleneck" if self.block == "bottleneck" else "")
+        title += "" if self.shortcut in ("none", usual) else f" ({option})"
+        title += " v1.5" if self.stride == "3x3" else ""
+        return title + (" bottleneck" if self.block == "bottleneck" and self.stem == "cifar" else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
     """A data set as training sees it. `study.data` checks that what it loads is what this says."""
 
-    name: str  # 'digits', 'fashion-mnist', 'cifar10', 'cifar100', 'folder:NAME' or 'synthetic'
+    # 'digits', 'fashion-mnist', 'cifar10', 'cifar100', 'folder:NAME' or 'synthetic', whose images have one size; or
+    # photographs of any size: 'imagenet', 'images:NAME', 'shards:NAME' or 'photographs'.
+    name: str
     channels: int
-    size: int  # images are size x size pixels
+    size: int  # images, or crops of photographs, are size x size pixels
     classes: int
     held_out: int  # training images kept for validation: 5000 in the paper's 45k/5k split, else 0
     padding: int  # zero pixels on each side before the random crop; 0 crops nothing
     flip: bool  # random horizontal flips
+    scales: tuple[int, int]  # shorter side of a training photograph, drawn from these; (0, 0) for images of one size
+    colour: str  # 'none', or 'pca': a random shift along the principal components of RGB, as AlexNet's (Sec. 3.4)
     # Of pixels in 0..1: 'pixel-mean' subtracts the mean image, 'pixel-mean-128' also divides by 128/255. 'scalar' and
     # 'channel' subtract a mean and divide by a deviation, one or one a channel; 'imagenet' takes those of ImageNet.
     normalise: str
@@ -112,12 +166,22 @@ class Data:
     def __post_init__(self) -> None:
         check_choice("normalise", self.normalise, ("pixel-mean", "pixel-mean-128", "scalar", "channel", "imagenet"))
         check_choice("labels", self.labels, ("true", "shuffled"))
+        check_choice("colour", self.colour, ("none", "pca"))
+        if self.photographs != (self.scales != (0, 0)) or not self.photographs and self.colour != "none":
+            raise InputError(f"scales {self.scales} and colour {self.colour!r} do not go with data set {self.name}")
+        if self.photographs and not self.size <= self.scales[0] <= self.scales[1]:
+            raise InputError(f"scales {self.scales} must rise, and hold a crop of {self.size} pixels; say (256, 480)")
         if self.normalise == "imagenet" and self.channels != 3:
             raise InputError(f"normalise 'imagenet' has constants of 3 channels, not {self.channels}; choose 'channel'")
         for what in ("channels", "size", "classes"):
             check_at_least(what, getattr(self, what), 1)
         for what in ("held_out", "padding"):
             check_at_least(what, getattr(self, what), 0)
+
+    @property
+    def photographs(self) -> bool:
+        """Whether images are of any size, and read while training."""
+        return self.name.partition(":")[0] in ("imagenet", "images", "shards", "photographs")
 
     @property
     def label(self) -> str:
@@ -136,8 +200,10 @@ class Recipe:
     iterations: int
     batch: int
     learning_rate: float
-    schedule: str  # 'steps' at the drops, or 'cosine' from learning_rate to 0 over all iterations
+    # 'steps' at the drops, 'plateau' (see `patience`), or 'cosine' from learning_rate to 0 over all iterations
+    schedule: str
     drops: tuple[int, ...]  # iterations at which the learning rate is divided by 10
+    patience: int  # of 'plateau': the rate is divided by 10 after so many records without a new least training error
     momentum: float
     momentum_rule: str  # 'caffe', 'torch' or 'nesterov'
     weight_decay: float
@@ -155,7 +221,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_choice("decay", self.decay, ("all", "weights"))
         check_choice("init", self.init, ("fan_in", "fan_out", "torch"))
-        check_choice("schedule", self.schedule, ("steps", "cosine"))
+        check_choice("schedule", self.schedule, ("steps", "plateau", "cosine"))
         check_choice("momentum_rule", self.momentum_rule, ("caffe", "torch", "nesterov"))
         check_choice("precision", self.precision, ("fp32", "bf16"))
         check_choice("warmup", self.warmup, ("none", "threshold", "fixed"))
@@ -163,8 +229,12 @@ class Recipe:
             check_at_least(what, getattr(self, what), 1)
         for what in ("learning_rate", "momentum", "weight_decay", "warmup_learning_rate", "warmup_iterations"):
             check_at_least(what, getattr(self, what), 0)
-        if self.schedule == "cosine" and self.drops:
-            raise InputError(f"drops {self.drops} are not part of schedule 'cosine'; choose 'steps', or no drops: ()")
+        if self.schedule != "steps" and self.drops:
+            raise InputError(
+                f"drops {self.drops} are not part of schedule {self.schedule!r}; choose 'steps', or no drops: ()"
+            )
+        if (self.schedule == "plateau") != (self.patience > 0):
+            raise InputError(f"patience {self.patience} is 1 or more with schedule 'plateau', and otherwise 0")
         if self.momentum_rule == "nesterov" and not self.momentum:
             raise InputError("momentum 0 cannot look ahead as momentum_rule 'nesterov' does; choose 'caffe' or 'torch'")
         if self.recalibrate and not self.recalibrate >= self.bn_batch:
@@ -216,11 +286,11 @@ class Trial:
     def from_dict(cls, spec: dict[str, Any]) -> "Trial":
         """The inverse of `to_dict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
         spec = dict(_exactly(cls, spec))
-        recipe = dict(_exactly(Recipe, spec["recipe"]))
-        recipe["drops"] = tuple(recipe["drops"])
+        recipe, data = dict(_exactly(Recipe, spec["recipe"])), dict(_exactly(Data, spec["data"]))
+        recipe["drops"], data["scales"] = tuple(recipe["drops"]), tuple(data["scales"])
         return cls(
             model=Model(**_exactly(Model, spec["model"])),
-            data=Data(**_exactly(Data, spec["data"])),
+            data=Data(**data),
             recipe=Recipe(**recipe),
             seed=spec["seed"],
         )

@@ -6,7 +6,7 @@ checkpoint continues bit for bit on a CPU. Does not know where records and check
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,16 @@ EVALUATION_BATCH = 500
 CLEAN_IMAGES = 10_000  # training images of the clean error before the last iteration; the last takes all
 
 
-def learning_rate(recipe: Recipe, iteration: int, warmed_at: int | None) -> float:
-    """Learning rate of the update after `iteration` updates. `warmed_at`: the first update after warm-up, if known."""
+def learning_rate(recipe: Recipe, iteration: int, warmed_at: int | None, plateaus: Sequence[int] = ()) -> float:
+    """Learning rate of the update after `iteration` updates.
+
+    `warmed_at`: the first update after warm-up, if known. `plateaus`: where schedule 'plateau' has dropped the rate.
+    """
     if warmed_at is None or iteration < warmed_at:
         return recipe.warmup_learning_rate
     if recipe.schedule == "cosine":
         return recipe.learning_rate * (1 + math.cos(math.pi * iteration / recipe.iterations)) / 2
-    return recipe.learning_rate / 10 ** sum(iteration >= drop for drop in recipe.drops)
+    return recipe.learning_rate / 10 ** sum(iteration >= drop for drop in (*recipe.drops, *plateaus))
 
 
 class TrainState:
@@ -53,6 +56,7 @@ class TrainState:
         self.window_batches = 0
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)  # first update of non-finite loss
         self.records: list[Record] = []
+        self.plateaus: list[int] = []  # iterations at which schedule 'plateau' divided the learning rate
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +90,7 @@ class TrainState:
                 setattr(state, name, saved[name])
         return state
 
-    _PLAIN = ("iteration", "warmed_at", "recent", "window", "window_batches", "first_bad", "records")
+    _PLAIN = ("iteration", "warmed_at", "recent", "window", "window_batches", "first_bad", "records", "plateaus")
 
 
 def train(trial: Trial, state: TrainState, data: Dataset) -> Iterator[Record | None]:
@@ -99,7 +103,7 @@ def train(trial: Trial, state: TrainState, data: Dataset) -> Iterator[Record | N
     diverged = state.diverged_at is not None
     while state.iteration < recipe.iterations and not diverged:
         images, labels = data.batch(trial.seed, state.iteration, recipe.batch)
-        rate = learning_rate(recipe, state.iteration, state.warmed_at)
+        rate = learning_rate(recipe, state.iteration, state.warmed_at, state.plateaus)
         _set_learning_rate(state.optimizer, rate, recipe.momentum_rule)
 
         state.net.train()
@@ -120,7 +124,19 @@ def train(trial: Trial, state: TrainState, data: Dataset) -> Iterator[Record | N
         if last or diverged or state.iteration % recipe.record_every == 0:
             record = _record(trial, state, data, rate, diverged)
             state.records.append(record)
+            if recipe.schedule == "plateau" and not diverged and reached_plateau(recipe, state.records, state.plateaus):
+                state.plateaus.append(state.iteration)
         yield record
+
+
+def reached_plateau(recipe: Recipe, records: Sequence[Record], plateaus: Sequence[int]) -> bool:
+    """Whether `patience` records came without a new least running training error since that, and since the last drop.
+
+    The paper drops the rate 'when the error plateaus' (Sec. 3.4), and does not say which, nor how it is seen.
+    """
+    least = min(records, key=lambda record: record["train_error_pct"])
+    since = max(least["iteration"], *plateaus)
+    return sum(record["iteration"] > since for record in records) >= recipe.patience
 
 
 def _observe(state: TrainState, recipe: Recipe, loss: Tensor, wrong: Tensor) -> None:

@@ -29,7 +29,7 @@ def small() -> Callable[..., Trial]:
 
     def make(family: str = "residual", seed: int = 0, **recipe: Any) -> Trial:
         shortcut = "none" if family == "plain" else "A"
-        model = Model(family=family, block="basic", depth=8, shortcut=shortcut, width=4)
+        model = Model.cifar(family=family, block="basic", depth=8, shortcut=shortcut, width=4)
         short = {"iterations": 24, "drops": (16, 20), "record_every": 4, "evaluate_every": 8, "learning_rate": 0.05}
         return Trial(model=model, data=DIGITS, recipe=replace(minutes(model), **(short | recipe)), seed=seed)
 

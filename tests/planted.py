@@ -100,7 +100,7 @@ def layers(trial: Trial, response: float, rng: np.random.Generator) -> pa.Table:
     """What the layers of a net do before training, where BatchNorm makes every response 1, and at the end."""
     model, rows = trial.model, []
     a_block = 2 if model.block == "basic" else 1  # 3x3 layers
-    count = 1 + 3 * a_block * model.blocks_per_stage
+    count = 1 + a_block * sum(model.stages)
     for iteration in (0, trial.recipe.iterations):
         std = response + 0.02 * rng.standard_normal(count) if iteration else np.ones(count)
         for layer in range(1, count + 1):

@@ -26,11 +26,11 @@ from study.training import TrainState, train
 CPU = torch.device("cpu")
 Small = Callable[..., Trial]
 NETS = [
-    Model(family="plain", block="basic", depth=20, shortcut="none", width=8),
-    Model(family="residual", block="basic", depth=56, shortcut="A", width=8),
-    Model(family="residual", block="basic", depth=20, shortcut="B", width=8),
-    Model(family="residual", block="basic", depth=20, shortcut="C", width=8),
-    Model(family="residual", block="bottleneck", depth=29, shortcut="B", width=8),
+    Model.cifar(family="plain", block="basic", depth=20, shortcut="none", width=8),
+    Model.cifar(family="residual", block="basic", depth=56, shortcut="A", width=8),
+    Model.cifar(family="residual", block="basic", depth=20, shortcut="B", width=8),
+    Model.cifar(family="residual", block="basic", depth=20, shortcut="C", width=8),
+    Model.cifar(family="residual", block="bottleneck", depth=29, shortcut="B", width=8),
 ]
 
 
@@ -195,7 +195,7 @@ print(worker.run_trial(Trial.from_dict(json.loads(sys.argv[1])), execution, {"pr
 def test_1202_layers_at_full_width_fit_into_5_gib_and_survive_a_kill_bit_for_bit(
     small: Small, tmp_path: Path, empty_store: Path
 ) -> None:
-    model = Model(family="residual", block="basic", depth=1202, shortcut="A", width=16)
+    model = Model.cifar(family="residual", block="basic", depth=1202, shortcut="A", width=16)
     data = replace(describe("synthetic", Path()), channels=3, size=32, classes=10, padding=4, flip=True)
     short = small(iterations=2, batch=128, bn_batch=128, drops=(), record_every=1, evaluate_every=2)
     trial, states = replace(short, model=model, data=data), []
@@ -243,7 +243,7 @@ print(worker.run_trial(trial, execution, {"profile": "test"}))
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is not enforced elsewhere")
 def test_a_trial_that_runs_out_of_memory_is_retried_in_segments_then_explained(small: Small, store: Execution) -> None:
-    model = Model(family="residual", block="basic", depth=218, shortcut="A", width=16)
+    model = Model.cifar(family="residual", block="basic", depth=218, shortcut="A", width=16)
     trial = replace(small(iterations=1, drops=(), batch=512, bn_batch=512), model=model)
     wanted = cost.activation_bytes(trial) / 2**20
 

@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from analysis import paper
 from experiments import recipes
 from experiments.profiles import PAPER
 from study import cost
 from study.models import BatchNorm, build
-from study.spec import Data, Model, Trial
+from study.spec import IMAGENET_STAGES, Data, InputError, Model, Trial
+from study.weights import from_torchvision, to_torchvision
 
 CIFAR = recipes.PAPER_DATA
 TINY = Data(
@@ -23,6 +25,8 @@ TINY = Data(
     held_out=0,
     padding=0,
     flip=False,
+    scales=(0, 0),
+    colour="none",
     normalise="scalar",
     labels="true",
     digest="",
@@ -34,7 +38,7 @@ def trial(model: Model, data: Data = TINY, seed: int = 0, **recipe: Any) -> Tria
 
 
 def net(family: str = "residual", depth: int = 20, shortcut: str = "A", block: str = "basic", width: int = 4) -> Model:
-    return Model(
+    return Model.cifar(
         family=family, block=block, depth=depth, shortcut="none" if family == "plain" else shortcut, width=width
     )
 
@@ -169,3 +173,69 @@ def test_batchnorm_over_sub_batches_normalises_each_alone() -> None:
     assert torch.equal(split(x), torch.cat([whole(x[:4]), whole(x[4:])]))
     assert torch.equal(split.running_var, whole.running_var)
     assert torch.equal(split.eval()(x), whole.eval()(x))
+
+
+# ImageNet, Table 1
+
+IMAGENET = replace(CIFAR, name="imagenet", size=224, classes=1000, padding=0, scales=(256, 480), colour="pca")
+COUNTED = {  # names in paper/tables.yaml, `counted` of Table 1, by family, depth and shortcut
+    **dict.fromkeys((("plain", 18, "none"), ("residual", 18, "A")), "plain_18_or_18A"),
+    **dict.fromkeys((("plain", 34, "none"), ("residual", 34, "A")), "plain_34_or_34A"),
+    **{("residual", depth, option): f"resnet_{depth}_{option}" for depth in (18, 34) for option in "BC"},
+    **{("residual", depth, "B"): f"resnet_{depth}_B_stride_in_1x1" for depth in (50, 101, 152)},
+    ("residual", 50, "C"): "resnet_50_C_stride_in_1x1",
+}
+
+
+@pytest.mark.parametrize(("family", "depth", "shortcut"), COUNTED)
+def test_imagenet_nets_have_the_parameters_and_multiply_adds_of_table_1(family: str, depth: int, shortcut: str) -> None:
+    model = Model.imagenet(family=family, depth=depth, shortcut=shortcut)
+    expected = paper.table("table_1")["counted"][COUNTED[family, depth, shortcut]]
+    assert counted(model, IMAGENET) == cost.parameters(model, IMAGENET) == expected["params"]
+    assert round(cost.multiply_adds(model, IMAGENET) / 1e9, 3) == expected["giga_multiply_adds"]
+
+
+def test_the_stride_in_the_3x3_costs_what_v1_5_costs() -> None:
+    model = Model.imagenet(family="residual", depth=50, shortcut="B", stride="3x3")
+    assert round(cost.multiply_adds(model, IMAGENET) / 1e9, 3) == 4.089
+    assert (model.title, model.label) == ("ResNet-50 v1.5", "resnet50B-v1.5")
+
+
+@pytest.mark.parametrize("depth", [depth for depths in IMAGENET_STAGES.values() for depth in depths])
+def test_with_torchvisions_weights_a_net_gives_torchvisions_outputs(depth: int) -> None:
+    """Random weights and averages; torchvision's bottlenecks are v1.5."""
+    torch.manual_seed(depth)
+    theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=10).eval()
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+            torch.nn.init.uniform_(module.weight, 0.2, 0.6)
+    model = Model.imagenet(family="residual", depth=depth, shortcut="B", stride="first" if depth < 50 else "3x3")
+    ours = build(trial(model, replace(IMAGENET, classes=10))).eval()
+    from_torchvision(ours, theirs.state_dict())
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+    exported, kept = to_torchvision(ours), theirs.state_dict()
+    assert set(exported) == {name for name in kept if not name.endswith("num_batches_tracked")}
+    assert all(torch.equal(kept[name], tensor) for name, tensor in exported.items())
+
+
+def test_weights_of_another_net_are_refused_in_one_line() -> None:
+    ours = build(trial(Model.imagenet(family="residual", depth=18, shortcut="B"), replace(IMAGENET, classes=10)))
+    with pytest.raises(InputError, match="the weights are of another net: layer"):
+        from_torchvision(ours, torchvision.models.resnet50(num_classes=10).state_dict())
+    with pytest.raises(InputError, match="fc.weight is .1000, 512., and .10, 512. in the net"):
+        from_torchvision(ours, torchvision.models.resnet18().state_dict())
+
+
+def test_larger_images_are_scored_at_every_place() -> None:
+    """Fully convolutional (Sec. 3.4): the mean over places of a linear classifier of each place's features."""
+    resnet = build(trial(Model.imagenet(family="residual", depth=18, shortcut="A", width=8), IMAGENET)).eval()
+    images = torch.randn(1, 3, 320, 256)
+    with torch.no_grad():
+        features = resnet.stages(resnet.pool(torch.relu(resnet.stem_norm(resnet.stem(images)))))
+        scores = torch.einsum("nchw,kc->nkhw", features, resnet.classifier.weight)
+        expected = scores.mean((2, 3)) + resnet.classifier.bias
+        torch.testing.assert_close(resnet(images), expected, rtol=1e-5, atol=1e-5)

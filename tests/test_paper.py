@@ -21,7 +21,7 @@ ROWS = paper.table("cifar_architecture")["rows"]
 
 def cifar_net(depth: int, shortcut: str) -> Model:
     family = "plain" if shortcut == "none" else "residual"
-    return Model(family=family, block="basic", depth=depth, shortcut=shortcut, width=PAPER_WIDTH)
+    return Model.cifar(family=family, block="basic", depth=depth, shortcut=shortcut, width=PAPER_WIDTH)
 
 
 def test_all_74_claims_are_here_once():
@@ -49,8 +49,8 @@ def test_every_cifar_count_is_what_study_cost_counts(row):
     batch_norm = sum(2 * c.outputs for c in cost.convolutions(residual, PAPER_DATA))
     assert row["params"]["A"] - batch_norm == row["params_without_bn_A"]
     assert round(cost.multiply_adds(residual, PAPER_DATA) / 1e6, 2) == row["mega_multiply_adds_A"]
-    assert plain.blocks_per_stage == row["n"]
-    assert 3 * plain.blocks_per_stage == row["shortcuts"]
+    assert plain.stages[0] == row["n"]
+    assert sum(plain.stages) == row["shortcuts"]
     assert len(list(cost.convolutions(plain, PAPER_DATA))) + 1 == row["depth"]
 
 

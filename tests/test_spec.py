@@ -21,7 +21,15 @@ RESNET110 = Trial(
 )
 # Another legal value of every field, by part: the identity test below fails for a field that is missing here.
 OTHER: dict[type, dict[str, Any]] = {
-    Model: {"family": "plain", "block": "bottleneck", "depth": 56, "shortcut": "B", "width": 8},
+    Model: {
+        "family": "plain",
+        "stem": "imagenet",
+        "stride": "3x3",
+        "block": "bottleneck",
+        "depth": 56,
+        "shortcut": "B",
+        "width": 8,
+    },
     Data: {
         "name": "cifar100",
         "channels": 1,
@@ -30,6 +38,8 @@ OTHER: dict[type, dict[str, Any]] = {
         "held_out": 5000,
         "padding": 2,
         "flip": False,
+        "scales": (32, 48),
+        "colour": "pca",
         "normalise": "scalar",
         "labels": "shuffled",
         "digest": "0",
@@ -40,6 +50,7 @@ OTHER: dict[type, dict[str, Any]] = {
         "learning_rate": 0.2,
         "schedule": "cosine",
         "drops": (32_000,),
+        "patience": 3,
         "momentum": 0.8,
         "momentum_rule": "torch",
         "weight_decay": 0.0,
@@ -58,7 +69,12 @@ OTHER: dict[type, dict[str, Any]] = {
 TOGETHER = {  # fields whose other value is legal only beside another
     ("model", "family"): {"shortcut": "none"},
     ("model", "block"): {"depth": 83},
+    ("model", "stem"): {"depth": 34},
+    ("model", "stride"): {"block": "bottleneck", "depth": 83},
+    ("data", "scales"): {"name": "photographs"},
+    ("data", "colour"): {"name": "photographs", "scales": (32, 48)},
     ("recipe", "schedule"): {"drops": ()},
+    ("recipe", "patience"): {"schedule": "plateau", "drops": ()},
 }
 
 
@@ -68,9 +84,9 @@ def test_golden_ids_never_change_without_raising_schema_or_protocol() -> None:
         model=QUICK.model("plain", 20), data=QUICK.data, recipe=recipes.minutes(QUICK.model("plain", 20)), seed=2
     )
     bottleneck = replace(RESNET110, model=PAPER.model("residual", 29, "B", "bottleneck"))
-    assert RESNET110.id == "resnet110A-cifar10-55a1e3abe8-s0"
-    assert quick.id == "plain20-digits-ec4d22596d-s2"
-    assert bottleneck.id == "resnet29B-bottleneck-cifar10-82057333fb-s0"
+    assert RESNET110.id == "resnet110A-cifar10-117d78025e-s0"
+    assert quick.id == "plain20-digits-bc8f6587e9-s2"
+    assert bottleneck.id == "resnet29B-bottleneck-cifar10-b84717736b-s0"
 
 
 @pytest.mark.parametrize(

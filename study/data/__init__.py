@@ -33,8 +33,9 @@ def describe(
         facts = _facts(*folder_of_images(name, root))
     else:
         check_choice("data set", name, [*SHAPES, "folder:NAME"])
-        facts = dict(zip(("channels", "size", "classes", "digest"), (*SHAPES[name], ""), strict=True))
-    return Data(name=name, held_out=held_out, padding=padding, flip=flip, normalise=normalise, labels="true", **facts)
+        facts = dict[str, Any](zip(("channels", "size", "classes", "digest"), (*SHAPES[name], ""), strict=True))
+    facts |= {"scales": (0, 0), "colour": "none", "labels": "true"}
+    return Data(name=name, held_out=held_out, padding=padding, flip=flip, normalise=normalise, **facts)
 
 
 def _facts(arrays: list[np.ndarray], digest: str) -> dict[str, Any]:
