@@ -15,7 +15,10 @@ from study.spec import Trial
 
 FIGURES = {1: "cifar10", 4: "imagenet", 6: "cifar10"}  # with curves of errors against iterations
 QUOTED = "a result of others"
-NEEDS = {"imagenet": "needs nets trained on ImageNet", "detection": "needs detectors trained on VOC, COCO or ImageNet"}
+NEEDS = {
+    "server": "is of the test set, whose labels only ImageNet's server has",
+    "detection": "needs detectors trained on VOC, COCO or ImageNet",
+}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ each number of Tables 2-5 and 7-14 is. Numbers of different protocols are never 
 Must not know claims, nor how a table is printed.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -199,7 +200,7 @@ def _table_14(row: dict[str, Any]) -> dict[str, Number]:
     return {name: localised(ENSEMBLES[LOCALISATION], DENSE, LOCALISED, split) for name, split in splits.items()}
 
 
-_NUMBERS = {
+_NUMBERS: dict[int, Callable[[dict[str, Any]], dict[str, Number]]] = {
     2: _table_2,
     3: lambda row: _tables_3_and_4(TEN_CROP, row),
     4: lambda row: _tables_3_and_4(MULTI_SCALE, row),
@@ -213,3 +214,4 @@ _NUMBERS = {
     13: _table_13,
     14: _table_14,
 }
+TABLES = tuple(_NUMBERS)

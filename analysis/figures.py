@@ -90,35 +90,56 @@ def figure_1(frames: Frames, profile: str) -> Figure:
 
 @styled
 def figure_4(frames: Frames, profile: str) -> Figure:
-    """Fig. 4: plain (left) and residual nets (right) of 18 and 34 layers on ImageNet, the paper's own curves alone."""
-    nets = paper.curves(4)
+    """Fig. 4: error while training of plain (left) and residual nets (right) of 18 and 34 layers on ImageNet.
+
+    Over the paper's own curves; without planned trials of such nets, these alone.
+    """
+    finals = serving(frames.finals, "imagenet-plain-vs-residual").query("block == 'basic'")
     figure = Figure(figsize=(8, 3.4), layout="constrained")
-    for axes, family, panel in zip(figure.subplots(1, 2, sharey=True), FAMILY_COLOURS, ("left", "right"), strict=True):
-        ends, here = [], nets[nets["panel"] == panel]
-        for (net, shade), (series, style) in product(
-            zip(sorted(set(here["curve"])), (0.5, 0.9), strict=True), (("train", "--"), ("validation", "-"))
-        ):
-            curve = here[(here["curve"] == net) & (here["series"] == series)].sort_values("iteration")
-            colour = tuple(matplotlib.colormaps[COLOURMAPS[family]](shade))
-            axes.plot(
-                curve["iteration"], curve["value"], color=colour, linestyle=style, linewidth=1 if style == "--" else 2
-            )
-            if series == "validation":
-                ends.append((float(curve["value"].iloc[-1]), net, colour))
-        axes.set(title=f"{family} nets", xlabel="iteration", ylim=(20, 60), xlim=(0, nets["iteration"].max()))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.locator_params(axis="x", nbins=4)
-        _name_ends(axes, ends, 60)
-    figure.axes[0].set_ylabel("error (%)")
-    figure.legend(
-        handles=[_THIN, Line2D([], [], color=_GREY, linewidth=2, label="validation error, centre crop")],
-        loc="lower center", ncols=2,
-    ).set_in_layout(False)  # fmt: skip
+    panels, colours = figure.subplots(1, 2, sharey=True), _colours(finals)
+    top = 60 if finals[[TRAINING, TEST]].max().max() < 60 else 100
+    for axes, family, panel in zip(panels, FAMILY_COLOURS, ("left", "right"), strict=True):
+        rows = finals[finals["family"] == family]
+        if finals.empty:
+            _papers_figure_4(axes, family, panel)
+        else:
+            for series in ("train", "validation"):
+                _papers_curves(axes, 4, series, rows, colours)
+            _curves(axes, frames.curves, rows, {"train_error_pct": "--", "test_error_pct": "-"}, top, colours)
+        axes.set_title(f"{family} nets")
+    panels[0].set_ylabel("error (%)")
+    validation = Line2D([], [], color=_GREY, linewidth=2.2, label="validation error, centre crop")
+    if finals.empty:
+        _legend(figure, finals, _THIN, validation)
+        text = "Fig. 4 of the paper, digitised: training on ImageNet. No run of ours is in it."
+        return _captioned(figure, text, finals, profile)
+    _legend(figure, finals, _THIN, validation, _BAND, _PAPERS)
     text = (
-        "Fig. 4 of the paper, digitised: training on ImageNet. No run of ours is in it: it needs nets trained on"
-        " ImageNet, which this study does not have yet."
+        "Running training error (thin, dashed) and validation error of centre crops (bold) while training, as in Fig. 4"
+        " of the paper. Dotted: the paper's curves of nets as deep, digitised, on ImageNet and of 600,000 iterations,"
+        f" drawn over as much of the training.{_provisional(frames.curves, finals)}"
     )
-    return _captioned(figure, text, frames.finals.iloc[:0], profile)
+    return _captioned(figure, text, finals, profile)
+
+
+def _papers_figure_4(axes: Axes, family: str, panel: str) -> None:
+    """A panel of the paper's Fig. 4 in its own axes."""
+    nets = paper.curves(4)
+    ends, here = [], nets[nets["panel"] == panel]
+    for (net, shade), (series, style) in product(
+        zip(sorted(set(here["curve"])), (0.5, 0.9), strict=True), (("train", "--"), ("validation", "-"))
+    ):
+        curve = here[(here["curve"] == net) & (here["series"] == series)].sort_values("iteration")
+        colour = tuple(matplotlib.colormaps[COLOURMAPS[family]](shade))
+        axes.plot(
+            curve["iteration"], curve["value"], color=colour, linestyle=style, linewidth=1 if style == "--" else 2
+        )
+        if series == "validation":
+            ends.append((float(curve["value"].iloc[-1]), net, colour))
+    axes.set(xlabel="iteration", ylim=(20, 60), xlim=(0, nets["iteration"].max()))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.locator_params(axis="x", nbins=4)
+    _name_ends(axes, ends, 60)
 
 
 @styled
@@ -532,7 +553,7 @@ def _papers_curves(axes: Axes, number: int, series: str, finals: pd.DataFrame, c
     theirs = theirs[theirs["series"] == series]
     for title, rows in finals.groupby("title"):
         curve = theirs[theirs["curve"] == title].drop_duplicates("iteration").sort_values("iteration")
-        iteration = curve["iteration"] * (rows["iterations"].max() / PAPER_ITERATIONS)
+        iteration = curve["iteration"] * (rows["iterations"].max() / (600_000 if number == 4 else PAPER_ITERATIONS))
         axes.plot(iteration, curve["value"], color=colours[str(title)], linewidth=1, linestyle=":", zorder=1)
 
 

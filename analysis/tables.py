@@ -15,11 +15,11 @@ from typing import Any
 import pandas as pd
 
 from analysis import controls, coverage, evaluations, files, paper, quantities
-from analysis.counts import imagenet_multiply_adds, imagenet_parameters
+from analysis.counted_claims import imagenet_net
 from analysis.figures import PAPER_ITERATIONS, TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, Frames, one_image_pct
 from analysis.statistics import estimate
-from experiments.recipes import DEVIATIONS, PAPER_DATA, PAPER_WIDTH
+from experiments.recipes import DEVIATIONS, IMAGENET_DATA, PAPER_DATA, PAPER_WIDTH
 from study import cost
 from study.ledger import RECALIBRATION_BATCHES, UNUSABLE
 from study.spec import Model
@@ -34,11 +34,6 @@ DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure;
 OTHERS = (
     "Each cell: ours (mean ± standard deviation over n seeds, 95 % t interval of the mean), the paper's in brackets,"
     " and ours minus the paper's where ours is on the paper's data."
-)
-UNTRAINED = tuple(
-    int(name.removeprefix("table_"))
-    for name, line in paper.coverage().items()
-    if name.startswith("table_") and "reason" in line
 )
 
 
@@ -72,7 +67,7 @@ def every(frames: Frames, profile: str) -> list[Table]:
         covered(),
         cifar_architecture(),
         table_1(),
-        *(untrained(number, frames) for number in UNTRAINED),
+        *(evaluated(number, frames) for number in evaluations.TABLES),
     ]
 
 
@@ -317,17 +312,18 @@ def covered() -> Table:
 
 
 def table_1() -> Table:
-    """Table 1: the ImageNet nets, with parameters and multiply-adds counted from its rows beside those it prints."""
+    """Table 1: the ImageNet nets, with parameters and multiply-adds counted from the models beside those it prints."""
     rows, printed_table = [], paper.table("table_1")
     for row in printed_table["rows"]:
-        adds = imagenet_multiply_adds(row)
+        net = imagenet_net(row["depth"])
+        adds = cost.multiply_adds(net, IMAGENET_DATA)
         shape = [f"{x}, {width}" for x, width in zip(row["layers_per_block"], row["channels"][0], strict=True)]
         rows.append(
             {
                 "layers": row["depth"],
                 "first_block": "; ".join(shape),
                 "blocks": " + ".join(map(str, row["blocks"])),
-                "params": imagenet_parameters(row),
+                "params": cost.parameters(net, IMAGENET_DATA),
                 "multiply_adds": adds,
                 "paper_multiply_adds": row["flops"],
                 "difference": adds - row["flops"],
@@ -342,8 +338,8 @@ def table_1() -> Table:
         },
     )
     notes = [
-        "Parameters and multiply-adds are counted from the rows: convolutions, BatchNorm's scale and shift (parameters"
-        " only) and the classifier; 18 and 34 layers with option A or plain, the others with option B.",
+        "Parameters and multiply-adds are counted from the models: convolutions, BatchNorm's scale and shift (of"
+        " parameters only) and the classifier; 18 and 34 layers with option A or plain, the others with option B.",
         printed_table["note"],
     ]
     return Table("table_1", f"Table 1: {printed_table['title']}", numbers, _headed(text), notes)
@@ -370,8 +366,8 @@ def cifar_architecture() -> Table:
     return Table("cifar_architecture", f"Sec. 4.2: {printed_table['title']}", numbers, _headed(text), notes)
 
 
-def untrained(number: int, frames: Frames) -> Table:
-    """A table of the paper's other nets: a row a result, with `paper`, and ours beside it where they were evaluated.
+def evaluated(number: int, frames: Frames) -> Table:
+    """A table of nets tested otherwise than at the end of training: a row a result, `paper` and ours beside it.
 
     Columns of the numbers: those of the paper's row, measure, paper, n, mean, sd, low, high, difference.
     """

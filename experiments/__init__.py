@@ -7,6 +7,10 @@ from experiments import (
     bottlenecks,
     controls,
     depth_scaling,
+    imagenet_depth,
+    imagenet_longer,
+    imagenet_plain_vs_residual,
+    imagenet_shortcut_options,
     learning_rate,
     plain_vs_residual,
     reimplementations,
@@ -22,6 +26,10 @@ EXPERIMENTS = (
     learning_rate,
     bottlenecks,
     reimplementations,
+    imagenet_plain_vs_residual,
+    imagenet_shortcut_options,
+    imagenet_depth,
+    imagenet_longer,
     controls,
 )
 
@@ -32,11 +40,13 @@ def name_of(experiment: ModuleType) -> str:
 
 
 def planned(profile: Profile, names: Iterable[str] = ()) -> dict[Trial, list[str]]:
-    """Every trial of the named experiments (all, if none is named), once, with the experiments that it serves.
+    """Every trial of the named experiments, once, with the experiments that it serves. If none is named: of all, but
+    those that the profile has on request.
 
     Membership is derived: a net that serves three figures is one trial, because three definitions produce one id.
     """
-    names = list(names) or [name_of(experiment) for experiment in EXPERIMENTS]
+    usual = [name for name in map(name_of, EXPERIMENTS) if name not in profile.on_request]
+    names = list(names) or usual
     for name in names:
         check_choice("experiment", name, [name_of(experiment) for experiment in EXPERIMENTS])
     serves: dict[Trial, list[str]] = {}

@@ -9,6 +9,24 @@ from study.spec import Data, Model, Recipe, Trial, check_at_least, check_choice
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImageNet:
+    """What of the paper's ImageNet half a profile trains, and on which photographs."""
+
+    data: Data
+    width: int
+    recipe: Callable[[Model], Recipe]
+    depths: tuple[int, ...]  # of plain and residual nets of basic blocks; options are compared at the deepest
+    bottlenecks: tuple[int, ...]  # depths of residual nets of bottlenecks
+    plain_bottlenecks: tuple[int, ...]
+    longer: bool  # whether plain nets are also trained three times as long
+    seeds: int
+
+    def trials(self, model: Model) -> list[Trial]:
+        recipe = self.recipe(model)
+        return [Trial(model=model, data=self.data, recipe=recipe, seed=seed) for seed in range(self.seeds)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Profile:
     """How large the study is. `untestable` maps a claim's id, or '*' for all, to the reason."""
 
@@ -29,6 +47,8 @@ class Profile:
     seeds: int
     deep_seeds: int
     rate_seeds: int
+    imagenet: ImageNet | None
+    on_request: tuple[str, ...] = ()  # experiments that are planned only where they are named: their data is the user's
     untestable: Mapping[str, str] = field(default_factory=dict)
 
     def model(self, family: str, depth: int, shortcut: str = "A", block: str = "basic") -> Model:
@@ -41,10 +61,11 @@ class Profile:
     def with_seeds(self, seeds: int) -> "Profile":
         """The same profile with `seeds` seeds of every condition."""
         check_at_least("seeds", seeds, 1)
-        return replace(self, seeds=seeds, deep_seeds=seeds, rate_seeds=seeds)
+        imagenet = self.imagenet and replace(self.imagenet, seeds=seeds)
+        return replace(self, seeds=seeds, deep_seeds=seeds, rate_seeds=seeds, imagenet=imagenet)
 
     def with_data(self, data: Data) -> "Profile":
-        """The same profile on other data, augmented and normalised as the profile does it."""
+        """The same profile on other data, augmented and normalised as the profile does it; photographs stay."""
         return replace(self, data=data)
 
 
@@ -76,6 +97,21 @@ FASHION = Data(
     labels="true",
     digest="",
 )
+PHOTOGRAPHS = Data(
+    name="photographs",
+    channels=3,
+    size=32,
+    classes=4,
+    held_out=0,
+    padding=0,
+    flip=True,
+    scales=(36, 68),
+    colour="pca",
+    normalise="pixel-mean",
+    labels="true",
+    digest="",
+)
+IMAGENETTE = replace(PHOTOGRAPHS, name="images:imagenette", size=128, classes=10, scales=(146, 274))
 
 SMOKE = Profile(
     name="smoke",
@@ -95,6 +131,16 @@ SMOKE = Profile(
     seeds=2,
     deep_seeds=1,
     rate_seeds=1,
+    imagenet=ImageNet(
+        data=PHOTOGRAPHS,
+        width=4,
+        recipe=recipes.seconds_of_photographs,
+        depths=(18, 34),
+        bottlenecks=(50, 101, 152),
+        plain_bottlenecks=(50,),
+        longer=True,
+        seeds=1,
+    ),
     untestable={"*": "a few iterations exercise the machinery; they say nothing about trained nets"},
 )
 
@@ -120,6 +166,7 @@ QUICK = Profile(
     seeds=3,
     deep_seeds=1,
     rate_seeds=1,
+    imagenet=None,
     untestable={
         **dict.fromkeys(("S3-4", "S42-12", "S42-13"), _SCALES),
         "S42-4": _FLOOR,
@@ -152,6 +199,17 @@ CLASS = Profile(
     seeds=2,
     deep_seeds=2,
     rate_seeds=2,
+    imagenet=ImageNet(
+        data=IMAGENETTE,
+        width=32,
+        recipe=recipes.shortened_imagenet,
+        depths=(18, 34),
+        bottlenecks=(50,),
+        plain_bottlenecks=(50,),
+        longer=False,
+        seeds=2,
+    ),
+    on_request=("imagenet-plain-vs-residual", "imagenet-shortcut-options", "imagenet-depth"),
     untestable={
         "S42-11": "the state of the art it is compared with is CIFAR-10's",
         **{claim: "this profile has no 1202-layer net" for claim in ("S42-15", "S42-16", "S42-17", "S42-18", "S42-19")},
@@ -176,6 +234,16 @@ PAPER = Profile(
     seeds=5,
     deep_seeds=5,
     rate_seeds=5,
+    imagenet=ImageNet(
+        data=recipes.IMAGENET_DATA,
+        width=recipes.IMAGENET_WIDTH,
+        recipe=recipes.paper_imagenet,
+        depths=(18, 34),
+        bottlenecks=(50, 101, 152),
+        plain_bottlenecks=(),
+        longer=True,
+        seeds=2,  # the fewest that a claim can be tested with
+    ),
 )
 
 PROFILES = (SMOKE, QUICK, CLASS, PAPER)

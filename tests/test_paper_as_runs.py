@@ -28,6 +28,7 @@ PROFILE = replace(
     recipe=lambda model: replace(PAPER.recipe(model), record_every=EVERY),
     deep_recipe=lambda model: replace(PAPER.recipe(model), record_every=EVERY),
     preset_depths=(),
+    imagenet=None,
 )
 DRAWN = (  # claims that the figures show
     *("S1-1", "S1-2", "S1-3", "S1-4", "S1-5", "S3-4", "S41-3", "S41-7", "S41-14", "S41-26"),

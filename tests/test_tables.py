@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from planted import frames, tabled
 
-from analysis import coverage, paper, tables
+from analysis import coverage, evaluations, paper, tables
 from experiments import planned
 from experiments.profiles import PAPER, QUICK
 from experiments.recipes import DEVIATIONS, deviations
@@ -149,10 +149,10 @@ def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
         *("shortcut_options", "quantities", "selection", "controls", "cifar_architecture"),
         *("deviations", "protocol", "replications", "coverage"),
     }
-    for number in tables.UNTRAINED:
+    for number in evaluations.TABLES:
         table = rendered[f"table_{number}"]
         assert (table.numbers["n"] == 0).all() and table.numbers[["mean", "difference"]].isna().all(axis=None)
-        assert any("A dash is what was not evaluated: the experiment" in note for note in table.notes)
+        assert any("A dash is what was not evaluated: " in note for note in table.notes)
 
 
 def test_a_row_has_the_letter_of_what_it_departs_in_besides_and_a_footnote_explains_it(table):
@@ -234,7 +234,7 @@ def test_the_coverage_table_accounts_for_every_value():
     numbers = tables.covered().numbers.set_index("place")
     parts = numbers[["reproduced", "counted", "quoted", "not_reproduced"]].sum(axis=1)
     assert (parts == numbers["values"]).all() and numbers["values"].sum() == len(list(coverage.values()))
-    assert numbers.loc["table_6", "reproduced"] == 8 and numbers.loc["figure_4", "not_reproduced"] == 8
+    assert numbers.loc["table_6", "reproduced"] == 8 and numbers.loc["figure_4", "reproduced"] == 8
 
 
 def test_every_table_is_latex_that_needs_no_package(tmp_path):
@@ -246,21 +246,21 @@ def test_every_table_is_latex_that_needs_no_package(tmp_path):
 
 def test_every_number_of_an_untrained_table_is_the_papers():
     study = frames(QUICK)
-    table = tables.untrained(10, study)
+    table = tables.evaluated(10, study)
     voc = paper.table("table_10")
     assert len(table.numbers) == 3 * 21
     for row in voc["rows"]:
         here = table.numbers[(table.numbers["net"] == row["net"]) & (table.numbers["data"] == row["data"])]
         assert list(here["paper"]) == [row["map"], *row["ap"]]
         assert list(here["measure"]) == ["map", *voc["classes"]]
-    assert "— (28.54)" in set(tables.untrained(2, study).text["top1"])
-    assert set(tables.untrained(3, study).text["top1"]) > {"—"}  # GoogLeNet's is not printed
+    assert "— (28.54)" in set(tables.evaluated(2, study).text["top1"])
+    assert set(tables.evaluated(3, study).text["top1"]) > {"—"}  # GoogLeNet's is not printed
 
 
-@pytest.mark.parametrize("number", tables.UNTRAINED)
+@pytest.mark.parametrize("number", evaluations.TABLES)
 def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(number):
     study = tabled(frames(QUICK))
-    numbers = tables.untrained(number, study).numbers
+    numbers = tables.evaluated(number, study).numbers
     ours, theirs = numbers[numbers["n"] > 0], numbers[(numbers["n"] == 0) & numbers["paper"].notna()]
     assert len(ours) and (ours["n"] == 5).all() and (ours["low"] < ours["mean"]).all()
     assert ours["mean"].to_numpy() == pytest.approx(ours["paper"].astype(float).to_numpy())
@@ -268,14 +268,14 @@ def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(nu
     others = "VGG|GoogLeNet|PReLU|BN-inception|OverFeat"
     named = theirs["loc_net"] if number == 13 else theirs["method"] if "method" in theirs else theirs["measure"]
     assert named.str.contains(others).all()
-    assert not any("not evaluated" in note for note in tables.untrained(number, study).notes)
+    assert not any("not evaluated" in note for note in tables.evaluated(number, study).notes)
 
 
 def test_a_cell_has_mean_deviation_interval_n_the_papers_number_and_the_difference():
     study = tabled(frames(QUICK), change=lambda number, value: value + 1)
-    cell = tables.untrained(2, study).text["top1"][1]
+    cell = tables.evaluated(2, study).text["top1"][1]
     assert cell == "29.54 ± 0.15 [29.35, 29.73], n 5 (28.54) +1.00"
-    elsewhere = tables.untrained(2, tabled(frames(QUICK), data="folder:flowers"))
+    elsewhere = tables.evaluated(2, tabled(frames(QUICK), data="folder:flowers"))
     assert elsewhere.text["top1"][1] == "28.54 ± 0.15 [28.35, 28.73], n 5 (28.54)"  # not comparable: no difference
     assert elsewhere.numbers["difference"].isna().all()
 
