@@ -1,4 +1,4 @@
-"""`python -m experiments list | plan | run | status | verify | export | import | merge`.
+"""`python -m experiments list | plan | run | status | verify | export | import | merge | shard`.
 
 What could be run, what would be, run it, how far it is; results that travel are in `experiments/sharing.py`, rendered
 files that must be trusted in `experiments/verifying.py`.
@@ -104,6 +104,21 @@ def status(selected: Selection) -> None:
             print(f"{row['outcome']}: {row['id']} {row['reason']}")
     if off := plan.accuracy(compared(said, trials)):
         print(off)
+
+
+@cli.command()
+@click.argument("source")
+@click.argument("name")
+@click.option("--data-root", type=Path, default=Path("data"), help="Folder of data sets (default: data).")
+@click.option("--shard-mib", type=click.IntRange(min=1), default=256, help="Size of a shard (default: 256).")
+def shard(source: str, name: str, data_root: Path, shard_mib: int) -> None:
+    """Write the photographs of SOURCE (imagenet, images:NAME or photographs) into WebDataset shards, shards:NAME.
+
+    For storage that reads long files faster than many small ones.
+    """
+    check_choice("source", source, [known for known in indexes.NAMES if known.partition(":")[0] == source.partition(":")[0]] and [source])
+    folder, counts = indexes.write_shards(source, name, data_root, shard_mib)
+    print(f"{counts['train']} training and {counts['val']} validation images are in {folder}: data set shards:{name}")
 
 
 def status_row(selected: Selection, expected: plan.Forecast, said: dict[str, Any]) -> dict[str, Any]:

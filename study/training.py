@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from study import checkpoints
-from study.data import Dataset
+from study.data import AnyDataset
 from study.evaluation import autocast, loss_and_error, recalibrated
 from study.models import Net, build
 from study.spec import Recipe, Trial
@@ -93,7 +93,7 @@ class TrainState:
     _PLAIN = ("iteration", "warmed_at", "recent", "window", "window_batches", "first_bad", "records", "plateaus")
 
 
-def train(trial: Trial, state: TrainState, data: Dataset) -> Iterator[Record | None]:
+def train(trial: Trial, state: TrainState, data: AnyDataset) -> Iterator[Record | None]:
     """Train from where `state` stands to the last iteration, or to divergence; one item an update.
 
     Yields the record where the update ends a window of `record_every`, else None, so that the caller can save the
@@ -153,7 +153,7 @@ def _observe(state: TrainState, recipe: Recipe, loss: Tensor, wrong: Tensor) -> 
             state.warmed_at = state.iteration
 
 
-def _record(trial: Trial, state: TrainState, data: Dataset, rate: float, diverged: bool) -> Record:
+def _record(trial: Trial, state: TrainState, data: AnyDataset, rate: float, diverged: bool) -> Record:
     """One row of measurements; evaluations are None where none is due, everything but the rate where it diverged."""
     recipe, last = trial.recipe, state.iteration == trial.recipe.iterations
     loss, wrong = (state.window / state.window_batches).tolist()

@@ -24,7 +24,7 @@ import torch
 
 from study import cost, layers, ledger, memory, progress, provenance, storage
 from study.checkpoints import newest_iteration
-from study.data import Dataset, load
+from study.data import AnyDataset, load
 from study.evaluation import loss_and_error, recalibrated
 from study.models import build
 from study.spec import Execution, InputError, Trial
@@ -33,6 +33,7 @@ from study.training import EVALUATION_BATCH, Record, TrainState, train
 HEARTBEAT_SECONDS = 1.0  # ten times as long where the storage is an object store
 ROOM_SECONDS = 2.0  # between looks whether a full disk has room again
 DEATHS = 3  # deaths at one and the same point that are forgiven beyond the retries
+DAMAGED_NAMED = 10  # images that a run's tag names, of those that could not be decoded
 log = logging.getLogger(__name__)
 
 
@@ -105,13 +106,16 @@ def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Att
     attempt.write(lambda: state.save(checkpoints, kept=1))  # the final weights
     how |= {"seconds": f"{seconds:.2f}", "data_digest": data.digest}
     how["memory_mib"] = str(memory.peak(device) // 2**20)
+    if data.damaged:  # a finished trial has seen every image
+        named = ", ".join(sorted(data.damaged)[:DAMAGED_NAMED])
+        how["damaged_images"] = f"{len(data.damaged)}: {named}" + ", ..." * (len(data.damaged) > DAMAGED_NAMED)
     if diverged_at is not None:
         return attempt.seal("diverged", state, seconds, how | {"diverged_at": str(diverged_at)}, None)
     how |= _recalibrated(trial, state, data)  # before the layers, which give the net its initial weights again
     return attempt.seal("finished", state, seconds, how, _layers(trial, state, data))
 
 
-def _recalibrated(trial: Trial, state: TrainState, data: Dataset) -> dict[str, str]:
+def _recalibrated(trial: Trial, state: TrainState, data: AnyDataset) -> dict[str, str]:
     """Errors of the final net with BatchNorm's statistics averaged anew, whatever the recipe evaluates with.
 
     Over batches as BatchNorm trained on, drawn from all training images; fewer where there are too few images.
@@ -123,7 +127,7 @@ def _recalibrated(trial: Trial, state: TrainState, data: Dataset) -> dict[str, s
     return dict(zip(ledger.RECALIBRATED, map(repr, errors), strict=True))
 
 
-def _layers(trial: Trial, state: TrainState, data: Dataset) -> list[dict[str, Any]]:
+def _layers(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str, Any]]:
     """What the layers do at the end of training and, in the same net given its initial weights again, at the start."""
     images, labels = next(data.mixed(trial.recipe.batch, trial.recipe.batch))
     end = layers.measure(state.net, images, labels, trial.recipe.precision, state.iteration)
@@ -274,7 +278,7 @@ def set_up_torch(execution: Execution) -> None:
 
 
 def _train_in_memory(
-    trial: Trial, data: Dataset, device: torch.device, execution: Execution, attempt: Attempt
+    trial: Trial, data: AnyDataset, device: torch.device, execution: Execution, attempt: Attempt
 ) -> tuple[TrainState, float, dict[str, str]]:
     """Train in as few segments as fit into memory, and once more with four times as many if it runs out nevertheless.
 
@@ -314,7 +318,7 @@ def _train_in_memory(
     raise memory.OutOfMemory(how["out_of_memory"])
 
 
-def _train(trial: Trial, state: TrainState, data: Dataset, execution: Execution, attempt: Attempt) -> float:
+def _train(trial: Trial, state: TrainState, data: AnyDataset, execution: Execution, attempt: Attempt) -> float:
     """Drive the training generator to its end, or until asked to stop.
 
     Returns the seconds spent on this trial, earlier attempts included.

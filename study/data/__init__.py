@@ -1,7 +1,8 @@
 """Batches as pure functions of (seed, iteration).
 
 Owns the statistics that normalise images, their order and their augmentation (Sec. 4.2), on whatever device they are
-held. Knows no nets and no training; where images come from is `study.data.sources`.
+held. Knows no nets and no training; where images come from is `study.data.sources`. Photographs, which are read while
+training, are `study.data.photographs`.
 """
 
 import hashlib
@@ -15,26 +16,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from study.data import indexes
+from study.data.photographs import IMAGENET_MEAN, IMAGENET_STD, SCALES, SIZE, Photographs, for_size
 from study.data.sources import SHAPES, decode, folder_of_images, refusal
 from study.seeds import generator
 from study.spec import Data, InputError, check_at_least, check_choice
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in 0..1
-
 
 def describe(
-    name: str, root: Path, *, held_out: int = 0, padding: int = 0, flip: bool = False, normalise: str = "pixel-mean"
+    name: str,
+    root: Path,
+    *,
+    held_out: int = 0,
+    padding: int = 0,
+    flip: bool = False,
+    normalise: str = "pixel-mean",
+    size: int = 0,
+    colour: str = "none",
 ) -> Data:
     """The specification of a data set by name, with true labels.
 
-    Reads nothing, except the images of 'folder:NAME' under `root`.
+    Reads nothing, except what 'folder:NAME', 'images:NAME' and 'shards:NAME' have under `root`, and makes 'photographs'
+    there. `size` is that of crops of photographs, 224 if it is 0; their scales are in proportion to the paper's.
     """
-    if name.startswith("folder:"):
-        facts = _facts(*folder_of_images(name, root))
+    facts: dict[str, Any] = {"scales": (0, 0)}
+    if name.partition(":")[0] in {known.partition(":")[0] for known in indexes.NAMES}:
+        size = size or SIZE
+        facts = {"channels": 3, "size": size, "scales": tuple(for_size(side, size) for side in SCALES)}
+        facts |= {"classes": indexes.CLASSES, "digest": ""}
+        if name != "imagenet":
+            _, train, _, digest = indexes.load(name, root)
+            facts |= {"classes": int(train.labels.max()) + 1, "digest": digest}
+    elif size:
+        raise InputError(f"size {size} is for photographs; images of {name} have one size, so leave it out")
+    elif name.startswith("folder:"):
+        facts |= _facts(*folder_of_images(name, root))
     else:
-        check_choice("data set", name, [*SHAPES, "folder:NAME"])
-        facts = dict[str, Any](zip(("channels", "size", "classes", "digest"), (*SHAPES[name], ""), strict=True))
-    facts |= {"scales": (0, 0), "colour": "none", "labels": "true"}
+        check_choice("data set", name, [*SHAPES, "folder:NAME", *indexes.NAMES])
+        facts |= zip(("channels", "size", "classes", "digest"), (*SHAPES[name], ""), strict=True)
+    facts |= {"colour": colour, "labels": "true"}
     return Data(name=name, held_out=held_out, padding=padding, flip=flip, normalise=normalise, **facts)
 
 
@@ -58,17 +78,19 @@ class Dataset:
     test_labels: Tensor
     mean: Tensor  # float32 [C, H, W], [C, 1, 1] or [1, 1, 1], in pixel values 0..255
     scale: Tensor  # float32 [C, 1, 1] or [1, 1, 1]; normalised = (pixel - mean) * scale, the same bits on every device
+    damaged: dict[str, str] = field(default_factory=dict, init=False)  # none: such a set is refused, see `Photographs`
     _order: tuple[tuple[int, int], Tensor] | None = field(default=None, init=False, repr=False)
 
     def count(self, split: str) -> int:
         """Number of images of 'train', 'validation' or 'test'."""
         return len(self._split(split)[1])
 
-    def batch(self, seed: int, iteration: int, size: int) -> tuple[Tensor, Tensor]:
+    def batch(self, seed: int, iteration: int, size: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Augmented training images float32 [size, C, H, W] and labels [size]: a pure function of the arguments.
 
         An epoch is count('train') // size iterations; the images left over are dropped. No draw depends on the device
-        or on anything but the seed and the iteration, so every condition sees the same images (paired seeds).
+        or on anything but the seed and the iteration, so every condition sees the same images (paired seeds). `part` of
+        the batch may be asked for alone.
         Raises `InputError` if `size` is not in 1..count('train').
         """
         check_at_least("batch", size, 1)
@@ -81,10 +103,10 @@ class Dataset:
         if self._order is None or self._order[0] != (seed, epoch):
             order = torch.randperm(self.count("train"), generator=generator(seed, "order", epoch))
             self._order = (seed, epoch), order.to(self.train_labels.device)
-        chosen = self._order[1][step * size : (step + 1) * size]
+        chosen = self._order[1][step * size : (step + 1) * size][part]
         draw = generator(seed, "augment", iteration)
-        flipped = torch.randint(2, (size,), generator=draw).bool() & self.spec.flip
-        corners = torch.randint(2 * self.spec.padding + 1, (2, size), generator=draw)
+        flipped = torch.randint(2, (size,), generator=draw).bool()[part] & self.spec.flip
+        corners = torch.randint(2 * self.spec.padding + 1, (2, size), generator=draw)[:, part]
         images = self._normalised(self.train_images[chosen])
         return _augmented(images, self.spec.padding, corners, flipped), self.train_labels[chosen]
 
@@ -133,8 +155,13 @@ def _augmented(images: Tensor, padding: int, corners: Tensor, flipped: Tensor) -
     return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def load(spec: Data, root: Path, device: torch.device | str = "cpu", seed: int = 0) -> Dataset:
+AnyDataset = Dataset | Photographs  # what training takes
+
+
+def load(spec: Data, root: Path, device: torch.device | str = "cpu", seed: int = 0, threads: int = 0) -> AnyDataset:
     """The data set that `spec` says, from `root`, downloaded if need be.
+
+    Photographs are decoded by `threads` threads, by default as many as PyTorch computes with.
 
     Pixels are divided by 255 ('pixel-mean-128': by 128). Then 'pixel-mean' and 'pixel-mean-128' subtract the mean
     training image; 'scalar' subtracts the mean of all training pixels and divides by their standard deviation,
@@ -144,6 +171,8 @@ def load(spec: Data, root: Path, device: torch.device | str = "cpu", seed: int =
     no two seeds do, so that what one order happens to teach of the test set is noise between seeds. Raises `InputError`
     if the data are missing, damaged, or other than `spec` says.
     """
+    if spec.photographs:
+        return Photographs(spec, root, device, seed, threads)
     arrays, digest = folder_of_images(spec.name, root) if spec.name.startswith("folder:") else (decode(spec, root), "")
     for what, value in _facts(arrays, digest).items():
         if value != getattr(spec, what):

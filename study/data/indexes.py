@@ -1,0 +1,438 @@
+"""Where photographs lie: finding and checking ImageNet, folders of pictures and tar shards, none of them unpacked.
+
+Owns layouts, counts and labels, and how shards are written. Decodes nothing, and knows neither batches nor training.
+What is missing, truncated or other than expected is an `InputError`.
+
+Looked for under the data root:
+imagenet      in imagenet/, if that is a folder, else in the root itself: ILSVRC2012_img_train.tar or train/WNID/*.JPEG;
+              ILSVRC2012_img_val.tar with ILSVRC2012_devkit_t12.tar.gz, which has its labels, or val/WNID/*.JPEG
+images:NAME   NAME/train/CLASS/* and NAME/val/CLASS/*, or test for val: .jpg, .jpeg or .png
+shards:NAME   NAME/train-*.tar and NAME/val-*.tar with members KEY.jpg (.jpeg, .png) and KEY.cls, as WebDataset has them
+photographs   200 crops of the pictures that scikit-learn and matplotlib ship, made once
+"""
+
+import hashlib
+import io
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from study.data.sources import SUFFIXES, refusal
+from study.seeds import generator
+from study.spec import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NAMES = ("imagenet", "images:NAME", "shards:NAME", "photographs")
+COUNTS, CLASSES = {"train": 1_281_167, "val": 50_000}, 1000  # of ILSVRC 2012, Sec. 4.1
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+PICTURES = {  # class of 'photographs': package that ships the picture, and where
+    "china": ("sklearn", "datasets/images/china.jpg"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+    "hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    "minduka": ("matplotlib", "mpl-data/sample_data/Minduka_Present_Blue_Pack.png"),
+}
+MADE = {"train": 40, "val": 10}  # images of each class of 'photographs'
+_BLOCK = 512  # bytes of a tar's headers and padding
+# Name, label, bytes, where in its archive they begin, and the number of that archive: -1 for an image in its own file.
+_Entry = tuple[str, int, int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """The images of one split, by class and name; of shards, as they lie there. Every field but `archives` is [N]."""
+
+    names: np.ndarray  # bytes: places of files, relative to `load`'s folder, or names of an archive's members
+    labels: np.ndarray  # int64
+    lengths: np.ndarray  # int64, in bytes
+    offsets: np.ndarray  # int64, of the first byte in its archive
+    archive: np.ndarray  # int64, number in `archives`, or -1 for an image in its own file
+    archives: np.ndarray  # bytes: places of archives, relative to `load`'s folder
+
+    def name(self, i: int) -> str:
+        return self.names[i].decode()
+
+    def read(self, folder: Path, i: int) -> bytes:
+        """Bytes of image i; fewer than `lengths[i]` if the file has become shorter. Raises `OSError`."""
+        number = int(self.archive[i])
+        place = self.names[i] if number < 0 else self.archives[number]
+        with (folder / place.decode()).open("rb") as file:
+            if number < 0:
+                return file.read()
+            file.seek(int(self.offsets[i]))
+            return file.read(int(self.lengths[i]))
+
+
+def load(name: str, root: Path) -> tuple[Path, Index, Index, str]:
+    """The folder that places are relative to, training and test images, and a digest of them.
+
+    The digest is the SHA-256 of the images' names without folders, their sizes in bytes, labels and shards, which is
+    what the order of training depends on: not of their contents, which would take hours. ImageNet has the same one in
+    tars and in folders. The index is kept in root/.cache, for as long as no folder or tar changes.
+    """
+    kind, _, label = name.partition(":")
+    if kind == "imagenet":
+        folder = root / "imagenet" if (root / "imagenet").is_dir() else root
+    elif kind == "photographs":
+        folder = _photographs(name, root)
+    elif re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label):
+        folder = root / label
+    else:
+        raise InputError(f"data set {name!r} must be {kind}:NAME, with NAME of letters, digits and _ . - only")
+    train, test = _SOURCES[kind](name, folder)
+    sha = hashlib.sha256()
+    for path in sorted({*train.watched, *test.watched}):
+        facts = path.stat()
+        sha.update(f"{path.relative_to(folder)}\0{facts.st_mtime_ns}\0{path.is_file() * facts.st_size}\0".encode())
+
+    def make() -> dict[str, np.ndarray]:
+        parts = {"train": train.read(), "test": test.read()}
+        _check(name, folder, *parts.values())
+        return {f"{split}_{f.name}": getattr(part, f.name) for split, part in parts.items() for f in fields(Index)}
+
+    arrays = cached(name, root, f"index-{sha.hexdigest()[:16]}", make)
+    found = [Index(**{f.name: arrays[f"{split}_{f.name}"] for f in fields(Index)}) for split in ("train", "test")]
+    return folder, found[0], found[1], _digest(found)
+
+
+def cached(name: str, root: Path, what: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays that are made once and kept in root/.cache; whoever else needs them waits."""
+    path = root / ".cache" / f"{name.replace(':', '-')}-{what}.npz"
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                with path.with_suffix(".part").open("wb") as out:
+                    np.savez(out, **make())  # type: ignore[arg-type]
+                path.with_suffix(".part").replace(path)
+        with path.open("rb") as stored, np.load(stored) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise refusal(name, f"cannot be kept in {path} ({error}); make it writable, or delete what is there") from error
+
+
+def _digest(parts: Sequence[Index]) -> str:
+    sha = hashlib.sha256()
+    for part in parts:
+        names = (name.rpartition(b"/")[2] for name in part.names.tolist())
+        sha.update(b"\0".join(names) + b"\0\0")
+        of_shards = part.archive if len(part.archives) > 1 else part.archive[:0]
+        for array in (part.lengths, part.labels, of_shards):
+            sha.update(array.astype("<i8").tobytes())
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """How to index one split, and the tars and folders that the index is true of."""
+
+    watched: list[Path]
+    entries: Callable[[], Iterator[_Entry]]
+    archives: Sequence[str] = ()
+
+    def read(self) -> Index:
+        columns = list(zip(*self.entries(), strict=True)) or [()] * 5
+        names, *numbers = (np.array(column) for column in columns)
+        labels, lengths, offsets, archive = (column.astype(np.int64) for column in numbers)
+        archives = np.array([place.encode() for place in self.archives], np.bytes_)
+        return Index(np.char.encode(names.astype(str), "utf-8"), labels, lengths, offsets, archive, archives)
+
+
+def _check(name: str, folder: Path, train: Index, test: Index) -> None:
+    for split, part in (("training", train), ("test", test)):
+        if not len(part.labels):
+            raise refusal(name, f"in {folder} has no {split} images; put {_layout(name)} there")
+    untrained = np.setdiff1d(np.arange(int(max(train.labels.max(), test.labels.max())) + 1), train.labels)
+    if len(untrained):
+        raise refusal(
+            name, f"in {folder} has no training image of class number {untrained[0]}, counted from 0; add some"
+        )
+
+
+def _layout(name: str) -> str:
+    return {
+        "imagenet": "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and " + DEVKIT + " of image-net.org",
+        "images": "images as train/CLASS/*.jpg and val/CLASS/*.jpg",
+        "shards": "shards train-*.tar and val-*.tar, as `python -m experiments shard` writes them,",
+        "photographs": "nothing, but delete it",
+    }[name.partition(":")[0]]
+
+
+# ---------------------------------------------------------------- folders
+
+
+def _images(name: str, folder: Path) -> tuple[_Source, _Source]:
+    test = "val" if (folder / "val").is_dir() else "test"
+    for split in ("train", test):
+        if not (folder / split).is_dir():
+            raise refusal(name, f"is missing: {folder / split} was looked for; put {_layout(name)} into {folder}")
+    classes = _classes(folder / "train")
+    return _folder(name, folder, "train", classes), _folder(name, folder, test, classes)
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _folder(name: str, folder: Path, split: str, classes: list[str], count: int | None = None) -> _Source:
+    """folder/split/CLASS/*, with the classes of training; ImageNet's has as many as `count`."""
+    there = _classes(folder / split)
+
+    def entries() -> Iterator[_Entry]:
+        odd = {*there} ^ {*classes} if count is not None else {*there} - {*classes}
+        if odd:
+            raise refusal(name, f"has a class {min(odd)!r} in one of {folder}/train and {folder / split} only; mend it")
+        _no_image_in(name, folder / split, "is in no folder of a class")
+        found = 0
+        for label, wnid in enumerate(classes):
+            files = [] if wnid not in there else _listed(name, folder / split / wnid)
+            found += len(files)
+            if split == "train" and not files:
+                raise refusal(
+                    name, f"has no image of class {wnid!r} in {folder / split / wnid}; add some, or remove it"
+                )
+            for file, length in files:
+                yield f"{split}/{wnid}/{file}", label, length, 0, -1
+        if count is not None and found != count:
+            raise _miscounted(name, folder / split, found, count)
+
+    return _Source([folder / split, *(folder / split / wnid for wnid in there)], entries)
+
+
+def _listed(name: str, folder: Path) -> list[tuple[str, int]]:
+    """Images in a class's folder by name, and their bytes."""
+    with os.scandir(folder) as listing:
+        entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.is_dir():
+            _no_image_in(name, Path(entry.path), "lies deeper than CLASS/")
+    return [(e.name, e.stat().st_size) for e in entries if e.name.lower().endswith(SUFFIXES) and e.is_file()]
+
+
+def _no_image_in(name: str, folder: Path, why: str) -> None:
+    for entry in os.scandir(folder):
+        if entry.is_file() and entry.name.lower().endswith(SUFFIXES) and not entry.name.startswith("."):
+            raise refusal(name, f"has an image without a label: {entry.path} {why}; move it into one, or away")
+
+
+def _miscounted(name: str, place: Path, found: int, count: int, what: str = "images") -> InputError:
+    return refusal(name, f"has {found} {what} in {place}, and must have {count}; get what is missing, or it all again")
+
+
+# ---------------------------------------------------------------- ImageNet
+
+
+def _imagenet(name: str, folder: Path) -> tuple[_Source, _Source]:
+    train_tar, val_tar, devkit = (folder / f for f in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", DEVKIT))
+    for tar, split in ((train_tar, "train"), (val_tar, "val")):
+        if not tar.is_file() and not (folder / split).is_dir():
+            raise refusal(
+                name, f"is missing: {tar} or {folder / split}/WNID/*.JPEG was looked for; put {_layout(name)} there"
+            )
+    if train_tar.is_file():
+        inner = {Path(tar).stem: (start, size) for tar, start, size in _members(name, train_tar)}
+        classes = sorted(inner)
+    else:
+        classes = _classes(folder / "train")
+    place = train_tar if train_tar.is_file() else folder / "train"
+    if len(classes) != CLASSES:
+        raise _miscounted(name, place, len(classes), CLASSES, "classes")
+    if wrong := [wnid for wnid in classes if not re.fullmatch(r"n\d{8}", wnid)]:
+        raise refusal(name, f"has a class {wrong[0]!r} in {place}, which is no WNID such as n01440764; move it away")
+
+    def of_train_tar() -> Iterator[_Entry]:
+        found = 0
+        for label, wnid in enumerate(classes):
+            start, size = inner[wnid]
+            for image, offset, length in sorted(_members(name, train_tar, start, start + size)):
+                found += 1
+                yield image, label, length, offset, 0
+        if found != COUNTS["train"]:
+            raise _miscounted(name, train_tar, found, COUNTS["train"])
+
+    def of_val_tar() -> Iterator[_Entry]:
+        wnids, images = _validation_wnids(name, devkit), sorted(_members(name, val_tar))
+        for found, place in ((len(images), val_tar), (len(wnids), devkit)):
+            if found != COUNTS["val"]:
+                raise _miscounted(name, place, found, COUNTS["val"])
+        labelled = [(classes.index(wnid), *image) for wnid, image in zip(wnids, images, strict=True)]
+        for label, image, offset, length in sorted(labelled):
+            yield image, label, length, offset, 0
+
+    train = (
+        _Source([train_tar], of_train_tar, [train_tar.name])
+        if train_tar.is_file()
+        else _folder(name, folder, "train", classes, COUNTS["train"])
+    )
+    if val_tar.is_file() and not devkit.is_file():
+        raise refusal(name, f"has no labels: {devkit} was looked for, beside {val_tar}; get it from image-net.org")
+    val = (
+        _Source([val_tar, devkit], of_val_tar, [val_tar.name])
+        if val_tar.is_file()
+        else _folder(name, folder, "val", classes, COUNTS["val"])
+    )
+    return train, val
+
+
+def _validation_wnids(name: str, devkit: Path) -> list[str]:
+    """The WNID of each validation image, in order of name; torchvision knows the devkit's format and checksum."""
+    from torchvision.datasets.imagenet import load_meta_file, parse_devkit_archive
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / DEVKIT).symlink_to(devkit.absolute())
+        try:
+            parse_devkit_archive(folder)
+        except Exception as error:  # of a checksum, or of anything in a damaged archive
+            raise refusal(name, f"cannot be read: {devkit} is damaged ({error}); get it from image-net.org") from error
+        return load_meta_file(folder)[1]
+
+
+def _members(name: str, path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and length of each file in the tar that lies at start..end of `path`. Refuses one that is cut."""
+    with path.open("rb") as file:
+        end = end or file.seek(0, os.SEEK_END)
+        file.seek(start)
+        after = start
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                for member in tar:
+                    after = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+                    if member.isfile() and after <= end:
+                        yield member.name, member.offset_data, member.size
+            file.seek(after)
+            whole = after + _BLOCK <= end and not any(file.read(_BLOCK))  # a tar ends with empty blocks
+            problem = "it does not end as a tar does"
+        except tarfile.TarError as error:
+            whole, problem = False, str(error)
+    if not whole:
+        raise refusal(name, f"cannot be read: {path} is truncated or damaged ({problem}); delete it and get it again")
+
+
+# ---------------------------------------------------------------- shards
+
+
+def _shards(name: str, folder: Path) -> tuple[_Source, _Source]:
+    train, val = (_shard_source(name, folder, sorted(folder.glob(f"{split}-*.tar"))) for split in ("train", "val"))
+    if not train.watched or not val.watched:
+        raise refusal(name, f"is missing: {folder}/{{train,val}}-*.tar were looked for; put {_layout(name)} there")
+    return train, val
+
+
+def _shard_source(name: str, folder: Path, shards: list[Path]) -> _Source:
+    def entries() -> Iterator[_Entry]:
+        for number, path in enumerate(shards):
+            images: dict[str, tuple[str, int, int]] = {}
+            labels: dict[str, int] = {}
+            with path.open("rb") as file:
+                for member, offset, length in _members(name, path):
+                    key, suffix = os.path.splitext(member)
+                    if suffix.lower() in SUFFIXES:
+                        images[key] = member, offset, length
+                    elif suffix == ".cls":
+                        file.seek(offset)
+                        text = file.read(length).decode(errors="replace").strip()
+                        if not text.isdecimal():
+                            raise refusal(name, f"has a label {text!r} in {member} of {path}, not a number 0, 1, ...")
+                        labels[key] = int(text)
+            if unlabelled := images.keys() ^ labels.keys():
+                lacking = f"{min(unlabelled)} lacks its image or its label, KEY.jpg or KEY.cls"
+                raise refusal(name, f"is not paired in {path}: {lacking}; write the shard again")
+            for key, (member, offset, length) in images.items():
+                yield member, labels[key], length, offset, number
+
+    return _Source(shards, entries, [path.name for path in shards])
+
+
+def write_shards(source: str, name: str, root: Path, shard_mib: int) -> tuple[Path, dict[str, int]]:
+    """Write the photographs of `source` into shards of about `shard_mib` MiB, root/NAME/{train,val}-*.tar.
+
+    In a fixed random order, so that a shard is a sample of all classes. Returns the folder and how many images each
+    split has. Raises `InputError` if root/NAME exists.
+    """
+    try:
+        from webdataset import ShardWriter
+    except ImportError as error:
+        raise InputError("writing shards takes webdataset; run: pip install -e '.[shards]'") from error
+
+    folder, train, test, digest = load(source, root)
+    target = root / name
+    part = target.with_name(f".part-{name}")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name) or target.exists():
+        raise InputError(f"shards cannot go to {target}: choose a new NAME, of letters, digits and _ . - only")
+    with FileLock(target.with_name(f".{name}.lock")):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for split, index in (("train", train), ("val", test)):
+            order = torch.randperm(len(index.labels), generator=generator("shards", digest, split)).tolist()
+            pattern = str(part / f"{split}-%06d.tar")
+            with ShardWriter(pattern, maxcount=10**9, maxsize=shard_mib * 2**20, verbose=0, mtime=0) as shards:
+                for i in order:
+                    suffix = Path(index.name(i)).suffix.lower().lstrip(".").replace("jpeg", "jpg")
+                    label = str(index.labels[i]).encode()
+                    shards.write({"__key__": f"{i:08d}", suffix: index.read(folder, i), "cls": label})
+        part.replace(target)
+    return target, {"train": len(train.labels), "val": len(test.labels)}
+
+
+# ---------------------------------------------------------------- a small set of real photographs
+
+
+def _photographs(name: str, root: Path) -> Path:
+    """root/photographs, made if it is not there: seeded crops, 80 to 240 pixels wide and high, of four pictures."""
+    target, part = root / "photographs", root / ".part-photographs"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / ".photographs.lock"):
+            if not target.exists():
+                shutil.rmtree(part, ignore_errors=True)
+                for label in PICTURES:
+                    _crops(name, label, part)
+                part.replace(target)
+    except OSError as error:
+        raise refusal(name, f"cannot be made in {target} ({error}); make its folder writable") from error
+    return target
+
+
+def _crops(name: str, label: str, folder: Path) -> None:
+    whole, draw = picture(name, label), generator("photographs", label)
+    for split, count in MADE.items():
+        (folder / split / label).mkdir(parents=True)
+        for number in range(count):
+            width, height = torch.randint(80, 241, (2,), generator=draw).tolist()
+            x, y = torch.rand(2, generator=draw).tolist()
+            x, y = int(x * (whole.width - width)), int(y * (whole.height - height))
+            stored = io.BytesIO()
+            whole.crop((x, y, x + width, y + height)).save(stored, "JPEG", quality=90)
+            (folder / split / label / f"{number:03d}.jpg").write_bytes(stored.getvalue())
+
+
+def picture(name: str, label: str) -> "Image":
+    """The picture, in RGB, that the images of a class of 'photographs' are cropped from."""
+    from PIL import Image
+
+    package, file = PICTURES[label]
+    found = find_spec(package)  # its files alone: importing the package would take a second
+    path = Path(found.origin).parent / file if found and found.origin else Path(file)
+    if not path.is_file():
+        raise refusal(name, f"is made of a picture that {package} ships, {path}, which is missing; install {package}")
+    with Image.open(path) as opened:
+        whole = opened.convert("RGB")
+    return whole if min(whole.size) >= 256 else whole.resize((384, 384))
+
+
+_SOURCES = {"imagenet": _imagenet, "images": _images, "shards": _shards, "photographs": _images}
