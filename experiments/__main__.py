@@ -9,6 +9,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -116,7 +117,8 @@ def shard(source: str, name: str, data_root: Path, shard_mib: int) -> None:
 
     For storage that reads long files faster than many small ones.
     """
-    check_choice("source", source, [known for known in indexes.NAMES if known.partition(":")[0] == source.partition(":")[0]] and [source])
+    from study.data import indexes  # torch comes with it
+
     folder, counts = indexes.write_shards(source, name, data_root, shard_mib)
     print(f"{counts['train']} training and {counts['val']} validation images are in {folder}: data set shards:{name}")
 

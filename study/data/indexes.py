@@ -84,6 +84,8 @@ def load(name: str, root: Path) -> tuple[Path, Index, Index, str]:
     tars and in folders. The index is kept in root/.cache, for as long as no folder or tar changes.
     """
     kind, _, label = name.partition(":")
+    if kind not in _SOURCES:
+        raise InputError(f"{name!r} is no data set of photographs; choose one of {', '.join(NAMES)}")
     if kind == "imagenet":
         folder = root / "imagenet" if (root / "imagenet").is_dir() else root
     elif kind == "photographs":

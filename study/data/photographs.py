@@ -33,7 +33,7 @@ SAMPLE = 10_000  # training images that the mean image and the colours are measu
 SHARD_GROUP = 16  # shards that an epoch reads mixed with each other
 COLOUR_DEVIATION = 0.1  # of AlexNet's factors
 AHEAD = 2  # batches that are decoded before they are asked for
-_PENDING = 256  # images decoded ahead where they come one by one
+_WHOLE_AHEAD = 64  # whole images that are decoded before they are asked for
 Loaded = tuple[np.ndarray, int]  # pixels uint8 [H, W, 3], and which image of the index they are of
 Decode = Callable[[bytes], np.ndarray]
 
@@ -135,7 +135,8 @@ class Photographs:
     def resized(self, split: str, side: int, limit: int | None = None) -> Iterator[tuple[Tensor, int]]:
         """Whole images uint8 [3, H, W], of shorter side `side`, and their labels, in a fixed order."""
         labels = self._split(split).labels
-        for pixels, i in self._loaded(split, range(self.count(split))[:limit], lambda image: whole(image, side)):
+        rows = range(self.count(split))[:limit]
+        for pixels, i in self._loaded(split, rows, lambda contents: whole(contents, side), _WHOLE_AHEAD):
             yield torch.tensor(pixels).permute(2, 0, 1).to(self.device), int(labels[i])
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -175,13 +176,13 @@ class Photographs:
             torch.randn((size, 3), generator=draw, dtype=torch.float64),
         )
 
-    def _loaded(self, split: str, rows: Sequence[int], decode: Decode) -> Iterator[Loaded]:
-        """Images in order, decoded ahead."""
+    def _loaded(self, split: str, rows: Sequence[int], decode: Decode, ahead: int) -> Iterator[Loaded]:
+        """Images in order, `ahead` of them decoded before they are asked for."""
         its, pending = self._split(split), deque[Future[Loaded]]()
         try:
             for row in rows:
                 pending.append(self._pool.submit(its.load, row, decode))
-                if len(pending) >= _PENDING:
+                if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
@@ -190,7 +191,7 @@ class Photographs:
                 future.cancel()
 
     def _batches(self, split: str, rows: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        loaded = self._loaded(split, rows, _centring(self._side, self.spec.size))
+        loaded = self._loaded(split, rows, _centring(self._side, self.spec.size), AHEAD * size)
         for start in range(0, len(rows), size):
             yield self._finished(split, [next(loaded) for _ in rows[start : start + size]])
 
@@ -218,7 +219,7 @@ class Photographs:
         def measure() -> dict[str, np.ndarray]:
             order = torch.randperm(self.count("train"), generator=generator(self.spec.name, "sample"))[:SAMPLE]
             total, gram = np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64)
-            for image, _ in self._loaded("train", order.tolist(), _centring(self._side, size)):
+            for image, _ in self._loaded("train", order.tolist(), _centring(self._side, size), _WHOLE_AHEAD):
                 pixels = image.reshape(-1, 3).astype(np.float64)
                 total += image
                 gram += (pixels.T @ pixels).astype(np.int64)  # of integers below 2**53: exact
@@ -310,7 +311,8 @@ def whole(contents: bytes, side: int) -> np.ndarray:
 def cropped(contents: bytes, side: int, size: int, corner: Sequence[float] | None = None) -> np.ndarray:
     """uint8 [size, size, 3] of the image resized to shorter side `side`, at a corner (y, x in 0..1), or the centre.
 
-    Only the crop is resized. It is what resizing all and then cropping gives, bit for bit.
+    Only the crop is resized. It is what resizing all and then cropping gives, but for a level of 255 where a value lies
+    between two: Pillow takes the box in single precision.
     """
     image, (width, height) = _opened(contents, side)
     x, y = round((width - size) / 2), round((height - size) / 2)
