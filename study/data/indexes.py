@@ -19,7 +19,9 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,13 +65,13 @@ class Index:
     archives: np.ndarray  # bytes: places of archives, relative to `load`'s folder
 
     def name(self, i: int) -> str:
-        return self.names[i].decode()
+        return os.fsdecode(self.names[i])
 
     def read(self, folder: Path, i: int) -> bytes:
         """Bytes of image i; fewer than `lengths[i]` if the file has become shorter. Raises `OSError`."""
         number = int(self.archive[i])
         place = self.names[i] if number < 0 else self.archives[number]
-        with (folder / place.decode()).open("rb") as file:
+        with (folder / os.fsdecode(place)).open("rb") as file:
             if number < 0:
                 return file.read()
             file.seek(int(self.offsets[i]))
@@ -111,20 +113,30 @@ def load(name: str, root: Path) -> tuple[Path, Index, Index, str]:
 
 
 def cached(name: str, root: Path, what: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays that are made once and kept in root/.cache; whoever else needs them waits."""
+    """Arrays that are made once and kept in root/.cache; whoever else needs them waits. Errors of `make` pass."""
     path = root / ".cache" / f"{name.replace(':', '-')}-{what}.npz"
-    try:
+    lock = FileLock(path.with_suffix(".lock"))
+    with _keeping(name, path):
         path.parent.mkdir(exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if not path.exists():
+        lock.acquire()
+    try:
+        if not path.exists():
+            made = make()
+            with _keeping(name, path):
                 with path.with_suffix(".part").open("wb") as out:
-                    np.savez(out, **make())  # type: ignore[arg-type]
+                    np.savez(out, **made)  # type: ignore[arg-type]
                 path.with_suffix(".part").replace(path)
-        with path.open("rb") as stored, np.load(stored) as arrays:
-            return dict(arrays)
+    finally:
+        lock.release()
+    with _keeping(name, path), path.open("rb") as stored, np.load(stored) as arrays:
+        return dict(arrays)
+
+
+@contextmanager
+def _keeping(name: str, path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
         raise refusal(name, f"cannot be kept in {path} ({error}); make it writable, or delete what is there") from error
 
 
@@ -134,8 +146,8 @@ def _digest(parts: Sequence[Index]) -> str:
         names = (name.rpartition(b"/")[2] for name in part.names.tolist())
         sha.update(b"\0".join(names) + b"\0\0")
         of_shards = part.archive if len(part.archives) > 1 else part.archive[:0]
-        for array in (part.lengths, part.labels, of_shards):
-            sha.update(array.astype("<i8").tobytes())
+        for column in (part.lengths, part.labels, of_shards):
+            sha.update(column.astype("<i8").tobytes())
     return sha.hexdigest()
 
 
@@ -148,11 +160,14 @@ class _Source:
     archives: Sequence[str] = ()
 
     def read(self) -> Index:
-        columns = list(zip(*self.entries(), strict=True)) or [()] * 5
-        names, *numbers = (np.array(column) for column in columns)
-        labels, lengths, offsets, archive = (column.astype(np.int64) for column in numbers)
-        archives = np.array([place.encode() for place in self.archives], np.bytes_)
-        return Index(np.char.encode(names.astype(str), "utf-8"), labels, lengths, offsets, archive, archives)
+        names: list[bytes] = []
+        numbers = array("q")  # lists of a million images' numbers would take ten times the memory
+        for name, *of_image in self.entries():
+            names.append(os.fsencode(name))
+            numbers.extend(of_image)
+        labels, lengths, offsets, archive = np.array(numbers, np.int64).reshape(-1, 4).T.copy()
+        archives = [os.fsencode(place) for place in self.archives]
+        return Index(np.array(names, np.bytes_), labels, lengths, offsets, archive, np.array(archives, np.bytes_))
 
 
 def _check(name: str, folder: Path, train: Index, test: Index) -> None:
