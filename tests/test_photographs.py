@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+import webdataset
 from click.testing import CliRunner
 from PIL import Image
 from torch import Tensor
@@ -236,6 +237,16 @@ def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     refused("images:zoo", tmp_path, "has no image of class 'eel'")
 
 
+def test_a_damaged_cache_is_refused_by_name(tmp_path: Path) -> None:
+    load(zoo(tmp_path), tmp_path)
+    for cache in (tmp_path / ".cache").glob("*.npz"):
+        content = cache.read_bytes()
+        cache.write_bytes(content[:100])
+        with pytest.raises(InputError, match=f"cannot be kept in .*{cache.name} .*delete what is there"):
+            load(data.describe("images:zoo", tmp_path, size=16), tmp_path)
+        cache.write_bytes(content)
+
+
 def test_what_does_not_go_with_photographs_is_refused(tmp_path: Path) -> None:
     spec = zoo(tmp_path)
     refused(replace(spec, padding=4), tmp_path, "padding 4")
@@ -260,13 +271,15 @@ def test_shards_hold_the_images_of_their_source(tmp_path: Path) -> None:
     def pairs(found: Photographs, split: str) -> set[tuple[bytes, int]]:
         batches = [batch for batch in found.clean(split, 5)]
         return {
-            ((images / scale + mean).round()[i].to(torch.uint8).numpy().tobytes(), int(labels[i]))
+            ((images / scale[0] + mean).round()[i].to(torch.uint8).numpy().tobytes(), int(labels[i]))
             for images, labels in batches
             for i in range(len(labels))
         }
 
     for split in ("train", "test"):
         assert pairs(packed, split) == pairs(loose, split)
+    theirs = webdataset.WebDataset(str(tmp_path / "packed" / "val-000000.tar"), shardshuffle=False)
+    assert sorted(int(sample["cls"]) for sample in theirs) == [0, 0, 0, 1, 1, 1]
     with pytest.raises(InputError, match="packed: choose a new NAME"):
         indexes.write_shards("images:zoo", "packed", tmp_path, 1)
     with pytest.raises(InputError, match="'digits' is no data set of photographs"):

@@ -118,7 +118,8 @@ class Photographs:
         images, labels = self._stacked("train", self._ahead.pop(next(iter(wanted))))
         if self.spec.colour == "pca":
             factors = COLOUR_DEVIATION * self._draws(seed, iteration, size)[3][part]
-            images += (factors @ self._colours.T).float().to(self.device)[:, :, None, None]
+            shift = (factors @ self._colours.T).float().to(self.device)
+            _rows(images).add_(shift.repeat(1, self.spec.size)[:, None])
         return images, labels
 
     def clean(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -144,8 +145,11 @@ class Photographs:
         shape = images.shape[2], images.shape[3]
         if shape not in self._means:
             mean = self._means[self.spec.size, self.spec.size]
-            self._means[shape] = functional.interpolate(mean, shape, mode="bilinear", align_corners=False)
-        return (images.float() - self._means[shape]).mul_(self._scale)
+            mean = functional.interpolate(mean, shape, mode="bilinear", align_corners=False)
+            self._means[shape] = mean.contiguous(memory_format=torch.channels_last)
+        pixels = images.to(torch.float32, memory_format=torch.channels_last) - self._means[shape]
+        _rows(pixels).mul_(self._scale.repeat(shape[1]))
+        return pixels
 
     def _split(self, split: str) -> "_Split":
         check_choice("split", split, ("train", "validation", "test"))
@@ -230,7 +234,7 @@ class Photographs:
         return int(found["count"]), found["sum"], found["gram"]
 
     def _statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean float32 [1, 3, S, S] in 0..255; scale [1, 3, 1, 1]; eigenvectors [3, 3] in columns times eigenvalues."""
+        """Mean float32 [1, 3, S, S] in 0..255; scale [3]; eigenvectors [3, 3] in columns times eigenvalues."""
         how, size = self.spec.normalise, self.spec.size
         pixels = self._count * size**2
         colour = self._sum.sum((0, 1)) / pixels
@@ -254,9 +258,15 @@ class Photographs:
             torch.tensor(mean.transpose(2, 0, 1)[None], dtype=torch.float32)
             .contiguous(memory_format=torch.channels_last)
             .to(self.device),
-            torch.tensor(scale, dtype=torch.float32).reshape(1, 3, 1, 1).to(self.device),
+            torch.tensor(scale, dtype=torch.float32).to(self.device),
             torch.from_numpy(as_seen),
         )
+
+
+def _rows(images: Tensor) -> Tensor:
+    """[N, 3, H, W], channels last, seen as [N, H, 3 W]: long rows take a CPU a tenth of the time of three colours."""
+    count, channels, height, width = images.shape
+    return images.permute(0, 2, 3, 1).view(count, height, width * channels)
 
 
 class _Split:
