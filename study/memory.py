@@ -205,7 +205,8 @@ def release(device: torch.device) -> None:
 
 def is_exhausted(error: BaseException) -> bool:
     """Whether an allocation failed: PyTorch's allocator for CUDA has a type for it, others have only words."""
-    words = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+    reported = ("OutOfMemoryError", "MemoryError")  # by another process of the trial
+    words = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED", *reported)
     said = str(error)
     without_room = "could not create a primitive" in said and "descriptor" not in said  # oneDNN
     typed = isinstance(error, (torch.OutOfMemoryError, MemoryError))

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from study import checkpoints
 from study.data import AnyDataset
+from study.distributed import ALONE, Group
 from study.evaluation import autocast, loss_and_error, recalibrated
 from study.models import Net, build
 from study.spec import Recipe, Trial
@@ -74,55 +75,65 @@ class TrainState:
         bad = int(self.first_bad)
         return None if bad < 0 else bad
 
-    def save(self, folder: Path, kept: int = checkpoints.KEPT) -> None:
+    def saved(self) -> dict[str, Any]:
+        """What `restore` takes: its tensors are the state's own."""
         tensors = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        plain = {name: getattr(self, name) for name in self._PLAIN}
-        checkpoints.save(folder, self.iteration, tensors | plain, kept)
+        return tensors | {name: getattr(self, name) for name in self._PLAIN}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.net.load_state_dict(saved["net"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for name in self._PLAIN:
+            setattr(self, name, saved[name])
+
+    def save(self, folder: Path, kept: int = checkpoints.KEPT) -> None:
+        checkpoints.save(folder, self.iteration, self.saved(), kept)
 
     @classmethod
     def restore_or_create(cls, trial: Trial, folder: Path, device: torch.device) -> "TrainState":
         state = cls(trial, device)
         saved = checkpoints.load_newest(folder, device)
         if saved is not None:
-            state.net.load_state_dict(saved["net"])
-            state.optimizer.load_state_dict(saved["optimizer"])
-            for name in cls._PLAIN:
-                setattr(state, name, saved[name])
+            state.restore(saved)
         return state
 
     _PLAIN = ("iteration", "warmed_at", "recent", "window", "window_batches", "first_bad", "records", "plateaus")
 
 
-def train(trial: Trial, state: TrainState, data: AnyDataset) -> Iterator[Record | None]:
+def train(trial: Trial, state: TrainState, data: AnyDataset, group: Group = ALONE) -> Iterator[Record | None]:
     """Train from where `state` stands to the last iteration, or to divergence; one item an update.
 
     Yields the record where the update ends a window of `record_every`, else None, so that the caller can save the
-    state between any two updates. Records are also appended to `state.records` before they are yielded.
+    state between any two updates. Records are also appended to `state.records` before they are yielded. Of a group,
+    every process does this with its part of each batch, and has the same state between updates; but only the first one
+    evaluates, and the others go on, or end, when it does.
     """
     recipe = trial.recipe
     diverged = state.diverged_at is not None
-    while state.iteration < recipe.iterations and not diverged:
-        images, labels = data.batch(trial.seed, state.iteration, recipe.batch)
+    while group.goes_on(state.iteration < recipe.iterations and not diverged):
+        images, labels = data.batch(trial.seed, state.iteration, recipe.batch, group.part(recipe.batch))
         rate = learning_rate(recipe, state.iteration, state.warmed_at, state.plateaus)
         _set_learning_rate(state.optimizer, rate, recipe.momentum_rule)
 
         state.net.train()
+        group.begin_pass(state.net)
         with autocast(state.device, recipe.precision):
             logits = state.forward(images.contiguous(memory_format=torch.channels_last)).float()
-        loss = functional.cross_entropy(logits, labels)
+        loss = functional.cross_entropy(logits, labels) / group.size  # of the whole batch: parts are equal
         state.optimizer.zero_grad(set_to_none=False)  # the gradients keep their place in memory; see `_sgd`
         loss.backward()
+        wrong = (logits.detach().argmax(1) != labels).sum()
+        loss, wrong = group.add_up(state.net, loss.detach(), wrong, len(labels))
         state.optimizer.step()
         state.iteration += 1
 
-        wrong = (logits.detach().argmax(1) != labels).sum()
-        _observe(state, recipe, loss.detach(), wrong)
+        _observe(state, recipe, loss, wrong)
         last = state.iteration == recipe.iterations
         checked = last or state.iteration % CHECK_EVERY == 0 or state.iteration < CHECK_EVERY
         diverged = checked and state.diverged_at is not None
         record = None
         if last or diverged or state.iteration % recipe.record_every == 0:
-            record = _record(trial, state, data, rate, diverged)
+            record = _record(trial, state, data, rate, diverged, group.first)
             state.records.append(record)
             if recipe.schedule == "plateau" and not diverged and reached_plateau(recipe, state.records, state.plateaus):
                 state.plateaus.append(state.iteration)
@@ -135,7 +146,7 @@ def reached_plateau(recipe: Recipe, records: Sequence[Record], plateaus: Sequenc
     The paper drops the rate 'when the error plateaus' (Sec. 3.4), and does not say which, nor how it is seen.
     """
     least = min(records, key=lambda record: record["train_error_pct"])
-    since = max(least["iteration"], *plateaus)
+    since = max([least["iteration"], *plateaus])
     return sum(record["iteration"] > since for record in records) >= recipe.patience
 
 
@@ -153,7 +164,7 @@ def _observe(state: TrainState, recipe: Recipe, loss: Tensor, wrong: Tensor) -> 
             state.warmed_at = state.iteration
 
 
-def _record(trial: Trial, state: TrainState, data: AnyDataset, rate: float, diverged: bool) -> Record:
+def _record(trial: Trial, state: TrainState, data: AnyDataset, rate: float, diverged: bool, evaluates: bool) -> Record:
     """One row of measurements; evaluations are None where none is due, everything but the rate where it diverged."""
     recipe, last = trial.recipe, state.iteration == trial.recipe.iterations
     loss, wrong = (state.window / state.window_batches).tolist()
@@ -162,7 +173,7 @@ def _record(trial: Trial, state: TrainState, data: AnyDataset, rate: float, dive
     record: Record = {"iteration": state.iteration, "learning_rate": rate}
     record["train_loss"] = None if diverged else loss
     record["train_error_pct"] = None if diverged else 100 * wrong / recipe.batch
-    evaluate = not diverged and (last or state.iteration % recipe.evaluate_every == 0)
+    evaluate = evaluates and not diverged and (last or state.iteration % recipe.evaluate_every == 0)
     sample = data.mixed(recipe.bn_batch, recipe.recalibrate)
     anew = evaluate and recipe.recalibrate > 0
     with recalibrated(state.net, sample, recipe.precision) if anew else nullcontext():

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from study import cost, layers, ledger, memory, progress, provenance, storage
 from study.checkpoints import newest_iteration
 from study.data import AnyDataset, load
+from study.distributed import HERE, Group, Meeting, Peers, assisting, joined, leading
 from study.evaluation import loss_and_error, recalibrated
 from study.models import build
 from study.spec import Execution, InputError, Trial
@@ -53,8 +54,10 @@ def check_machine(execution: Execution) -> None:
         raise InputError(f"--compile takes a C++ compiler, and {compiler!r} is not found; install one, or leave it out")
 
 
-def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
+def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: Peers = HERE) -> str:
     """Run the trial to its end and seal it in the ledger; returns its outcome.
+
+    Where it takes several processes this is the first of them, and starts the others.
 
     May be killed at any instant and called again: it goes on from the newest checkpoint and, on a CPU, ends with the
     same numbers bit for bit. Returns 'interrupted' if asked to stop, 'failed' if memory ran out twice, if the process
@@ -62,6 +65,7 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
     Raises `InputError` at once for what another attempt cannot mend.
     """
     folder = execution.trial_folder(trial.id)
+    execution.part(trial)
     _check_storage(execution)
     _check_folder(folder, trial)
     sealed = ledger.account(folder).get("outcome")
@@ -69,14 +73,15 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
         return sealed
     device = device_of(execution)
     set_up_torch(execution)
-    where = {"device": str(device), "threads": str(execution.threads), "deterministic": _yes(execution.deterministic)}
+    where = {"device": str(device), "processes": str(execution.processes), "threads": str(execution.threads)}
+    where["deterministic"] = _yes(execution.deterministic)
     with Attempt(trial, execution, {**tags, **provenance.tags(), **where}) as attempt:
         if attempt.stopping:
             return attempt.ended("interrupted", "asked to stop")
         if attempt.dies_here_too_often:
             return attempt.ended("failed", attempt.dies_here_too_often)
         try:
-            return _run(trial, execution, device, attempt)
+            return _run(trial, execution, device, attempt, peers)
         except memory.OutOfMemory as error:  # not raised: another attempt would run out, too
             return attempt.ended("failed", str(error))
         except (KeyboardInterrupt, SystemExit) as error:
@@ -93,11 +98,28 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
             return "failed"
 
 
-def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Attempt") -> str:
+def assist(trial: Trial, execution: Execution, meeting: Meeting, rank: int, address: str) -> None:
+    """Train with the process that runs the trial, until it says that there is no more to do, or ends."""
+    device = device_of(execution)
+    if device.type == "cuda":
+        torch.cuda.set_device(rank % torch.cuda.device_count())
+    set_up_torch(execution)
+    with assisting(meeting, rank) as store:
+        data = load(trial.data, execution.data_root, device, trial.seed)
+        group = joined(store, rank, execution.processes, address, device)
+        told = group.share(None, device)
+        state = TrainState(trial, device)
+        state.restore(told["state"])
+        _fit(trial, state, execution, told["segments"])
+        for _ in train(trial, state, data, group):
+            pass
+
+
+def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Attempt", peers: Peers) -> str:
     checkpoints = attempt.folder / "checkpoints"
     data = load(trial.data, execution.data_root, device, trial.seed)
     memory.reset_peak(device)
-    state, seconds, how = _train_in_memory(trial, data, device, execution, attempt)
+    state, seconds, how = _train_in_memory(trial, data, device, execution, attempt, peers)
     diverged_at = state.diverged_at
     if diverged_at is None and state.iteration < trial.recipe.iterations:
         if not attempt.orphaned:
@@ -259,8 +281,12 @@ class Attempt:
 
 
 def memory_allowed(execution: Execution, device: torch.device) -> int:
-    """Bytes that one trial may take, of the machine or of its GPU."""
-    return memory.allowed(device, execution.trials_at_once, execution.gpus_per_trial, execution.memory_gib)
+    """Bytes that one process of a trial may take, of the machine or of its GPU."""
+    at_once = execution.trials_at_once * execution.processes
+    gpus = execution.gpus_per_trial
+    if execution.local and device.type == "cuda":  # there may be fewer GPUs than processes
+        gpus = min(gpus, torch.cuda.device_count() / execution.processes)
+    return memory.allowed(device, at_once, gpus, execution.memory_gib)
 
 
 @cache
@@ -278,30 +304,28 @@ def set_up_torch(execution: Execution) -> None:
 
 
 def _train_in_memory(
-    trial: Trial, data: AnyDataset, device: torch.device, execution: Execution, attempt: Attempt
+    trial: Trial, data: AnyDataset, device: torch.device, execution: Execution, attempt: Attempt, peers: Peers
 ) -> tuple[TrainState, float, dict[str, str]]:
     """Train in as few segments as fit into memory, and once more with four times as many if it runs out nevertheless.
 
     Returns the state, the seconds that the trial took, and how it was run.
     """
     allowed = memory_allowed(execution, device)
-    needed, segments = cost.predicted_bytes(trial), 1
+    needed, segments = cost.predicted_bytes(execution.part(trial)), 1
     how: dict[str, str] = {}
 
     def once(at_least: int) -> tuple[TrainState, float]:
         nonlocal needed, segments
-        state = TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", device)
-        shape = (trial.recipe.batch, trial.data.channels, trial.data.size, trial.data.size)
-        needed = memory.fit(state.net, shape, trial.recipe.precision, allowed, at_least)
-        segments = len(state.net.segments)
-        memory.keep_freed(segments == 1)
-        compiled = execution.compile and segments == 1
-        if compiled:
-            state.compile()
-        elif execution.compile:
-            log.warning("%s runs in %d segments to fit into memory, so it is not compiled", trial.id, segments)
-        how.update(segments=str(segments), compiled=_yes(compiled), memory_predicted_mib=str(needed // 2**20))
-        return state, _train(trial, state, data, execution, attempt)
+        with leading(execution.processes, peers, partial(assist, trial, execution), device) as group:
+            state = TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", device)
+            group.share({"state": state.saved(), "segments": at_least}, device)
+            needed = _fit(trial, state, execution, at_least)
+            segments = len(state.net.segments)
+            compiled = state.forward is not state.net
+            if execution.compile and not compiled:
+                log.warning("%s runs in %d segments to fit into memory, so it is not compiled", trial.id, segments)
+            how.update(segments=str(segments), compiled=_yes(compiled), memory_predicted_mib=str(needed // 2**20))
+            return state, _train(trial, state, data, execution, attempt, group)
 
     for again in (False, True):
         try:
@@ -318,7 +342,21 @@ def _train_in_memory(
     raise memory.OutOfMemory(how["out_of_memory"])
 
 
-def _train(trial: Trial, state: TrainState, data: AnyDataset, execution: Execution, attempt: Attempt) -> float:
+def _fit(trial: Trial, state: TrainState, execution: Execution, segments: int) -> int:
+    """Divide the net into so many segments or more that it fits, and compile it if it is whole; the bytes needed."""
+    part, allowed = execution.part(trial), memory_allowed(execution, state.device)
+    shape = (part.recipe.batch, trial.data.channels, trial.data.size, trial.data.size)
+    needed = memory.fit(state.net, shape, trial.recipe.precision, allowed, segments)
+    whole = len(state.net.segments) == 1
+    memory.keep_freed(whole)
+    if execution.compile and whole:
+        state.compile()
+    return needed
+
+
+def _train(
+    trial: Trial, state: TrainState, data: AnyDataset, execution: Execution, attempt: Attempt, group: Group
+) -> float:
     """Drive the training generator to its end, or until asked to stop.
 
     Returns the seconds spent on this trial, earlier attempts included.
@@ -326,7 +364,7 @@ def _train(trial: Trial, state: TrainState, data: AnyDataset, execution: Executi
     before = attempt.seconds_before if state.iteration else 0.0
     started = checkpointed = time.monotonic()
     first, seconds = state.iteration, before
-    updates = train(trial, state, data)
+    updates = train(trial, state, data, group)
     if execution.profile_trace == trial.id:
         updates = _profiled(updates, attempt.folder / "trace.json")
     for _ in updates:
