@@ -47,14 +47,20 @@ OPTIONS = (
     click.option("--storage", default="store", help="Folder of the store, or s3://bucket/folder (default: store)."),
     click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database."),
     click.option("--cpus", type=int, default=0, help="Cores to fill (default: all)."),
-    click.option("--threads", type=int, default=1, help="CPU threads of a trial (default: 1)."),
+    click.option("--processes", type=int, default=1, help="Processes that share each batch of a trial (default: 1)."),
+    click.option("--threads", type=int, default=1, help="CPU threads of each process (default: 1)."),
 )
 COST_OPTIONS = (
     click.option("--device", default="auto", help="auto, cpu or cuda (default: auto)."),
     click.option(
-        "--gpus-per-trial", type=float, default=1.0, help="Share of a GPU a trial takes; 0: what it needs (default: 1)."
+        "--gpus-per-trial",
+        type=float,
+        default=1.0,
+        help="Share of a GPU that each process of a trial takes; 0: what it needs (default: 1).",
     ),
-    click.option("--memory-gib", type=float, default=0.0, help="Memory a trial may take (default: an equal share)."),
+    click.option(
+        "--memory-gib", type=float, default=0.0, help="Memory each process may take (default: an equal share)."
+    ),
     click.option("--local", is_flag=True, help="A plain for-loop in this process, without Ray."),
     click.option("--probe", is_flag=True, help="First time some updates of each condition, for better predictions."),
     click.option("--price", type=float, help="Money for an hour of one GPU in use; without GPUs, of one core."),

@@ -38,7 +38,7 @@ class Forecast:
 
     trial: Trial
     seconds: float
-    memory_bytes: int  # of the GPU, where it takes one
+    memory_bytes: int  # of each process; of the GPU, where it takes one
     share: Share
     source: str
     probed_gpu_bytes: int  # peak on a GPU, if a probe has seen it, else 0
@@ -109,8 +109,9 @@ def node_of(execution: Execution, gpus: int | None = None) -> Node:
     Of a cluster (`address`) nothing is known before it is joined: it has GPUs if the device is 'cuda'.
     """
     if execution.address:
-        cores = max(execution.threads, execution.cpus or os.cpu_count() or 1)
-        return Node(cores, math.ceil(execution.gpus_per_trial or 1) if execution.device == "cuda" else 0, 0, 0)
+        cores = max(execution.threads * execution.processes, execution.cpus or os.cpu_count() or 1)
+        gpus_at_least = math.ceil(execution.gpus_per_trial or 1) * execution.processes
+        return Node(cores, gpus_at_least if execution.device == "cuda" else 0, 0, 0)
     if gpus is None:
         node = placement.this_machine(execution)
         if execution.device == "cuda" and not node.gpus:
@@ -122,7 +123,7 @@ def node_of(execution: Execution, gpus: int | None = None) -> Node:
         if gpus and execution.device == "cpu":
             raise InputError(f"gpus {gpus} would not be used by device 'cpu'; leave one of them out")
         here = placement.this_machine(replace(execution, device="auto" if gpus else "cpu"))
-        node = replace(here, gpus=min(gpus, 1) if execution.local else gpus)
+        node = replace(here, gpus=min(gpus, execution.processes) if execution.local else gpus)
     known = node.cpus <= (os.cpu_count() or 1)
     return node if known else replace(node, memory_bytes=0)
 
@@ -150,29 +151,29 @@ def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable
 def _forecast(
     trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe]
 ) -> Forecast:
-    share = placement.share(trial, execution, node)
+    share, part = placement.share(trial, execution, node), execution.part(trial)
     found = probes.get(probe.key(*_as_probed(trial, execution, node)))
     if found is not None and on_gpu != (found.device != "cpu"):
         found = None  # planned for GPUs on a machine without one
     if found is not None:
         seconds, source = found.seconds(trial.recipe), "probe"
     else:
-        seconds, source = factor * cost.predicted_seconds(trial), "constants" if factor == 1 else "finished trials"
+        seconds, source = factor * cost.predicted_seconds(part), "constants" if factor == 1 else "finished trials"
     seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
     if on_gpu:
         measured = found.memory_bytes if found else 0
         share = placement.share(trial, execution, node, measured)
-        return Forecast(trial, seconds, measured or cost.net_bytes(trial), share, source, measured)
-    held = cost.predicted_bytes(trial) if found is None else cost.BYTES_A_PROCESS + found.memory_bytes
+        return Forecast(trial, seconds, measured or cost.net_bytes(part), share, source, measured)
+    held = cost.predicted_bytes(part) if found is None else cost.BYTES_A_PROCESS + found.memory_bytes
     if allowed := placement.MARGIN * placement.allowed_bytes(share, execution, node):
-        held = min(held, max(int(allowed), cost.least_bytes(trial)))  # in segments
+        held = min(held, max(int(allowed), cost.least_bytes(part)))  # in segments
     return Forecast(trial, seconds, held, share, source, 0)
 
 
 def _as_probed(trial: Trial, execution: Execution, node: Node) -> tuple[Trial, Execution]:
-    """The trial, and how it would be run alone on such a node."""
+    """What a process has of the trial, and how it would be run alone on such a node."""
     cpus, device = placement.share(trial, execution, node).cpus, execution.device if node.gpus else "cpu"
-    return trial, replace(execution, threads=cpus, device=device)
+    return execution.part(trial), replace(execution, threads=cpus, device=device, processes=1)
 
 
 def _probe(todo: Iterable[Trial], execution: Execution, node: Node, say: Callable[[str], Any]) -> None:
@@ -189,7 +190,7 @@ def _probe(todo: Iterable[Trial], execution: Execution, node: Node, say: Callabl
         return
     from study.launch import check
 
-    check([trial for trial, _ in work], execution)  # before there is a store
+    check([trial for trial, _ in work], replace(execution, processes=1))  # before there is a store
     ledger.create(execution.storage)
     on_a_gpu = max((int(1 / placement.share(trial, execution, node).gpus) for trial, _ in work if node.gpus), default=0)
     at_once = on_a_gpu or execution.trials_at_once
@@ -220,8 +221,9 @@ def _row(each: Forecast, experiments: list[str], placed: Placed | None) -> dict[
         "memory_bytes": each.memory_bytes,
         "checkpoint_bytes": cost.checkpoint_bytes(trial),
         "record_bytes": cost.record_bytes(trial),
-        "cpus": each.share.cpus,
-        "gpus": each.share.gpus,
+        "processes": each.share.processes,
+        "cpus": each.share.all_cpus,
+        "gpus": each.share.all_gpus,
         "node": placed.node if placed else None,
         "start_seconds": round(placed.start, 1) if placed else None,
         "end_seconds": round(placed.end, 1) if placed else None,
@@ -237,8 +239,8 @@ def totals(plan: Plan, price: float | None = None, watts: float | None = None) -
     for name, rate in (("price", price), ("watts", watts)):
         if rate is not None and not 0 <= rate < math.inf:
             raise InputError(f"{name} {rate} must be a number of at least 0")
-    cpu_hours = sum(each.seconds * each.share.cpus for each in plan.todo) / 3600
-    gpu_hours = sum(each.seconds * each.share.gpus for each in plan.todo) / 3600
+    cpu_hours = sum(each.seconds * each.share.all_cpus for each in plan.todo) / 3600
+    gpu_hours = sum(each.seconds * each.share.all_gpus for each in plan.todo) / 3600
     hours = gpu_hours if plan.on_gpu else cpu_hours
     return {
         "total_seconds": sum(each.seconds for each in plan.todo),
@@ -318,7 +320,7 @@ def table(plan: Plan) -> list[tuple[str, ...]]:
     lines = [heads]
     for each in plan.forecasts:
         trial, placed = each.trial, plan.placed.get(each.trial.id)
-        takes = f"{each.share.gpus:.3g} GPU" if each.share.gpus else f"{each.share.cpus} CPU"
+        takes = f"{each.share.all_gpus:.3g} GPU" if each.share.gpus else f"{each.share.all_cpus} CPU"
         lines.append(
             (
                 trial.id,

@@ -38,7 +38,7 @@ EVALUATIONS = "evaluations.parquet"
 ID = ("id", pa.string())
 SEALS = {"records": "records", "sha256": "records_sha256"}  # the manifest's names of two tags
 WHERE = (  # tags that tell one run of a trial from another
-    *("machine", "device", "threads", "segments", "compiled", "deterministic", "data_digest"),
+    *("machine", "device", "processes", "threads", "segments", "compiled", "deterministic", "data_digest"),
     *("python", "torch", "torchvision", "ray", "mlflow", "numpy", "git_commit", "git_patch"),
 )
 AGAIN = "copy it again, or export it again where its trials were run"

@@ -104,7 +104,9 @@ def close_stale(execution: Execution, reason: str) -> None:
 
 
 def check(trials: Sequence[Trial], execution: Execution) -> None:
-    """Raise `InputError` for what the user is to mend before any trial starts: data that are missing, this machine."""
+    """Raise `InputError` for what the user is to mend before any trial starts: processes, data, this machine."""
+    for trial in trials:
+        execution.part(trial)
     data = list({trial.data: None for trial in trials})
     if execution.local:
         return _check(data, execution)
@@ -165,12 +167,12 @@ def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags, stop
         _complain(trial, outcome)
 
 
-def _attempt(trial: Trial, execution: Execution, tags: dict[str, str]) -> str:
+def _attempt(trial: Trial, execution: Execution, tags: dict[str, str], *peers: Any) -> str:
     """Run the trial; bad input ends it like any other failure that trying again cannot mend."""
     from study.worker import run_trial
 
     try:
-        return run_trial(trial, execution, tags)
+        return run_trial(trial, execution, tags, *peers)
     except InputError as error:
         return f"failed: {error}"
 
@@ -310,11 +312,12 @@ def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scrat
     by_id = {trial.id: (trial, _as_placed(execution, shares[trial.id]), tags[trial.id]) for trial in trials}
 
     def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
-        return {"outcome": _attempt(*by_id[config["trial_id"]])}
+        return {"outcome": _attempt(*by_id[config["trial_id"]], _peers_on_ray())}
 
     def resources(config: dict[str, str]) -> Any:
         taken = shares[config["trial_id"]]
-        return tune.PlacementGroupFactory([{"CPU": taken.cpus, **({"GPU": taken.gpus} if taken.gpus else {})}])
+        bundle = {"CPU": taken.cpus, **({"GPU": taken.gpus} if taken.gpus else {})}
+        return tune.PlacementGroupFactory([bundle] * taken.processes, strategy="PACK")  # one node if it has room
 
     at_once = _at_once(nodes, list(shares.values()))
     mixed = len(set(shares.values())) > 1
@@ -346,6 +349,59 @@ def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scrat
             _say_failed(execution, trial, str(result.error))
         else:
             _complain(trial, (result.metrics or {}).get("outcome", ""))
+
+
+def _peers_on_ray() -> Any:
+    """The other processes of a trial as actors in the placement group that Tune gave it, one in each other bundle.
+
+    For the process that runs the trial: the actors are its own, so that Ray ends them when it dies.
+    """
+    import ray
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    from study.distributed import END_SECONDS, Assist, Ended, Meeting, Peers
+
+    @contextmanager
+    def start(size: int, meeting: Meeting, assist: Assist) -> Iterator[Ended]:
+        group: Any = ray.util.get_current_placement_group()
+        peer: Any = ray.remote(_Peer)
+        actors, ends = [], {}
+        for rank in range(1, size):
+            bundle = group.bundle_specs[rank]
+            there = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=rank)
+            options = {"num_cpus": bundle["CPU"], "num_gpus": bundle.get("GPU", 0), "scheduling_strategy": there}
+            actors.append(peer.options(**options).remote())
+            ends[actors[-1].live.remote(assist, meeting, rank)] = rank
+
+        def ended() -> str:
+            done, _ = ray.wait(list(ends), num_returns=len(ends), timeout=0)
+            return ", ".join(f"process {ends[end]} of the trial ended{_how(ray, end)}" for end in done)
+
+        try:
+            yield ended
+            ray.wait(list(ends), num_returns=len(ends), timeout=END_SECONDS)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    return Peers(ray.util.get_node_ip_address(), start)
+
+
+class _Peer:
+    """The actor that another process of a trial is."""
+
+    def live(self, assist: Callable[..., None], meeting: Any, rank: int) -> None:
+        import ray
+
+        assist(meeting, rank, ray.util.get_node_ip_address())
+
+
+def _how(ray: Any, end: Any) -> str:
+    try:
+        ray.get(end)
+    except Exception as error:
+        return f": {error}"
+    return ""
 
 
 def _say_failed(execution: Execution, trial: Trial, reason: str) -> None:
@@ -407,6 +463,8 @@ def _share(trial: Trial, execution: Execution, nodes: list[Node], gpu_bytes: int
     taken = share(trial, execution, largest, gpu_bytes)
     if taken.cpus > largest.cpus or taken.gpus > largest.gpus:
         raise InputError(f"a trial takes {taken}, but the largest node has {largest}")
+    if not _at_once(nodes, [taken]):
+        raise InputError(f"a trial takes {taken}, but all nodes together do not have as much; choose fewer --processes")
     return taken
 
 
@@ -415,9 +473,10 @@ def _as_placed(execution: Execution, taken: Share) -> Execution:
 
 
 def _at_once(nodes: list[Node], shares: list[Share]) -> int:
-    """How many trials the cluster can run at a time, at most."""
+    """How many trials the cluster can run at a time, at most; 0 where it is too small for any."""
     cpus, gpus = min(taken.cpus for taken in shares), min(taken.gpus for taken in shares)
-    return max(1, int(sum(min(n.cpus // cpus, n.gpus // gpus if gpus else n.cpus) for n in nodes)))
+    processes = sum(min(n.cpus // cpus, n.gpus // gpus if gpus else n.cpus) for n in nodes)
+    return int(processes // min(taken.processes for taken in shares))
 
 
 @contextmanager

@@ -33,15 +33,24 @@ class Node:
 
 @dataclass(frozen=True)
 class Share:
-    """What a trial takes of its node while it runs: CPU cores, and GPUs or a fraction of one."""
+    """What each process of a trial takes of its node while it runs: CPU cores, and GPUs or a fraction of one."""
 
     cpus: int
     gpus: float
+    processes: int = 1
+
+    @property
+    def all_cpus(self) -> int:
+        return self.cpus * self.processes
+
+    @property
+    def all_gpus(self) -> float:
+        return self.gpus * self.processes
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A trial on the node of this index, from `start` to `end`: seconds after the first trial starts."""
+    """A trial from `start` to `end`, seconds after the first trial starts. `node`: index of its first process's."""
 
     trial: Trial
     node: int
@@ -53,34 +62,38 @@ def this_machine(execution: Execution) -> Node:
     """The cores that the trials may fill, the GPUs if they may use them, and the memory. With `local`, one trial's."""
     count, gpu_memory = (0, 0) if execution.device == "cpu" else gpus()
     if execution.local:
-        return Node(execution.threads, min(count, 1), machine_bytes(), gpu_memory)
+        return Node(
+            execution.threads * execution.processes, min(count, execution.processes), machine_bytes(), gpu_memory
+        )
     return Node(execution.cpus or os.cpu_count() or 1, count, machine_bytes(), gpu_memory)
 
 
 def share(trial: Trial, execution: Execution, node: Node, gpu_bytes: int = 0) -> Share:
-    """What the trial takes of such a node. `gpu_bytes` is its measured need of GPU memory; 0 predicts it.
+    """What each process of a trial takes of such a node. `gpu_bytes` is its measured need of GPU memory; 0 predicts it.
 
-    A trial takes `threads` cores; more, where the memory that comes with so many, an equal share a core, does not hold
-    the trial even in segments. Of a GPU it takes `gpus_per_trial` or, where that is 0, as little as it needs.
+    It takes `threads` cores; more, where the memory that comes with so many, an equal share a core, does not hold its
+    part of the trial even in segments. Of a GPU it takes `gpus_per_trial` or, where that is 0, as little as it needs.
+    Raises `InputError` where the processes cannot share the trial's batches.
     """
-    cpus = execution.threads
+    cpus, part = execution.threads, execution.part(trial)
     if node.gpus and execution.device != "cpu":
-        return Share(cpus, execution.gpus_per_trial or _fraction(trial, cpus, node, gpu_bytes))
+        gpus = execution.gpus_per_trial or _fraction(part, cpus, node, gpu_bytes)
+        return Share(cpus, gpus, execution.processes)
     if node.memory_bytes and not execution.memory_gib and not execution.local:
         a_core = MARGIN * node.memory_bytes / node.cpus
-        cpus = max(cpus, min(int(node.cpus), math.ceil(cost.least_bytes(trial) / a_core)))
-    return Share(cpus, 0.0)
+        cpus = max(cpus, min(int(node.cpus), math.ceil(cost.least_bytes(part) / a_core)))
+    return Share(cpus, 0.0, execution.processes)
 
 
-def _fraction(trial: Trial, cpus: int, node: Node, gpu_bytes: int) -> float:
-    """1/k where k such trials fit on a GPU, in the four digits that Ray has; all of it where its memory is unknown."""
-    need = (gpu_bytes or cost.net_bytes(trial)) + BYTES_A_CONTEXT
+def _fraction(part: Trial, cpus: int, node: Node, gpu_bytes: int) -> float:
+    """1/k where k such processes fit on a GPU, in Ray's four digits; all of it where its memory is unknown."""
+    need = (gpu_bytes or cost.net_bytes(part)) + BYTES_A_CONTEXT
     fit = min(MARGIN * node.gpu_memory_bytes / need, MOST_ON_A_GPU, node.cpus / node.gpus / cpus)
     return 10_000 // max(1, int(fit)) / 10_000
 
 
 def allowed_bytes(share: Share, execution: Execution, node: Node) -> int:
-    """Memory of the node that a trial with this share may take without GPUs; 0 where it is not known."""
+    """Memory of the node that a process with this share may take without GPUs; 0 where it is not known."""
     return int(execution.memory_gib * 2**30) or int(node.memory_bytes * share.cpus / node.cpus)
 
 
@@ -114,30 +127,43 @@ def schedule(order: Iterable[tuple[Trial, float, Share]], nodes: Sequence[Node])
     """
     rooms = [_Room(node.cpus, [1.0] * int(node.gpus)) for node in nodes]
     placed: list[Placed] = []
-    running: list[tuple[float, int, int, Share, list[int]]] = []  # a heap: end, number, node, share, GPUs
+    running: list[tuple[float, int, Share, list[_Place]]] = []  # a heap: end, number, share, where its processes are
     now = 0.0
     for trial, seconds, share in order:
-        while (found := _first(rooms, share)) is None:
+        while not (places := _taken(rooms, share)):
             if not running:
+                times = f"{share.processes} times " if share.processes > 1 else ""
                 raise InputError(
-                    f"{trial.id} takes {share.cpus} CPUs and {share.gpus:g} GPUs, and no node has as many:"
+                    f"{trial.id} takes {times}{share.cpus} CPUs and {share.gpus:g} GPUs, and no node has as many:"
                     " choose fewer --threads or --gpus-per-trial, or more --cpus or --gpus"
                 )
-            now, _, node, ended, gpus = heapq.heappop(running)
-            rooms[node].take(ended, gpus, sign=-1)
-        node, gpus = found
-        rooms[node].take(share, gpus)
-        heapq.heappush(running, (now + seconds, len(placed), node, share, gpus))
-        placed.append(Placed(trial, node, now, now + seconds))
+            now, _, ended, left = heapq.heappop(running)
+            _leave(rooms, ended, left)
+        heapq.heappush(running, (now + seconds, len(placed), share, places))
+        placed.append(Placed(trial, places[0][0], now, now + seconds))
     return placed
 
 
-def _first(rooms: list[_Room], share: Share) -> tuple[int, list[int]] | None:
-    for node, room in enumerate(rooms):
-        gpus = room.for_(share)
-        if gpus is not None:
-            return node, gpus
-    return None
+_Place = tuple[int, list[int]]  # of a process: its node, and its GPUs there
+
+
+def _taken(rooms: list[_Room], share: Share) -> list[_Place]:
+    """Take room for every process, on one node if one has it, else on the first that have; [] where there is none."""
+    for nodes in (*([node] for node in range(len(rooms))), range(len(rooms))):
+        places: list[_Place] = []
+        for node in nodes:
+            while len(places) < share.processes and (gpus := rooms[node].for_(share)) is not None:
+                rooms[node].take(share, gpus)
+                places.append((node, gpus))
+        if len(places) == share.processes:
+            return places
+        _leave(rooms, share, places)
+    return []
+
+
+def _leave(rooms: list[_Room], share: Share, places: list[_Place]) -> None:
+    for node, gpus in places:
+        rooms[node].take(share, gpus, sign=-1)
 
 
 def makespan(placed: Iterable[Placed]) -> float:
