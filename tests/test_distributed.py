@@ -22,6 +22,7 @@ from study.spec import Execution, InputError, Trial
 from study.training import TrainState
 
 Small = Callable[..., Trial]
+TAGS = {"profile": "test"}
 WAYS: list[dict[str, Any]] = [
     {"bn_batch": 8, "warmup": "threshold", "warmup_iterations": 6, "warmup_learning_rate": 0.01, "drops": (9, 11)},
     {"bn_batch": 16, "momentum_rule": "nesterov", "drops": ()},
@@ -36,7 +37,7 @@ def dozen(small: Small) -> Small:
 
 
 def run(trial: Trial, execution: Execution, processes: int, peers: Peers = HERE) -> str:
-    return worker.run_trial(trial, replace(execution, processes=processes), {"profile": "test"}, peers)
+    return worker.run_trial(trial, replace(execution, processes=processes), TAGS, peers)
 
 
 def elsewhere(execution: Execution, name: str) -> Execution:
@@ -90,9 +91,19 @@ def test_in_bf16_they_differ_by_its_rounding(dozen: Small, execution: Execution)
 
 
 @pytest.mark.slow
-def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution) -> None:
-    trial, four = dozen(), replace(elsewhere(execution, "four"), memory_gib=0.01)
-    assert run(trial, execution, 1) == run(trial, four, 4) == "finished"
+def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the first runs out of memory, all of them try once more in segments."""
+    trial, four, calls, real = dozen(), elsewhere(execution, "four"), list[int](), worker._train
+    assert run(trial, execution, 1) == "finished"
+
+    def exhausted_at_first(*arguments: Any) -> float:
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(worker, "_train", exhausted_at_first)
+    assert run(trial, four, 4) == "finished"
     assert int(ledger.account(four.trial_folder(trial.id))["tags"]["segments"]) > 1
     assert_equal_to_rounding(end_of(trial, execution), end_of(trial, four))
 
@@ -164,7 +175,7 @@ def test_a_loop_that_loses_a_process_tries_again_by_itself(
             victims[0].kill()
 
     monkeypatch.setattr(worker.Attempt, "now", kill)
-    launch([trial], replace(store, processes=2), {trial.id: {}}, lambda *_: None)
+    launch([trial], replace(store, processes=2), {trial.id: TAGS}, lambda *_: None)
     said = ledger.account(store.trial_folder(trial.id))
     assert (said["outcome"], said["failures"], len(victims)) == ("finished", 1, 1)
     assert run(trial, whole, 1) == "finished"
@@ -233,7 +244,7 @@ def test_every_process_takes_its_share_of_one_node_or_of_several(small: Small, e
 
 def test_a_trial_on_ray_may_have_two_processes(dozen: Small, store: Execution) -> None:
     trial, alone = dozen(), elsewhere(store, "alone")
-    launch([trial], replace(store, local=False, cpus=2, processes=2), {trial.id: {}}, lambda *_: None)
+    launch([trial], replace(store, local=False, cpus=2, processes=2), {trial.id: TAGS}, lambda *_: None)
     said = ledger.account(store.trial_folder(trial.id))
     assert (said["outcome"], said["failures"], said["tags"]["processes"]) == ("finished", 0, "2"), said["reason"]
     assert run(trial, alone, 1) == "finished"
