@@ -242,6 +242,7 @@ def test_every_process_takes_its_share_of_one_node_or_of_several(small: Small, e
     assert replace(two, cpus=8, threads=2).trials_at_once == 2
 
 
+@pytest.mark.slow
 def test_a_trial_on_ray_may_have_two_processes(dozen: Small, store: Execution) -> None:
     trial, alone = dozen(), elsewhere(store, "alone")
     launch([trial], replace(store, local=False, cpus=2, processes=2), {trial.id: TAGS}, lambda *_: None)
