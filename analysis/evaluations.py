@@ -1,8 +1,8 @@
 """Evaluations beyond a trial's own records: which net, tested how, gives which number of the paper.
 
-Owns the names that experiments, nets, splits, protocols and measures of ImageNet and detection have, and which of them
-each number of Tables 2-5 and 7-14 is. Numbers of different protocols are never compared: a lookup names the protocol.
-Must not know claims, nor how a table is printed.
+Owns the names that experiments, nets, splits, protocols and measures of ImageNet and detection have, those of tested
+classifiers excepted (`study/ledger.py`), and which of them each number of Tables 2-5 and 7-14 is. Numbers of different
+protocols are never compared: a lookup names the protocol. Must not know claims, nor how a table is printed.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis import paper
 from experiments import EXPERIMENTS, name_of
+from study.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
 from study.spec import InputError
 
 PLAIN_RESIDUAL, OPTIONS, DEPTH, LONGER = (
@@ -24,9 +25,7 @@ PLAIN_RESIDUAL, OPTIONS, DEPTH, LONGER = (
 VOC, COCO, DET, LOCALISATION = "detection-voc", "detection-coco", "detection-imagenet", "localisation-imagenet"
 PAPER_DATA = ("imagenet", "voc", "coco")  # how the names of the paper's data sets begin
 
-VALIDATION, TEST_SPLIT = "validation", "test"
 COCO_VAL, COCO_TEST_DEV = "COCO val", "COCO test-dev"
-CENTRE, TEN_CROP, MULTI_SCALE = "centre crop", "10-crop", "multi-scale"
 # Table 9: each adds to those before it.
 SINGLE_SCALE, REFINED, CONTEXT, TESTED_MULTI_SCALE = (
     "single scale",
@@ -35,7 +34,7 @@ SINGLE_SCALE, REFINED, CONTEXT, TESTED_MULTI_SCALE = (
     "+multi-scale testing",
 )
 DENSE = "dense"
-TOP1, TOP5, MAP, MAP_50, MAP_50_95 = "top1_error_pct", "top5_error_pct", "map", "map_50", "map_50_95"
+MAP, MAP_50, MAP_50_95 = "map", "map_50", "map_50_95"
 LOCALISED, LOCALISED_CLASS = "localisation_error_pct", "localisation_error_gt_class_pct"
 WORDS = {
     TOP1: "top-1 error",

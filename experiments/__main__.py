@@ -1,14 +1,13 @@
-"""`python -m experiments list | plan | run | status | verify | export | import | merge | shard`.
+"""`python -m experiments list | plan | run | status | evaluate | verify | export | import | merge | shard`.
 
-What could be run, what would be, run it, how far it is; results that travel are in `experiments/sharing.py`, rendered
-files that must be trusted in `experiments/verifying.py`.
+What could be run, what would be, run it, how far it is; how finished nets are tested is in `experiments/evaluating.py`,
+results that travel in `experiments/sharing.py`, rendered files that must be trusted in `experiments/verifying.py`.
 """
 
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import click
 from rich.console import Console
 
 from experiments import EXPERIMENTS, name_of, plan
-from experiments.command import COST_OPTIONS, DECIDING_OPTIONS, RUN_OPTIONS, Selection, main, selecting
+from experiments.command import COST_OPTIONS, DECIDING_OPTIONS, RUN_OPTIONS, Selection, main, print_aligned, selecting
+from experiments.evaluating import evaluate_command
 from experiments.live import percent
 from experiments.plan import duration
 from experiments.profiles import PROFILES
@@ -141,15 +141,7 @@ def status_row(selected: Selection, expected: plan.Forecast, said: dict[str, Any
     }
 
 
-def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
-    """A table of which no cell is ever cut, because ids are there to be copied: the first column left, others right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for first, *others in lines:
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
-        print("  ".join(cells).rstrip())
-
-
-for command in (verify_command, *COMMANDS):
+for command in (evaluate_command, verify_command, *COMMANDS):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every command line of the study shares: the options that select trials, and the exit codes.
+"""What every command line of the study shares: the options that select trials, plain tables, and the exit codes.
 
 Exit codes: 0 done, 1 something failed or is missing, 2 the user's input is wrong (one line, no traceback), 130
 interrupted (the same command continues).
@@ -8,7 +8,7 @@ import functools
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,16 +104,26 @@ def selecting(*more: Callable[..., Any]) -> Callable[..., Any]:
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def wrapped(**arguments: Any) -> Any:
-            return command(_select(arguments))
+            return command(select(arguments))
 
-        for option in reversed((*OPTIONS, *more)):
-            wrapped = option(wrapped)
-        return wrapped
+        return accepting(*more)(wrapped)
 
     return decorate
 
 
-def _select(arguments: dict[str, Any]) -> Selection:
+def accepting(*more: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a click command: `OPTIONS` and `more` become its keywords, from which `select` makes a `Selection`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed((*OPTIONS, *more)):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def select(arguments: dict[str, Any]) -> Selection:
+    """The trials that these values of `OPTIONS` select."""
     chosen = profile(arguments["profile"])
     if arguments["seeds"] is not None:
         chosen = chosen.with_seeds(arguments["seeds"])
@@ -132,6 +142,14 @@ def _select(arguments: dict[str, Any]) -> Selection:
         )
     execution = Execution(**{name: arguments[name] for name in Execution.__dataclass_fields__ if name in arguments})
     return Selection(chosen, planned(chosen, arguments["experiments"].split()), execution, arguments)
+
+
+def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
+    """A table of which no cell is ever cut, because ids are there to be copied: the first column left, others right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
+        print("  ".join(cells).rstrip())
 
 
 def main(cli: click.Command) -> None:

@@ -1,0 +1,155 @@
+"""`python -m experiments evaluate`: finished nets, tested as the paper tests them.
+
+Owns which nets are tested and where their numbers go: those of trials into the ledger and MLflow, those of imported
+weights to the reader alone. How nets are tested is `study/testing.py`, and the protocols' arithmetic
+`study/protocols.py`.
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import click
+
+from experiments.command import Selection, accepting, print_aligned, select
+from experiments.running import accounts
+from study.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
+from study.spec import Execution, InputError, Model, Trial, check_choice
+
+Row = dict[str, Any]
+TORCHVISION = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
+OF_WEIGHTS = ("weights", "model", "stride", "protocol", "data", "data_root", "device", "threads", "as_json")
+
+
+@click.command("evaluate")
+@accepting(
+    click.option(
+        "--protocol", multiple=True, help=f"{CENTRE!r} (default), {TEN_CROP!r} or {MULTI_SCALE!r}; may be repeated."
+    ),
+    click.option("--trials", "ids", default="", help="Of the selected trials only these ids, separated by spaces."),
+    click.option("--ensemble", is_flag=True, help="Also the selected nets together: the mean of their probabilities."),
+    click.option("--again", is_flag=True, help="Also what has been evaluated, in place of its older numbers."),
+    click.option("--weights", type=Path, help="Instead of trials: a state dict under torchvision's names."),
+    click.option("--model", default="", help=f"The net that --weights are of: {', '.join(TORCHVISION)}."),
+    click.option("--stride", default="", help="Where bottlenecks of --weights stride: 3x3 (torchvision's) or first."),
+    click.option("--device", default="auto", help="auto, cpu or cuda (default: auto)."),
+    click.option("--json", "as_json", is_flag=True, help="Machine-readable output."),
+)
+@click.pass_context
+def evaluate_command(context: click.Context, **arguments: Any) -> int:
+    """Test finished nets on the validation images (of digits and CIFAR the test images), and log what they do.
+
+    Exit code 1 if the weights of a finished net are not on this machine.
+    """
+    protocols = list(dict.fromkeys(arguments["protocol"])) or [CENTRE]
+    given = [name for name in arguments if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
+    if arguments["weights"] is None:
+        if wrong := [name for name in ("model", "stride") if arguments[name]]:
+            raise InputError(f"--{wrong[0]} is for --weights; leave it out, or name a file of weights")
+        return _of_trials(select(arguments), protocols)
+    if wrong := [name for name in given if name not in OF_WEIGHTS]:
+        raise InputError(f"--{wrong[0].replace('_', '-')} is for trials; leave it out, or leave out --weights")
+    rows = _of_weights(arguments, protocols)
+    _print({"weights": str(arguments["weights"]), "evaluations": rows}, arguments["as_json"])
+    return 0
+
+
+def _of_trials(selected: Selection, protocols: Sequence[str]) -> int:
+    """Test those of the selected trials that are finished."""
+    execution, arguments = selected.execution, selected.arguments
+    said, trials = accounts(selected, checked=True), _chosen(selected.trials, arguments["ids"].split())
+    finished = [trial for trial in trials if said.get(trial.id, {}).get("outcome") == "finished"]
+    if not finished:
+        raise InputError(
+            f"none of the {len(trials)} selected trials is finished in {execution.storage}; run them:"
+            f" python -m experiments run --profile {selected.profile.name}"
+        )
+    if arguments["ensemble"]:
+        _check_ensemble(trials, finished)
+    from study import tracking
+    from study.launch import only_launcher
+    from study.protocols import check_protocol
+    from study.testing import Testing
+
+    for protocol, trial in product(protocols, finished):
+        check_protocol(protocol, trial.data)
+    tracking.create_store(execution)
+    with only_launcher(execution.storage):
+        testing = Testing(execution, {trial.id: said[trial.id]["tags"] for trial in finished}, arguments["again"])
+        if arguments["ensemble"]:  # by id: the same nets are one ensemble, whatever selected them
+            testing.test(sorted(finished, key=lambda trial: trial.id), protocols, together=True)
+        else:
+            for trial in sorted(finished, key=lambda trial: trial.data.name):
+                testing.test([trial], protocols)
+        tracking.publish(execution, finished)
+    found = {
+        **{"profile": selected.profile.name, "evaluations": testing.rows, "without_weights": testing.lacking},
+        "not_finished": [trial.id for trial in trials if trial not in finished],
+    }
+    _print(found, arguments["as_json"])
+    return 1 if testing.lacking else 0
+
+
+def _chosen(trials: list[Trial], ids: Sequence[str]) -> list[Trial]:
+    if unknown := set(ids) - {trial.id for trial in trials}:
+        raise InputError(f"trial {min(unknown)!r} is not among the {len(trials)} selected; `status` names them")
+    return [trial for trial in trials if trial.id in ids] if ids else trials
+
+
+def _check_ensemble(trials: Sequence[Trial], finished: Sequence[Trial]) -> None:
+    """An ensemble is of what was selected, never of what happens to be there."""
+    if missing := [trial.id for trial in trials if trial not in finished]:
+        raise InputError(
+            f"an ensemble is of all selected nets, and {len(missing)} of {len(trials)} are not finished"
+            f" ({missing[0]}); run them, or choose others with --trials"
+        )
+    if len(trials) < 2:
+        raise InputError(f"an ensemble has two nets or more, not {trials[0].id} alone")
+    if len({trial.data for trial in trials}) > 1:
+        raise InputError(
+            f"an ensemble's nets see the same data; these see {', '.join(sorted({t.data.label for t in trials}))}, or"
+            " the same in several ways: choose with --experiments or --trials"
+        )
+
+
+def _of_weights(arguments: dict[str, Any], protocols: Sequence[str]) -> list[Row]:
+    """Test a file of weights."""
+    check_choice("model", arguments["model"], TORCHVISION)
+    depth, stride = int(arguments["model"].removeprefix("resnet")), arguments["stride"]
+    if depth >= 50 and not stride:
+        raise InputError(
+            f"weights do not say where the bottlenecks of {arguments['model']} stride; say --stride 3x3, as"
+            " torchvision's, or --stride first, as the paper's"
+        )
+    model = Model.imagenet(family="residual", depth=depth, shortcut="B", stride=stride or "first")
+    if not arguments["data"]:
+        raise InputError("--weights are tested on data of their own: say --data imagenet, or --data images:NAME")
+    from study.data import describe
+    from study.testing import tested_weights
+
+    data = describe(arguments["data"], arguments["data_root"], normalise="imagenet")  # as torchvision's nets are fed
+    execution = Execution(storage=Path(), **{name: arguments[name] for name in ("data_root", "device", "threads")})
+    return tested_weights(arguments["weights"], model, data, protocols, execution)
+
+
+def _print(found: dict[str, Any], as_json: bool) -> None:
+    """A table a protocol: numbers of different protocols never stand in one column."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    rows: list[Row] = found["evaluations"]
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        lines = [("net", "data", "seed", "protocol", "top-1 error", "top-5 error", "images")]
+        for row in (row for row in rows if row["protocol"] == protocol):
+            errors = [f"{row[name]:.2f} %" if name in row else "-" for name in (TOP1, TOP5)]
+            about = (row["net"], row["data"], str(row.get("seed", "-")), protocol)
+            lines.append((*about, *errors, str(row["images"])))
+        print_aligned(lines)
+        print()
+    for id, why in found.get("without_weights", {}).items():
+        print(f"not tested: {id}: {why}")
+    if "profile" in found:
+        new, not_finished = sum(row["new"] for row in rows), len(found["not_finished"])
+        print(f"{new} tested, {len(rows) - new} were already, {not_finished} trials are not finished")
