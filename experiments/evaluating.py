@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from experiments.command import Selection, accepting, print_aligned, select
 from experiments.running import accounts
@@ -44,13 +45,14 @@ def evaluate_command(context: click.Context, **arguments: Any) -> int:
     Exit code 1 if the weights of a finished net are not on this machine.
     """
     protocols = list(dict.fromkeys(arguments["protocol"])) or [CENTRE]
-    given = [name for name in arguments if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE]
     if arguments["weights"] is None:
         if wrong := [name for name in ("model", "stride") if arguments[name]]:
             raise InputError(f"--{wrong[0]} is for --weights; leave it out, or name a file of weights")
         return _of_trials(select(arguments), protocols)
-    if wrong := [name for name in given if name not in OF_WEIGHTS]:
-        raise InputError(f"--{wrong[0].replace('_', '-')} is for trials; leave it out, or leave out --weights")
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name not in OF_WEIGHTS:
+            raise InputError(f"{option.opts[0]} is for trials; leave it out, or leave out --weights")
     rows = _of_weights(arguments, protocols)
     _print({"weights": str(arguments["weights"]), "evaluations": rows}, arguments["as_json"])
     return 0
