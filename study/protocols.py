@@ -35,6 +35,9 @@ class Photographs(Protocol):
 
     spec: Data
 
+    def clean(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of `size` centre crops as nets take them, with labels, in a fixed order."""
+
     def resized(self, split: str, side: int) -> Iterator[tuple[Tensor, int]]:
         """Images uint8 [3, H, W] whose shorter side is `side`, with labels, in a fixed order."""
 
@@ -58,41 +61,37 @@ def check_protocol(protocol: str, data: Data) -> None:
 
 
 def sides(protocol: str, size: int) -> tuple[int, ...]:
-    """Shorter sides, in pixels, at which nets trained on crops of `size` are tested: in the paper's ratios to 224."""
+    """Shorter sides, in pixels, at which nets trained on crops of `size` are tested: in the paper's ratio to 224.
+
+    The paper has no smaller nets; by the ratio, one sees as much more of an image as the paper's does.
+    """
     return tuple(round(side * size / 224) for side in (SIDES if protocol == MULTI_SCALE else (CROPS_FROM,)))
 
 
-def centre_crop(image: Tensor, size: int) -> Tensor:
-    """[C, H, W] -> [C, size, size]; the row or column left over is below or to the right."""
-    top, left = ((length - size) // 2 for length in image.shape[-2:])
-    return image[..., top : top + size, left : left + size]
-
-
 def views(image: Tensor, protocol: str, size: int) -> Tensor:
-    """What nets see of an image [C, H, W]: [views, C, height, width].
+    """What nets see of a whole image [C, H, W]: [views, C, height, width].
 
-    10-crop: corners and centre, then their mirror images (AlexNet's). Multi-scale: the whole image. Whether the paper
-    adds the image's mirror, as VGG does, it does not say; it is not added (ambiguity multi_scale_mirror).
+    10-crop: corners and centre, then their mirror images (AlexNet's). Multi-scale: the image. Whether the paper adds
+    the image's mirror, as VGG does, it does not say; it is not added (ambiguity multi_scale_mirror).
     """
     if protocol == MULTI_SCALE:
         return image[None]
-    centre = centre_crop(image, size)
-    if protocol == CENTRE:
-        return centre[None]
-    corners = [part for rows in (image[:, :size], image[:, -size:]) for part in (rows[..., :size], rows[..., -size:])]
-    crops = torch.stack([*corners, centre])
-    return torch.cat([crops, crops.flip(-1)])
+    right, bottom = image.shape[2] - size, image.shape[1] - size
+    corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
+    crops = [image[:, y : y + size, x : x + size] for y, x in (*corners, (round(bottom / 2), round(right / 2)))]
+    crops += [crop.flip(2) for crop in crops]
+    return torch.stack(crops)
 
 
 @torch.no_grad()
 def probabilities(nets: Sequence[Forward], data: Dataset | Photographs, protocol: str, device: torch.device) -> Tested:
     """What each net makes of the test images, some at a time, in a fixed order: float64, mean over sides and views.
 
-    Images of one size are seen as training evaluates them, in the same batches. Raises `InputError`; see
-    `check_protocol`.
+    The single view is that by which training evaluates, in the same batches: its error is the recorded one. Raises
+    `InputError`; see `check_protocol`.
     """
     check_protocol(protocol, data.spec)
-    if isinstance(data, Dataset):
+    if isinstance(data, Dataset) or protocol == CENTRE:
         for images, labels in data.clean("test", EVALUATION_BATCH):
             yield _softmax(nets, images), labels.cpu()
         return

@@ -42,8 +42,19 @@ class Photographs:
             resized = functional.interpolate(image[None].float(), shape, mode="bilinear", antialias=True)[0]
             yield resized.round().to(torch.uint8), label
 
+    def clean(self, split: str, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        crops = [middle(image, self.spec.size) for image, _ in self.resized(split, round(self.spec.size * 256 / 224))]
+        for start in range(0, len(crops), size):
+            batch, labels = torch.stack(crops[start : start + size]), self.labels[start : start + size]
+            yield self.normalised(batch), torch.tensor(labels)
+
     def normalised(self, images: Tensor) -> Tensor:
         return (images.float() - functional.interpolate(self.mean, images.shape[2:], mode="bilinear")) / 255
+
+
+def middle(image: Tensor, size: int) -> Tensor:
+    y, x = (round((length - size) / 2) for length in image.shape[1:])
+    return image[:, y : y + size, x : x + size]
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +102,7 @@ def test_ten_crops_are_ten_passes_averaged(nets: list[Net]) -> None:
     for image, _ in photographs.resized("test", 37):  # 32 * 256 / 224, rounded
         _, height, width = image.shape
         corners = [(0, 0), (0, width - 32), (height - 32, 0), (height - 32, width - 32)]
-        corners.append(((height - 32) // 2, (width - 32) // 2))
-        crops = [image[:, y : y + 32, x : x + 32] for y, x in corners]
+        crops = [image[:, y : y + 32, x : x + 32] for y, x in corners] + [middle(image, 32)]
         crops += [crop[:, :, range(31, -1, -1)] for crop in crops]
         expected.append(sum(once(nets[1], photographs, crop) for crop in crops) / 10)
     close(whole(nets[1:2], photographs, TEN_CROP)[0], expected)
@@ -109,10 +119,7 @@ def test_ten_crops_of_an_image_that_is_no_larger_are_itself_and_its_mirror() -> 
 
 def test_a_centre_crop_is_one_pass_over_the_middle(nets: list[Net]) -> None:
     photographs = Photographs()
-    expected = []
-    for image, _ in photographs.resized("test", 37):
-        y, x = ((length - 32) // 2 for length in image.shape[1:])
-        expected.append(once(nets[0], photographs, image[:, y : y + 32, x : x + 32]))
+    expected = [once(nets[0], photographs, middle(image, 32)) for image, _ in photographs.resized("test", 37)]
     close(whole(nets[:1], photographs, CENTRE)[0], expected)
 
 
