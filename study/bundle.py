@@ -304,7 +304,7 @@ def _bundle(archive: zipfile.ZipFile, path: Path) -> Bundle:
     found = Bundle(
         path=path,
         profile=manifest["profile"],
-        scope=Scope(**scope | {"data": Data(**scope["data"]) if scope["data"] else None}),
+        scope=Scope(**scope | {"data": Data.from_dict(scope["data"]) if scope["data"] else None}),
         runs=[_run(entry, curves, layers, evaluations, path) for entry in manifest["trials"]],
         manifest=manifest,
     )

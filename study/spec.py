@@ -183,6 +183,11 @@ class Data:
         """Whether images are of any size, and read while training."""
         return self.name.partition(":")[0] in ("imagenet", "images", "shards", "photographs")
 
+    @classmethod
+    def from_dict(cls, spec: dict[str, Any]) -> "Data":
+        """The inverse of `asdict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
+        return cls(**_exactly(cls, spec) | {"scales": tuple(spec["scales"])})
+
     @property
     def label(self) -> str:
         return self.name.replace(":", "-") + ("-shuffled" if self.labels == "shuffled" else "")
@@ -286,11 +291,11 @@ class Trial:
     def from_dict(cls, spec: dict[str, Any]) -> "Trial":
         """The inverse of `to_dict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
         spec = dict(_exactly(cls, spec))
-        recipe, data = dict(_exactly(Recipe, spec["recipe"])), dict(_exactly(Data, spec["data"]))
-        recipe["drops"], data["scales"] = tuple(recipe["drops"]), tuple(data["scales"])
+        recipe = dict(_exactly(Recipe, spec["recipe"]))
+        recipe["drops"] = tuple(recipe["drops"])
         return cls(
             model=Model(**_exactly(Model, spec["model"])),
-            data=Data(**data),
+            data=Data.from_dict(spec["data"]),
             recipe=Recipe(**recipe),
             seed=spec["seed"],
         )
