@@ -15,6 +15,7 @@ from study.spec import Data, Model, Recipe, Trial
 SECONDS_AN_UPDATE = 3.9e-3  # whatever the net
 SECONDS_A_LAYER = 4.6e-4  # forward, backward and update of one convolution with BatchNorm, however small
 MULTIPLY_ADDS_A_SECOND = 3.5e10
+SECONDS_A_PHOTOGRAPH = 2e-3  # decoded and augmented, of 500x375 pixels: `make bench BENCH=decode`
 BYTES_A_PROCESS = 950 * 2**20  # a Ray worker with torch
 BYTES = {"fp32": 4, "bf16": 2}  # of an activation
 WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
@@ -114,6 +115,7 @@ def predicted_seconds(trial: Trial) -> float:
     model, data, recipe = trial.model, trial.data, trial.recipe
     layers = _layers(model, data)
     one_image = 3 * multiply_adds(model, data) / MULTIPLY_ADDS_A_SECOND  # backward costs twice forward
+    one_image += SECONDS_A_PHOTOGRAPH * data.photographs
     return recipe.iterations * (SECONDS_AN_UPDATE + layers * SECONDS_A_LAYER + recipe.batch * one_image)
 
 

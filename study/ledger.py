@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,8 +135,9 @@ def seal(
     records: list[dict[str, Any]] | pa.Table,
     said: dict[str, Any],
     layers: list[dict[str, Any]] | pa.Table | None = None,
+    evaluations: Sequence[dict[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Write the whole curve and the layers, then the account that makes the outcome a result. Returns the account."""
+    """Write curve, layers and evaluations, then the account that makes the outcome a result. Returns the account."""
     assert outcome in RESULTS
     table = write_records(folder, records)
     seals = {"records": str(table.num_rows), "records_sha256": digest(table)}
@@ -143,6 +145,8 @@ def seal(
         (folder / "layers.parquet").unlink(missing_ok=True)
     else:
         seals["layers_sha256"] = digest(_write(folder / "layers.parquet", layers, LAYERS))
+    if evaluations:
+        _write(folder / "evaluations.parquet", list(evaluations), EVALUATIONS)
     said = {**said, "outcome": outcome, "reason": "", "tags": {**said["tags"], **seals}}
     verified(table, said["tags"], folder.name)
     say(folder, said)

@@ -9,15 +9,17 @@ on a larger image, it is the scores before it, of every place: the net itself av
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from study.data import Dataset
+from study.data import AnyDataset, Dataset
+from study.evaluation import autocast, recalibrated
 from study.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
-from study.spec import Data, InputError, check_choice
+from study.spec import Data, InputError, Recipe, check_choice
 from study.training import EVALUATION_BATCH
 
 PROTOCOLS = (CENTRE, TEN_CROP, MULTI_SCALE)
@@ -81,6 +83,20 @@ def views(image: Tensor, protocol: str, size: int) -> Tensor:
     crops = [image[:, y : y + size, x : x + size] for y, x in (*corners, (round(bottom / 2), round(right / 2)))]
     crops += [crop.flip(2) for crop in crops]
     return torch.stack(crops)
+
+
+@contextmanager
+def as_evaluated(net: nn.Module, recipe: Recipe, data: AnyDataset) -> Iterator[Forward]:
+    """The net with the precision and the BatchNorm statistics that its recipe evaluates with."""
+
+    def forward(images: Tensor) -> Tensor:
+        with autocast(images.device, recipe.precision):
+            return net(images).float()
+
+    net.eval()
+    sample = data.mixed(recipe.bn_batch, recipe.recalibrate)
+    with recalibrated(net, sample, recipe.precision) if recipe.recalibrate else nullcontext():
+        yield forward
 
 
 @torch.no_grad()

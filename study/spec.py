@@ -161,7 +161,7 @@ class Data:
     # 'channel' subtract a mean and divide by a deviation, one or one a channel; 'imagenet' takes those of ImageNet.
     normalise: str
     labels: str  # 'true', or 'shuffled': those of training images permuted, a negative control; test labels never are
-    digest: str  # SHA-256 of a folder's images; '' where the name says exactly which images
+    digest: str  # SHA-256 of the images; '' where the name says which, or only the run is to say which there were
 
     def __post_init__(self) -> None:
         check_choice("normalise", self.normalise, ("pixel-mean", "pixel-mean-128", "scalar", "channel", "imagenet"))

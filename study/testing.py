@@ -5,20 +5,18 @@ of them is kept. How a net is tested is `study/protocols.py`.
 """
 
 import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from study import checkpoints, ledger
-from study.data import Dataset, load
-from study.evaluation import autocast, recalibrated
+from study.data import AnyDataset, load
 from study.models import BatchNorm, Net, build
-from study.protocols import Forward, check_protocol, errors_pct, measures, probabilities, split_of
+from study.protocols import as_evaluated, check_protocol, errors_pct, measures, probabilities, split_of
 from study.spec import Data, Execution, InputError, Model, Trial
 from study.weights import from_torchvision
 from study.worker import device_of, set_up_torch
@@ -41,7 +39,7 @@ class Testing:
         set_up_torch(execution)
         self.rows: list[Row] = []  # what is now known of the nets, measured now or before
         self.lacking: dict[str, str] = {}  # trials that could not be tested, and why
-        self._data: Dataset | None = None
+        self._data: AnyDataset | None = None
 
     def test(self, trials: Sequence[Trial], protocols: Sequence[str], together: bool = False) -> None:
         """Test each of these nets and, if `together`, all as an ensemble, whose numbers are kept with the first.
@@ -79,11 +77,11 @@ class Testing:
         """Errors of each net, and of all together, by measure; and over how many images."""
         data = self._loaded(next(iter(nets)))
         with ExitStack() as tested:
-            forwards = [tested.enter_context(_as_evaluated(net, trial, data)) for trial, net in nets.items()]
+            forwards = [tested.enter_context(as_evaluated(net, trial.recipe, data)) for trial, net in nets.items()]
             errors, images = errors_pct(probabilities(forwards, data, protocol, self.device))
         return {of: (each, images) for of, each in zip([*((t,) for t in nets), tuple(nets)], errors, strict=True)}
 
-    def _loaded(self, trial: Trial) -> Dataset:
+    def _loaded(self, trial: Trial) -> AnyDataset:
         """The trial's data, in memory until others are asked for."""
         if self._data is None or self._data.spec != trial.data:
             self._data = None
@@ -137,21 +135,6 @@ def _lack(saved: dict[str, Any] | None, tags: dict[str, str]) -> str:
 def _placed(net: Net, device: torch.device) -> Net:
     """On the device, laid out in memory as for training."""
     return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-@contextmanager
-def _as_evaluated(net: Net, trial: Trial, data: Dataset) -> Iterator[Forward]:
-    """The net with the precision and the BatchNorm statistics that its recipe evaluates with."""
-    recipe = trial.recipe
-    net.eval()
-    sample = data.mixed(recipe.bn_batch, recipe.recalibrate)
-    with recalibrated(net, sample, recipe.precision) if recipe.recalibrate else nullcontext():
-        yield lambda images: _forward(net, recipe.precision, images)
-
-
-def _forward(net: Net, precision: str, images: Tensor) -> Tensor:
-    with autocast(images.device, precision):
-        return net(images).float()
 
 
 def tested_weights(path: Path, model: Model, data: Data, protocols: Sequence[str], execution: Execution) -> list[Row]:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -28,6 +28,7 @@ from study.data import AnyDataset, load
 from study.distributed import HERE, Group, Meeting, Peers, assisting, joined, leading
 from study.evaluation import loss_and_error, recalibrated
 from study.models import build
+from study.protocols import PROTOCOLS, as_evaluated, errors_pct, probabilities, split_of
 from study.spec import Execution, InputError, Trial
 from study.training import EVALUATION_BATCH, Record, TrainState, train
 
@@ -133,8 +134,9 @@ def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Att
         how["damaged_images"] = f"{len(data.damaged)}: {named}" + ", ..." * (len(data.damaged) > DAMAGED_NAMED)
     if diverged_at is not None:
         return attempt.seal("diverged", state, seconds, how | {"diverged_at": str(diverged_at)}, None)
-    how |= _recalibrated(trial, state, data)  # before the layers, which give the net its initial weights again
-    return attempt.seal("finished", state, seconds, how, _layers(trial, state, data))
+    how |= _recalibrated(trial, state, data)
+    evaluations = _tested(trial, state, data)  # before the layers, which give the net its initial weights again
+    return attempt.seal("finished", state, seconds, how, _layers(trial, state, data), evaluations)
 
 
 def _recalibrated(trial: Trial, state: TrainState, data: AnyDataset) -> dict[str, str]:
@@ -147,6 +149,17 @@ def _recalibrated(trial: Trial, state: TrainState, data: AnyDataset) -> dict[str
     with recalibrated(state.net, sample, precision):
         errors = [loss_and_error(state.net, data.clean(s, EVALUATION_BATCH), precision)[1] for s in ("train", "test")]
     return dict(zip(ledger.RECALIBRATED, map(repr, errors), strict=True))
+
+
+def _tested(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str, Any]]:
+    """What the final net does by each of the paper's ways of testing, where its images are photographs."""
+    rows: list[dict[str, Any]] = []
+    for protocol in PROTOCOLS if trial.data.photographs else ():
+        with as_evaluated(state.net, trial.recipe, data) as net:
+            (errors, _), images = errors_pct(probabilities([net], data, protocol, state.device))
+        of = {"split": split_of(trial.data), "protocol": protocol, "nets": "", "images": images}
+        rows += [{**of, "measure": measure, "value": value} for measure, value in errors.items()]
+    return rows
 
 
 def _layers(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str, Any]]:
@@ -227,11 +240,12 @@ class Attempt:
         seconds: float,
         tags: dict[str, str],
         layers: list[dict[str, Any]] | None,
+        evaluations: Sequence[dict[str, Any]] = (),
     ) -> str:
         """Make the outcome a result."""
         self.said["tags"] |= tags
         self.now(state, seconds, seconds_left=0.0, outcome=outcome)
-        self.write(lambda: ledger.seal(self.folder, outcome, state.records, self.said, layers))
+        self.write(lambda: ledger.seal(self.folder, outcome, state.records, self.said, layers, evaluations))
         return outcome
 
     def ended(self, outcome: str, reason: str) -> str:

@@ -59,7 +59,7 @@ class Photographs:
             raise InputError(f"padding {spec.padding} does not go with photographs, which are cropped; choose 0")
         folder, train, test, self.digest = indexes.load(spec.name, root)
         expected: dict[str, object] = {"channels": 3, "classes": int(train.labels.max()) + 1}
-        expected |= {} if spec.name == "imagenet" else {"digest": self.digest}
+        expected |= {"digest": self.digest} if spec.digest else {}
         for what, value in expected.items():
             if value != getattr(spec, what):
                 there = getattr(spec, what)
