@@ -3,7 +3,17 @@
 import importlib
 import sys
 
-NAMES = ("throughput", "depth", "overhead", "orchestration", "predictions", "verdicts", "render")
+NAMES = (
+    "throughput",
+    "depth",
+    "overhead",
+    "orchestration",
+    "predictions",
+    "verdicts",
+    "render",
+    "decode",
+    "imagenet",
+)
 
 for name in sys.argv[1:] or NAMES:
     if name not in NAMES:
