@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from study.data import AnyDataset, Dataset
+from study.data.photographs import EVALUATION_SIDE, for_size
 from study.evaluation import autocast, recalibrated
 from study.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
 from study.spec import Data, InputError, Recipe, check_choice
 from study.training import EVALUATION_BATCH
 
 PROTOCOLS = (CENTRE, TEN_CROP, MULTI_SCALE)
-CROPS_FROM = 256  # shorter side of images that crops of 224 are taken from, as AlexNet's
 SIDES = (224, 256, 384, 480, 640)  # Sec. 3.4, of nets trained on crops of 224
 BLOCK = 256  # images whose probabilities are held at a time; at a shorter side of 640 they take 0.4 GB
 BATCH_PIXELS = 2**21  # of views that a net sees at once: 41 of 224x224
@@ -67,7 +67,7 @@ def sides(protocol: str, size: int) -> tuple[int, ...]:
 
     The paper has no smaller nets; by the ratio, one sees as much more of an image as the paper's does.
     """
-    return tuple(round(side * size / 224) for side in (SIDES if protocol == MULTI_SCALE else (CROPS_FROM,)))
+    return tuple(for_size(side, size) for side in (SIDES if protocol == MULTI_SCALE else (EVALUATION_SIDE,)))
 
 
 def views(image: Tensor, protocol: str, size: int) -> Tensor:

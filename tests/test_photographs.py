@@ -265,8 +265,8 @@ def test_shards_hold_the_images_of_their_source(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "24 training and 6 validation images" in result.output
     packed, loose = load(data.describe("shards:packed", tmp_path, size=16), tmp_path), load(spec, tmp_path)
     assert [packed.count(split) for split in ("train", "test")] == [24, 6]
-    mean, scale = next(iter(loose._means.values())), loose._scale
-    assert torch.equal(next(iter(packed._means.values())), mean)
+    mean, scale = loose._mean, loose._scale
+    assert torch.equal(packed._mean, mean)
 
     def pairs(found: Photographs, split: str) -> set[tuple[bytes, int]]:
         batches = [batch for batch in found.clean(split, 5)]
@@ -423,7 +423,7 @@ def test_every_condition_sees_the_same_crops(tmp_path: Path) -> None:
     shifted, same_labels = coloured.batch(0, 0, 8)
     difference = (shifted - images).flatten(2)
     assert torch.equal(labels, same_labels) and difference.std(2).max() < 1e-6 and difference[:, :, 0].std() > 1e-3
-    pixels = [found.batch(0, 0, 8)[0] * 255 + next(iter(found._means.values())) for found in (plain, flipped)]
+    pixels = [found.batch(0, 0, 8)[0] * 255 + found._mean for found in (plain, flipped)]
     kept = [torch.allclose(a, b, atol=1e-3) for a, b in zip(*pixels, strict=True)]
     mirrored = [torch.allclose(a, b.flip(2), atol=1e-3) for a, b in zip(*pixels, strict=True)]
     assert all(k != m for k, m in zip(kept, mirrored, strict=True)) and any(kept) and any(mirrored)
@@ -442,7 +442,7 @@ def test_held_out_images_leave_training_and_its_mean(tmp_path: Path) -> None:
     every, some = load(spec, tmp_path), load(replace(spec, held_out=5), tmp_path)
     assert [some.count(split) for split in ("train", "validation", "test")] == [11, 5, 6]
     assert every.digest == some.digest
-    assert not torch.equal(next(iter(every._means.values())), next(iter(some._means.values())))
+    assert not torch.equal(every._mean, some._mean)
 
 
 def test_clean_and_mixed_batches_are_as_those_of_other_data_sets(tmp_path: Path) -> None:
@@ -471,9 +471,9 @@ def test_whole_images_are_resized_by_their_shorter_side_and_normalised_by_the_me
     expected = np.asarray(reference.resize(Image.open(tmp_path / "zoo/val/cat/0.jpg"), 24))
     assert np.array_equal(images[0][0].permute(1, 2, 0).numpy(), expected)
     grey = torch.full((2, 3, 16, 16), 255, dtype=torch.uint8)
-    assert torch.allclose(found.normalised(grey)[0], 1 - next(iter(found._means.values()))[0] / 255, atol=1e-6)
+    assert torch.allclose(found.normalised(grey)[0], 1 - found._mean[0] / 255, atol=1e-6)
     wide = found.normalised(torch.zeros((1, 3, 20, 40), dtype=torch.uint8))
-    mean = torch.nn.functional.interpolate(next(iter(found._means.values())), (20, 40), mode="bilinear")
+    mean = torch.nn.functional.interpolate(found._mean, (20, 40), mode="bilinear")
     assert wide.shape == (1, 3, 20, 40) and torch.allclose(wide, -mean / 255, atol=1e-6)
 
 

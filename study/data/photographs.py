@@ -87,8 +87,7 @@ class Photographs:
         self._ahead: dict[tuple[int, int, int, int, int, int], list[Future[Loaded]]] = {}
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
         self._count, self._sum, self._gram = self._moments(root)
-        mean, self._scale, self._colours = self._statistics()
-        self._means = {(spec.size, spec.size): mean}
+        self._mean, self._scale, self._colours = self._statistics()
 
     def count(self, split: str) -> int:
         """Number of images of 'train', 'validation' or 'test'."""
@@ -142,12 +141,11 @@ class Photographs:
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] as the net sees it, float32; the mean image is resized to H x W bilinearly."""
-        shape = images.shape[2], images.shape[3]
-        if shape not in self._means:
-            mean = self._means[self.spec.size, self.spec.size]
+        shape, mean = images.shape[2:], self._mean
+        if shape != mean.shape[2:]:
             mean = functional.interpolate(mean, shape, mode="bilinear", align_corners=False)
-            self._means[shape] = mean.contiguous(memory_format=torch.channels_last)
-        pixels = images.to(torch.float32, memory_format=torch.channels_last) - self._means[shape]
+            mean = mean.contiguous(memory_format=torch.channels_last)
+        pixels = images.to(torch.float32, memory_format=torch.channels_last) - mean
         _rows(pixels).mul_(self._scale.repeat(shape[1]))
         return pixels
 
