@@ -88,11 +88,10 @@ class Dataset:
     def batch(self, seed: int, iteration: int, size: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Augmented training images float32 [size, C, H, W] and labels [size]: a pure function of the arguments.
 
-        With `part` only these of the batch, the same bits as in the whole of it.
         An epoch is count('train') // size iterations; the images left over are dropped. No draw depends on the device
         or on anything but the seed and the iteration, so every condition sees the same images (paired seeds). `part` of
-        the batch may be asked for alone.
-        Raises `InputError` if `size` is not in 1..count('train').
+        the batch may be asked for alone: the same bits as in the whole. Raises `InputError` if `size` is not in
+        1..count('train').
         """
         check_at_least("batch", size, 1)
         if size > self.count("train"):
@@ -109,7 +108,7 @@ class Dataset:
         flipped = torch.randint(2, (size,), generator=draw).bool()[part] & self.spec.flip
         corners = torch.randint(2 * self.spec.padding + 1, (2, size), generator=draw)[:, part]
         images = self._normalised(self.train_images[chosen])
-        return _augmented(images, self.spec.padding, corners[:, part], flipped[part]), self.train_labels[chosen]
+        return _augmented(images, self.spec.padding, corners, flipped), self.train_labels[chosen]
 
     def clean(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches without augmentation in a fixed order, of `size` images (the last may have fewer), `limit` in all."""
