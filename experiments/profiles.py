@@ -97,21 +97,8 @@ FASHION = Data(
     labels="true",
     digest="",
 )
-PHOTOGRAPHS = Data(
-    name="photographs",
-    channels=3,
-    size=32,
-    classes=4,
-    held_out=0,
-    padding=0,
-    flip=True,
-    scales=(37, 69),
-    colour="pca",
-    normalise="pixel-mean",
-    labels="true",
-    digest="",
-)
-IMAGENETTE = replace(PHOTOGRAPHS, name="images:imagenette", size=128, classes=10, scales=(146, 274))
+PHOTOGRAPHS = replace(recipes.IMAGENET_DATA, name="photographs", size=32, classes=4, scales=(37, 69))
+IMAGENETTE = replace(recipes.IMAGENET_DATA, name="images:imagenette", size=128, classes=10, scales=(146, 274))
 
 SMOKE = Profile(
     name="smoke",
