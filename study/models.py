@@ -35,7 +35,7 @@ class BatchNorm(nn.BatchNorm2d):
             mean, var = mean.clone(), var.clone()  # these move in vain
         parts = [
             functional.batch_norm(part, mean, var, *affine, training=True, momentum=self.momentum or 0.0, eps=self.eps)
-            for part in x.split(self.images)
+            for part in (x.split(self.images) if len(x) > self.images else (x,))  # a split costs a copy going back
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
