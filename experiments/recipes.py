@@ -89,25 +89,15 @@ def paper_imagenet(model: Model) -> Recipe:
     The paper says 'when the error plateaus': schedule 'plateau' does that. How many GPUs there were it does not say; 32
     images each are those of 8.
     """
-    return Recipe(
+    return replace(
+        paper_cifar(model),  # with its optimiser; no warm-up at any depth
         iterations=600_000,
         batch=256,
-        learning_rate=0.1,
-        schedule="steps",
         drops=(150_000, 300_000),
-        patience=0,
-        momentum=0.9,
-        momentum_rule="caffe",
-        weight_decay=1e-4,
-        decay="all",
-        init="fan_in",
-        precision="fp32",
         bn_batch=32,
-        recalibrate=0,
         warmup="none",
         warmup_learning_rate=0.0,
         warmup_iterations=0,
-        record_every=100,
         evaluate_every=5_000,
     )
 
