@@ -51,7 +51,7 @@ class Model:
     four stages.
     """
 
-    family: str  # 'plain' or 'residual'
+    family: str  # 'plain', 'residual', or 'vgg': VGG-16, the backbone that detectors are compared with (Sec. 4.3)
     stem: str  # 'cifar' or 'imagenet'
     block: str  # 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1; four times wider outside)
     stride: (
@@ -62,7 +62,7 @@ class Model:
     width: int  # filters of the first stage; the paper's CIFAR nets have 16, its ImageNet nets 64
 
     def __post_init__(self) -> None:
-        check_choice("family", self.family, ("plain", "residual"))
+        check_choice("family", self.family, ("plain", "residual", "vgg"))
         check_choice("stem", self.stem, ("cifar", "imagenet"))
         check_choice("block", self.block, ("basic", "bottleneck"))
         strides = ("first", "3x3") if self.block == "bottleneck" else ("first",)
@@ -70,9 +70,12 @@ class Model:
         check_choice(
             f"shortcut of a {self.family} net",
             self.shortcut,
-            ("none",) if self.family == "plain" else ("A", "B", "C", "A-average"),
+            ("A", "B", "C", "A-average") if self.family == "residual" else ("none",),
         )
         check_at_least("width", self.width, 1)
+        if self.family == "vgg":
+            check_choice("depth of a VGG net", self.depth, (16,))
+            return
         if self.stem == "imagenet":
             check_choice(f"depth of an ImageNet net of {self.block} blocks", self.depth, IMAGENET_STAGES[self.block])
             return
@@ -100,13 +103,22 @@ class Model:
             family=family, stem="imagenet", block=block, stride=stride, depth=depth, shortcut=shortcut, width=width
         )
 
+    @classmethod
+    def vgg(cls, *, width: int = 64) -> "Model":
+        """VGG-16 (configuration D of Simonyan and Zisserman)."""
+        return cls(
+            family="vgg", stem="imagenet", block="basic", stride="first", depth=16, shortcut="none", width=width
+        )
+
     @property
     def convolutions_per_block(self) -> int:
         return 2 if self.block == "basic" else 3
 
     @property
     def stages(self) -> tuple[int, ...]:
-        """Blocks of each stage; the paper's n three times, or Table 1's."""
+        """Blocks of each stage; the paper's n three times, or Table 1's. Convolutions of each stage of VGG-16."""
+        if self.family == "vgg":
+            return (2, 2, 3, 3, 3)
         if self.stem == "imagenet":
             return IMAGENET_STAGES[self.block][self.depth]
         return ((self.depth - 2) // (3 * self.convolutions_per_block),) * 3
@@ -124,6 +136,8 @@ class Model:
     @property
     def label(self) -> str:
         """Short name for ids: `plain20`, `resnet110A`, `resnet20A-average`, `resnet29B-bottleneck`, `resnet50B`."""
+        if self.family == "vgg":
+            return f"vgg{self.depth}"
         kind, option = ("plain", "") if self.family == "plain" else ("resnet", self.shortcut)
         block = "-bottleneck" if self.block == "bottleneck" and self.stem == "cifar" else ""
         return f"{kind}{self.depth}{option}{block}" + ("-v1.5" if self.stride == "3x3" else "")
@@ -134,6 +148,8 @@ class Model:
 
         Its own are A, and B for ImageNet nets of bottlenecks.
         """
+        if self.family == "vgg":
+            return f"VGG-{self.depth}"
         usual = "B" if self.stem == "imagenet" and self.block == "bottleneck" else "A"
         option = {"A-average": "A, average pooling"}.get(self.shortcut, self.shortcut)
         title = f"plain-{self.depth}" if self.family == "plain" else f"ResNet-{self.depth}"
@@ -186,11 +202,11 @@ class Data:
     @classmethod
     def from_dict(cls, spec: dict[str, Any]) -> "Data":
         """The inverse of `asdict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
-        return cls(**_exactly(cls, spec) | {"scales": tuple(spec["scales"])})
+        return cls(**exactly(cls, spec) | {"scales": tuple(spec["scales"])})
 
     @property
     def label(self) -> str:
-        return self.name.replace(":", "-") + ("-shuffled" if self.labels == "shuffled" else "")
+        return self.name.replace(":", "-").replace("+", "-") + ("-shuffled" if self.labels == "shuffled" else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +285,22 @@ class Trial:
 
     def __post_init__(self) -> None:
         check_at_least("seed", self.seed, 0)
+        if self.model.family == "vgg" and type(self) is Trial:
+            raise InputError(f"{self.model.title} is trained as a detector's backbone only; choose plain or residual")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the trials whose final nets it starts from, and which must have finished before it."""
+        return ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.model.label}-{self.data.label}"
+
+    @property
+    def title(self) -> str:
+        """What is trained, as the paper prints it."""
+        return self.model.title
 
     @cached_property
     def condition(self) -> str:
@@ -277,7 +309,7 @@ class Trial:
         del spec["seed"]
         canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
-        return f"{self.model.label}-{self.data.label}-{digest}"
+        return f"{self.label}-{digest}"
 
     @cached_property
     def id(self) -> str:
@@ -290,18 +322,26 @@ class Trial:
     @classmethod
     def from_dict(cls, spec: dict[str, Any]) -> "Trial":
         """The inverse of `to_dict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
-        spec = dict(_exactly(cls, spec))
-        recipe = dict(_exactly(Recipe, spec["recipe"]))
+        if "detection" in spec and cls is Trial:
+            from study.detection.spec import DetectionTrial
+
+            return DetectionTrial.from_dict(spec)
+        return cls(**cls._parts(exactly(cls, spec)))
+
+    @classmethod
+    def _parts(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        recipe = dict(exactly(Recipe, spec["recipe"]))
         recipe["drops"] = tuple(recipe["drops"])
-        return cls(
-            model=Model(**_exactly(Model, spec["model"])),
-            data=Data.from_dict(spec["data"]),
-            recipe=Recipe(**recipe),
-            seed=spec["seed"],
-        )
+        return {
+            "model": Model(**exactly(Model, spec["model"])),
+            "data": Data.from_dict(spec["data"]),
+            "recipe": Recipe(**recipe),
+            "seed": spec["seed"],
+        }
 
 
-def _exactly(kind: type, spec: dict[str, Any]) -> dict[str, Any]:
+def exactly(kind: type, spec: dict[str, Any]) -> dict[str, Any]:
+    """The same, if it has the fields of that kind and no other, else `InputError`."""
     expected = {field.name for field in fields(kind)}
     if set(spec) != expected:
         wrong = ", ".join(sorted(set(spec) ^ expected))
