@@ -16,9 +16,11 @@ from study.spec import Trial
 FIGURES = {1: "cifar10", 4: "imagenet", 6: "cifar10"}  # with curves of errors against iterations
 QUOTED = "a result of others"
 NEEDS = {
-    "server": "is of the test set, whose labels only ImageNet's server has",
-    "detection": "needs detectors trained on VOC, COCO or ImageNet",
+    "server": "is of a test set whose labels only its server has",
+    "imagenet-detection": "needs detectors trained on ImageNet's detection set",
+    "localisation": "needs nets trained to localise on ImageNet",
 }
+SERVER = "server"  # measured by a test server, in a table of which other values are measured here
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Value:
     """A number of a table or a curve of a figure; `place` is its line in paper/coverage.yaml.
 
     `net`: family, depth and shortcut option, None where it is no single net of the paper's. `data`: what the net was
-    trained on, '' for what is counted. `measured`: 'train', 'test' or 'response', '' for what is counted.
+    trained on, '' for what is counted. `measured`: 'train', 'test' or 'response', '' for what is counted, or 'server'.
     """
 
     place: str
@@ -53,9 +55,9 @@ def covered(value: Value) -> dict[str, Any]:
         return {"reason": QUOTED}
     if not value.measured:
         return {"counted": line["counted"]}
-    if "by" in line:
+    if "by" in line and value.measured != SERVER:
         return {"by": line["by"], "measure": line["measure"][value.measured]}
-    return {"reason": line["reason"]}
+    return {"reason": line.get("reason", SERVER)}
 
 
 def trains(trial: Trial, value: Value) -> bool:
@@ -65,11 +67,15 @@ def trains(trial: Trial, value: Value) -> bool:
 
 
 def counts() -> pd.DataFrame:
-    """A row a table and figure: place, values, reproduced, counted, quoted, not_reproduced, how (by, or the reason)."""
+    """A row a table and figure: place, values, reproduced, counted, quoted, not_reproduced, how.
+
+    `how`: the experiments that reproduce it, and what the rest needs.
+    """
     everything, rows = list(values()), []
     for place, line in paper.coverage().items():
         found = [covered(value) for value in everything if value.place == place]
-        quoted = sum(each.get("reason") == QUOTED for each in found)
+        needs = [NEEDS[each["reason"]] for each in found if each.get("reason", QUOTED) != QUOTED]
+        quoted = len([each for each in found if each.get("reason") == QUOTED])
         rows.append(
             {
                 "place": place,
@@ -77,8 +83,8 @@ def counts() -> pd.DataFrame:
                 "reproduced": sum("by" in each for each in found),
                 "counted": sum("counted" in each for each in found),
                 "quoted": quoted,
-                "not_reproduced": sum("reason" in each for each in found) - quoted,
-                "how": ", ".join(line["by"]) if "by" in line else line.get("reason", ""),
+                "not_reproduced": len(needs),
+                "how": "; ".join([*line.get("by", ()), *dict.fromkeys(needs)]),
             }
         )
     return pd.DataFrame(rows)
@@ -93,7 +99,7 @@ def _cells(name: str) -> Iterator[Value]:
                 continue
             result = column in table.get("results", ())
             of = _net(row) if result else None
-            data, measured = (table["data"], "test") if result else ("", "")
+            data, measured = (_data(row, table), _measured(row, column)) if result else ("", "")
             cells = table["classes"] if column == "ap" else [column]
             for cell in cells:
                 yield Value(name, f"{_said(row, table)}: {cell}", quoted, of, data, measured)
@@ -110,10 +116,26 @@ def _curves(number: int) -> Iterator[Value]:
 
 
 def _net(row: Mapping[str, Any]) -> tuple[str, int, str] | None:
+    detector = f"{row.get('net', '')} {row.get('system', '')}"
+    if "VGG-16" in detector:
+        return "vgg", 16, "none"
+    if "ResNet-101" in detector or row.get("system", "").startswith("+"):
+        return "residual", 101, "B"
     if "shortcut" not in row:
         return None
     family = "plain" if row["shortcut"] == "none" else "residual"
     return family, row.get("depth", row.get("layers")), row["shortcut"]
+
+
+def _data(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+    """The training set of the row's net: of VOC's, the years that it names last; COCO's is that of 2014."""
+    years = row.get("train", row.get("data", "")).removeprefix("COCO+")
+    return {"voc": f"voc{years}", "coco": "coco14"}.get(table["data"], table["data"])
+
+
+def _measured(row: Mapping[str, Any], column: str) -> str:
+    """VOC 2012's and COCO's test annotations are with their servers."""
+    return SERVER if column.startswith("testdev") or "07++12" in _data(row, {"data": "voc"}) else "test"
 
 
 def _titled(net: str) -> tuple[str, int, str]:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from analysis import paper
 from experiments import EXPERIMENTS, name_of
+from study.detection.spec import VOC_CLASSES
 from study.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
 from study.spec import InputError
 
@@ -172,7 +173,8 @@ def _table_9(row: dict[str, Any]) -> dict[str, Number]:
 def _tables_10_and_11(year: str, row: dict[str, Any]) -> dict[str, Number]:
     """'baseline+++' has box refinement, context and multi-scale testing. Each class's AP is a measure of its own."""
     protocol = {"baseline": SINGLE_SCALE, "baseline+++": TESTED_MULTI_SCALE}[row["system"]]
-    measures = {MAP: MAP} | {name: f"ap_{name}" for name in paper.table("table_10")["classes"]}
+    names = zip(paper.table("table_10")["classes"], VOC_CLASSES, strict=True)
+    measures = {MAP: MAP} | {printed: f"ap_{name}" for printed, name in names}
     return {name: voc(year, row["net"], protocol, measure) for name, measure in measures.items()}
 
 

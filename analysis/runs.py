@@ -123,7 +123,7 @@ def _evaluated(
     """The rows of `evaluations` that one run has."""
     for row in evaluations:
         nets = row.pop("nets")
-        net = f"ensemble of {nets.count(',') + 1}" if nets else trial.model.title
+        net = f"ensemble of {nets.count(',') + 1}" if nets else trial.title
         of = {"ids": nets or trial.id, "experiments": ",".join(experiments), "title": net, "run_id": run_id}
         yield of | {"seed": trial.seed, "data": trial.data.name} | row
 
@@ -186,7 +186,7 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
         "id": trial.id,
         "condition": trial.condition,
         "experiments": ",".join(experiments),
-        "title": trial.model.title,
+        "title": trial.title,
         "family": trial.model.family,
         "block": trial.model.block,
         "depth": trial.model.depth,

@@ -67,6 +67,7 @@ def every(frames: Frames, profile: str) -> list[Table]:
         covered(),
         cifar_architecture(),
         table_1(),
+        *detectors(frames),
         *(evaluated(number, frames) for number in evaluations.TABLES),
     ]
 
@@ -300,14 +301,14 @@ def covered() -> Table:
         .replace("0", DASH)
         .assign(
             place=[place.capitalize().replace("_", " ").replace("Cifar", "CIFAR") for place in numbers["place"]],
-            how=[coverage.NEEDS.get(how, how) or DASH for how in numbers["how"]],
+            how=[how or DASH for how in numbers["how"]],
         )
     )
     notes = [
         "Values are printed results and drawn curves. Reproduced: the paper profile plans trials of that net on that"
         " data, in the experiments named. Quoted: results of others, which the paper prints beside its own."
     ]
-    shown = _headed(text.rename(columns={"how": "by, or why not"}))
+    shown = _headed(text.rename(columns={"how": "by, and why not"}))
     return Table("coverage", "What of the paper is reproduced", numbers, shown, notes)
 
 
@@ -395,6 +396,36 @@ def evaluated(number: int, frames: Frames) -> Table:
     notes += [printed_table["note"]] if "note" in printed_table else []
     shown = _headed(pd.DataFrame(text).fillna(DASH))
     return Table(f"table_{number}", f"Table {number}: {printed_table['title']}", pd.DataFrame(numbers), shown, notes)
+
+
+def detectors(frames: Frames) -> list[Table]:
+    """Every detector that was tested, with what its net did before training: a row a title, data, split and protocol.
+
+    Columns of the numbers, a row a measure: detector, experiments, data, split, protocol, images, measure, n, mean, sd,
+    low, high. No table where no detector is planned.
+    """
+    if not frames.finals["id"].str.startswith("faster-rcnn").any():
+        return []
+    measures = {name: evaluations.WORDS[name] for name in (evaluations.MAP, evaluations.MAP_50, evaluations.MAP_50_95)}
+    rows = frames.evaluations[frames.evaluations["measure"].isin(measures)]
+    by, numbers, text = ["title", "experiments", "data", "split", "protocol"], [], []
+    for key, tested in rows.groupby(by, sort=False):
+        cells = {}
+        for measure, of in tested.groupby("measure", sort=False):
+            found = asdict(estimate(of["value"]))
+            numbers.append(
+                {**dict(zip(by, key, strict=True)), "images": of["images"].min(), "measure": measure} | found
+            )
+            cells[measures[str(measure)]] = _cell(found, None)
+        text.append({"detector": key[0], "split": key[3], "protocol": key[4]} | cells)
+    notes = [
+        "Average precision in percent at the last iterate: mean ± standard deviation over n seeds, 95 % t interval.",
+        "Untrained: the detector before its first update, with the backbone's weights that it starts from.",
+    ]
+    columns = [*by, "images", "measure", "n", "mean", "sd", "low", "high"]
+    table = pd.DataFrame(numbers, columns=columns).rename(columns={"title": "detector"})
+    shown = pd.DataFrame(text, columns=None if text else ["detector", "split", "protocol"]).fillna(DASH)
+    return [Table("detectors", "Detectors", table, shown, notes, "measured")]
 
 
 def _evaluated(frames: Frames, number: evaluations.Number | None, theirs: float | None) -> dict[str, float]:

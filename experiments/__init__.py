@@ -7,6 +7,9 @@ from experiments import (
     bottlenecks,
     controls,
     depth_scaling,
+    detection_coco,
+    detection_normalisation,
+    detection_voc,
     imagenet_depth,
     imagenet_longer,
     imagenet_plain_vs_residual,
@@ -30,6 +33,9 @@ EXPERIMENTS = (
     imagenet_shortcut_options,
     imagenet_depth,
     imagenet_longer,
+    detection_voc,
+    detection_coco,
+    detection_normalisation,
     controls,
 )
 

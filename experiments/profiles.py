@@ -1,10 +1,12 @@
 """Profiles scale every experiment: data, width, recipe, depths, seeds, and the claims that they cannot test."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from experiments import recipes
 from experiments.recipes import PRESETS, Preset
+from study.detection.spec import RANDOM, TORCHVISION, Detection, DetectionTrial
 from study.spec import Data, Model, Recipe, Trial, check_at_least, check_choice
 
 
@@ -24,6 +26,50 @@ class ImageNet:
     def trials(self, model: Model) -> list[Trial]:
         recipe = self.recipe(model)
         return [Trial(model=model, data=self.data, recipe=recipe, seed=seed) for seed in range(self.seeds)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detectors:
+    """What of the paper's detection half a profile trains: Faster R-CNN with VGG-16 and with one residual net."""
+
+    voc: tuple[Data, ...]
+    coco: Data
+    vgg: Model
+    vgg_weights: str
+    resnet: Model  # whose weights are those of its ImageNet trials
+    recipe: Callable[[Data], Recipe]
+    recalibrate: int  # images over which BatchNorm's statistics are taken before they are frozen
+    detection: Detection
+    improved: bool  # whether detectors with context are trained, too (Appendix B)
+    seeds: int
+
+    def of_vgg(self, data: Data) -> list[Trial]:
+        return [
+            DetectionTrial(
+                model=self.vgg,
+                data=data,
+                recipe=self.recipe(data),
+                seed=seed,
+                detection=replace(self.detection, weights=self.vgg_weights),
+            )
+            for seed in range(self.seeds)
+        ]
+
+    def of_resnet(self, data: Data, starts: Sequence[Trial], bn_batch: int = 0, **changes: Any) -> list[Trial]:
+        """One detector a seed, from the final net of the trial of that seed. `changes` are to its `Detection`."""
+        recipe = self.recipe(data)
+        classifiers = not any(isinstance(start, DetectionTrial) for start in starts)
+        recipe = replace(recipe, recalibrate=self.recalibrate * classifiers, bn_batch=bn_batch or recipe.bn_batch)
+        return [
+            DetectionTrial(
+                model=self.resnet,
+                data=data,
+                recipe=recipe,
+                seed=start.seed,
+                detection=replace(self.detection, weights=start.condition, **changes),
+            )
+            for start in starts
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +94,7 @@ class Profile:
     deep_seeds: int
     rate_seeds: int
     imagenet: ImageNet | None
+    detectors: Detectors | None = None
     on_request: tuple[str, ...] = ()  # experiments that are planned only where they are named: their data is the user's
     untestable: Mapping[str, str] = field(default_factory=dict)
 
@@ -62,7 +109,14 @@ class Profile:
         """The same profile with `seeds` seeds of every condition."""
         check_at_least("seeds", seeds, 1)
         imagenet = self.imagenet and replace(self.imagenet, seeds=seeds)
-        return replace(self, seeds=seeds, deep_seeds=seeds, rate_seeds=seeds, imagenet=imagenet)
+        detectors = self.detectors and replace(self.detectors, seeds=seeds)
+        counts = {"seeds": seeds, "deep_seeds": seeds, "rate_seeds": seeds}
+        return replace(self, imagenet=imagenet, detectors=detectors, **counts)
+
+    def backbones(self) -> list[Trial]:
+        """The ImageNet trials, one a seed, whose nets the detectors of residual nets start from."""
+        assert self.imagenet and self.detectors
+        return replace(self.imagenet, seeds=self.detectors.seeds).trials(self.detectors.resnet)
 
     def with_data(self, data: Data) -> "Profile":
         """The same profile on other data, augmented and normalised as the profile does it; photographs stay."""
@@ -99,6 +153,8 @@ FASHION = Data(
 )
 PHOTOGRAPHS = replace(recipes.IMAGENET_DATA, name="photographs", size=32, classes=4, scales=(37, 69))
 IMAGENETTE = replace(recipes.IMAGENET_DATA, name="images:imagenette", size=128, classes=10, scales=(146, 274))
+SCENES_IN_VOC = replace(recipes.VOC_DATA, name="pasted-voc", size=128, classes=4)
+SCENES_IN_COCO = replace(SCENES_IN_VOC, name="pasted-coco")
 
 SMOKE = Profile(
     name="smoke",
@@ -126,6 +182,20 @@ SMOKE = Profile(
         bottlenecks=(50, 101, 152),
         plain_bottlenecks=(50,),
         longer=True,
+        seeds=1,
+    ),
+    detectors=Detectors(
+        voc=(SCENES_IN_VOC,),
+        coco=SCENES_IN_COCO,
+        vgg=Model.vgg(width=8),
+        vgg_weights=RANDOM,
+        resnet=Model.imagenet(family="residual", depth=18, shortcut="A", width=4),
+        recipe=recipes.minute_of_detection,
+        recalibrate=64,
+        detection=replace(
+            recipes.FASTER_RCNN, fixed_stages=0, anchors=(24, 32, 48), longest=192, proposals=50, regions=32
+        ),
+        improved=False,
         seeds=1,
     ),
     untestable={"*": "a few iterations exercise the machinery; they say nothing about trained nets"},
@@ -230,6 +300,18 @@ PAPER = Profile(
         plain_bottlenecks=(),
         longer=True,
         seeds=2,  # the fewest that a claim can be tested with
+    ),
+    detectors=Detectors(
+        voc=(recipes.VOC_DATA, recipes.VOC12_DATA),
+        coco=recipes.COCO_DATA,
+        vgg=Model.vgg(),
+        vgg_weights=TORCHVISION,
+        resnet=Model.imagenet(family="residual", depth=101, shortcut="B"),
+        recipe=recipes.paper_detection,
+        recalibrate=10_000,
+        detection=recipes.FASTER_RCNN,
+        improved=True,
+        seeds=2,
     ),
 )
 

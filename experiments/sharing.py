@@ -196,7 +196,7 @@ def _seal(run: Run, found: Bundle, execution: Execution) -> None:
     ledger.seal(folder, run.outcome, run.records, said, run.layers)
     last = run.records.to_pylist()[-1]
     seconds = float(run.tags.get("seconds", 0.0))
-    reached = {"iteration": last["iteration"], "train_error_pct": last["train_error_pct"], "outcome": run.outcome}
+    reached = {"iteration": last["iteration"], "train_error_pct": last.get("train_error_pct"), "outcome": run.outcome}
     progress.write(folder, **reached, seconds=seconds, seconds_left=0.0)
 
 

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from study import ledger
-from study.ledger import COLUMNS, RESULTS, Run
+from study.ledger import RESULTS, Run
 from study.spec import PROTOCOL, SCHEMA, Data, InputError, Trial
 
 FORMAT = 1  # raise when readers of the format before cannot read the new one
@@ -113,7 +113,7 @@ def write(
     }
     members: dict[str, bytes | Weights] = {
         RUNS: _parquet(pa.Table.from_pylist(_rows(runs))),
-        CURVES: _parquet(pa.concat_tables([pa.schema([ID, *COLUMNS]).empty_table(), *map(_curve, runs)])),
+        CURVES: _parquet(_curves_of(runs)),
         LAYERS: _parquet(_layers_of(runs)),
         EVALUATIONS: _parquet(_evaluations_of(runs)),
         **{_member(run): weights[run.trial.id] for run in runs if run.trial.id in weights},
@@ -234,12 +234,16 @@ def _rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
     ]
 
 
+def _curves_of(runs: Iterable[Run]) -> pa.Table:
+    """`curves.parquet`: where there are detectors, their columns follow those of classifiers."""
+    tables = [_curve(run) for run in runs if run.records is not None]
+    return pa.concat_tables([pa.schema([ID, *ledger.COLUMNS]).empty_table(), *tables], promote_options="default")
+
+
 def _curve(run: Run) -> pa.Table:
     """The rows of `curves.parquet` that are one run's."""
-    assert (run.records is not None) == (run.outcome in RESULTS)
-    if run.records is None:
-        return pa.schema([ID, *COLUMNS]).empty_table()
-    if not run.records.schema.equals(COLUMNS):
+    assert run.records is not None and run.outcome in RESULTS
+    if not run.records.schema.equals(ledger.columns(run.trial)):
         raise InputError(
             f"the curve of {run.trial.id} has other columns than this code writes; export it with the code that wrote"
             f" it (commit {run.tags.get('git_commit', 'unknown')})"
@@ -358,7 +362,8 @@ def _run(entry: dict[str, Any], curves: pa.Table, layers: pa.Table, evaluations:
     tags, records, its_layers, tested = dict(entry["tags"]), None, None, None
     if entry["outcome"] in RESULTS:
         tags |= {tag: entry[name] for name, tag in SEALS.items()}
-        records, tested = _rows_of(trial, curves), _rows_of(trial, evaluations)
+        its_columns = [name for name in ledger.columns(trial).names if name in curves.column_names]
+        records, tested = _rows_of(trial, curves).select(its_columns), _rows_of(trial, evaluations)
         try:
             ledger.verified(records, tags, trial.id)
             if "layers_sha256" in tags:

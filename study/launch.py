@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from study import cost, ledger, progress, storage
 from study.placement import Node, Share, gpus, share, this_machine
-from study.spec import Data, Execution, InputError, Trial
+from study.spec import Execution, InputError, Trial
 
 ACTOR_DEATHS = 100  # of one trial; whatever kills a process this often before it can say a word will not stop
 RAY_DEATHS = 3  # of Ray in a row, without any trial having come further
@@ -74,14 +74,29 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
                 check(todo, execution)
                 on_start(todo, execution)
                 with _stopping_on_signals(execution) as stopped:
-                    if execution.local:
-                        _run_locally(todo, execution, tags, stopped)
-                    else:
-                        _run_on_ray(fan, todo, execution, tags, stopped)
+                    for wave in _waves(todo):
+                        if execution.local:
+                            _run_locally(wave, execution, tags, stopped)
+                        else:
+                            _run_on_ray(fan, wave, execution, tags, stopped)
         finally:
             fan.end()
             close_stale(execution, "interrupted")
             mirror.update()
+
+
+def _waves(trials: Sequence[Trial]) -> Iterator[list[Trial]]:
+    """The trials in their order, those that need others' weights after those; what is not launched is not waited for.
+
+    A trial whose needs came to nothing says so itself.
+    """
+    left = list(trials)
+    while left:
+        waiting = {trial.id for trial in left}
+        wave = [trial for trial in left if not waiting & set(trial.needs)]
+        assert wave, "trials need each other"
+        yield wave
+        left = [trial for trial in left if trial not in wave]
 
 
 def has_result(execution: Execution, trial: Trial) -> bool:
@@ -107,10 +122,12 @@ def check(trials: Sequence[Trial], execution: Execution) -> None:
     """Raise `InputError` for what the user is to mend before any trial starts: processes, data, this machine."""
     for trial in trials:
         execution.part(trial)
-    data = list({trial.data: None for trial in trials})
+    one_of_each = list({trial.data: trial for trial in trials}.values())
     if execution.local:
-        return _check(data, execution)
-    process, answer = _start(_answer_check, data, execution)  # it takes torch and the data out of memory when it ends
+        return _check(one_of_each, execution)
+    process, answer = _start(
+        _answer_check, one_of_each, execution
+    )  # it takes torch and the data out of memory when it ends
     try:
         problem = answer.recv()
     except EOFError:
@@ -123,19 +140,18 @@ def check(trials: Sequence[Trial], execution: Execution) -> None:
         raise problem
 
 
-def _check(data: list[Data], execution: Execution) -> None:
-    from study.data import load
-    from study.worker import check_machine
+def _check(trials: list[Trial], execution: Execution) -> None:
+    from study.worker import check_data, check_machine
 
     if not execution.address:  # a cluster's nodes are not this machine
         check_machine(execution)
-    for each in data:
-        load(each, execution.data_root)
+    for trial in trials:
+        check_data(trial, execution)
 
 
-def _answer_check(data: list[Data], execution: Execution, launcher: Connection) -> None:
+def _answer_check(trials: list[Trial], execution: Execution, launcher: Connection) -> None:
     try:
-        _check(data, execution)
+        _check(trials, execution)
         launcher.send(None)
     except InputError as error:
         launcher.send(error)
@@ -186,11 +202,13 @@ def _run_on_ray(
     fan: "_Fan", trials: Sequence[Trial], execution: Execution, tags: Tags, stopped: Callable[[], bool]
 ) -> None:
     """Let Ray fan the trials out; if it dies, start another one for those that are left."""
+    if not fan.process:
+        fan.start()
     left, deaths, reached = list(trials), 0, None
     while left and not stopped():
         problem = fan.out(left, execution, tags, stopped)
         if problem == "":
-            return
+            return fan.end()
         left = [trial for trial in left if not _ended(execution, trial)]
         before, reached = reached, [progress.read(execution.trial_folder(trial.id)) for trial in left]
         deaths = deaths + 1 if reached == before else 0

@@ -106,9 +106,7 @@ class Model:
     @classmethod
     def vgg(cls, *, width: int = 64) -> "Model":
         """VGG-16 (configuration D of Simonyan and Zisserman)."""
-        return cls(
-            family="vgg", stem="imagenet", block="basic", stride="first", depth=16, shortcut="none", width=width
-        )
+        return cls(family="vgg", stem="imagenet", block="basic", stride="first", depth=16, shortcut="none", width=width)
 
     @property
     def convolutions_per_block(self) -> int:

@@ -255,7 +255,7 @@ class Mirror:
             Metric(name, value, run.info.start_time + record["iteration"], record["iteration"])
             for index, record in enumerate(records)
             if record["iteration"] > last
-            and (index % stride == 0 or record is records[-1] or record["test_error_pct"] is not None)
+            and (index % stride == 0 or record is records[-1] or ledger.is_evaluated(record))
             for name, value in record.items()
             if name != "iteration" and value is not None and math.isfinite(value)
         ]
@@ -447,7 +447,7 @@ def _flat(trial: Trial) -> Iterator[tuple[str, Any]]:
 def _trial_tags(trial: Trial) -> dict[str, str]:
     return {
         "condition": trial.condition,
-        "net": trial.model.title,
+        "net": trial.title,
         "family": trial.model.family,
         "depth": str(trial.model.depth),
         "shortcut": trial.model.shortcut,

@@ -45,15 +45,17 @@ def learning_rate(recipe: Recipe, iteration: int, warmed_at: int | None, plateau
 class TrainState:
     """Everything a trial's future depends on, after `iteration` updates."""
 
-    def __init__(self, trial: Trial, device: torch.device) -> None:
+    def __init__(self, trial: Trial, device: torch.device, net: Any = None, losses: int = 1) -> None:
+        """`net`: what is trained where that is more than the trial's net, as a detector is, with so many `losses`."""
         recipe = trial.recipe
-        self.net: Net = build(trial).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net: Net = (net or build(trial)).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward: Callable[[Tensor], Tensor] = self.net  # of training passes; evaluations call the net itself
         self.optimizer = _sgd(self.net, recipe)
         self.iteration = 0
         self.warmed_at = {"none": 0, "fixed": recipe.warmup_iterations, "threshold": None}[recipe.warmup]
         self.recent: list[float] = []  # training errors of the last batches, while a threshold warm-up lasts
-        self.window = torch.zeros(2, dtype=torch.float64, device=device)  # loss and wrong answers since the last record
+        # Losses and, of a classifier, wrong answers, added up since the last record.
+        self.window = torch.zeros(losses + (net is None), dtype=torch.float64, device=device)
         self.window_batches = 0
         self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)  # first update of non-finite loss
         self.records: list[Record] = []
@@ -113,7 +115,7 @@ def train(trial: Trial, state: TrainState, data: AnyDataset, group: Group = ALON
     while group.goes_on(state.iteration < recipe.iterations and not diverged):
         images, labels = data.batch(trial.seed, state.iteration, recipe.batch, group.part(recipe.batch))
         rate = learning_rate(recipe, state.iteration, state.warmed_at, state.plateaus)
-        _set_learning_rate(state.optimizer, rate, recipe.momentum_rule)
+        set_learning_rate(state.optimizer, rate, recipe.momentum_rule)
 
         state.net.train()
         group.begin_pass(state.net)
@@ -191,22 +193,23 @@ def _sgd(net: Net, recipe: Recipe) -> torch.optim.SGD:
     Allocated later, one by one, they would lie between the activations and keep the memory of these from being used
     again: 1202 layers of width 16 would need about twice as much.
     """
-    weights = [p for p in net.parameters() if p.ndim > 1]
-    others = [p for p in net.parameters() if p.ndim <= 1]  # BatchNorm's scale and shift, the classifier's bias
+    trained = [p for p in net.parameters() if p.requires_grad]
+    weights = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]  # BatchNorm's scale and shift, the classifier's bias
     groups = [
         {"params": weights, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": recipe.weight_decay if recipe.decay == "all" else 0.0},
     ]
     nesterov = recipe.momentum_rule == "nesterov"
     optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=nesterov, foreach=True)
-    for parameter in net.parameters():
+    for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
         if recipe.momentum:
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
-def _set_learning_rate(optimizer: torch.optim.SGD, rate: float, momentum_rule: str) -> None:
+def set_learning_rate(optimizer: torch.optim.SGD, rate: float, momentum_rule: str) -> None:
     """Change the rate as PyTorch does or, by 'caffe', as Caffe, whose velocity v = momentum v + rate gradient holds it.
 
     PyTorch's holds gradients only, so to be Caffe's it is rescaled by old / new where the rate changes.

@@ -25,7 +25,8 @@ import torch
 from study import cost, layers, ledger, memory, progress, provenance, storage
 from study.checkpoints import newest_iteration
 from study.data import AnyDataset, load
-from study.distributed import HERE, Group, Meeting, Peers, assisting, joined, leading
+from study.detection.spec import DetectionTrial
+from study.distributed import HERE, Meeting, Peers, assisting, joined, leading
 from study.evaluation import loss_and_error, recalibrated
 from study.models import build
 from study.protocols import PROTOCOLS, as_evaluated, errors_pct, probabilities, split_of
@@ -45,6 +46,16 @@ def device_of(execution: Execution) -> torch.device:
         raise InputError("device 'cuda' is not available on this machine; choose cpu or auto")
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(automatic if execution.device == "auto" else execution.device)
+
+
+def check_data(trial: Trial, execution: Execution) -> None:
+    """Raise `InputError` unless the trial's data are there, and what it says."""
+    if isinstance(trial, DetectionTrial):
+        from study.detection import data as scenes
+
+        scenes.load(trial.data, execution.data_root)
+    else:
+        load(trial.data, execution.data_root, seed=trial.seed)
 
 
 def check_machine(execution: Execution) -> None:
@@ -82,6 +93,10 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
         if attempt.dies_here_too_often:
             return attempt.ended("failed", attempt.dies_here_too_often)
         try:
+            if isinstance(trial, DetectionTrial):
+                from study.detection.worker import run  # which knows this module
+
+                return run(trial, execution, device, attempt)
             return _run(trial, execution, device, attempt, peers)
         except memory.OutOfMemory as error:  # not raised: another attempt would run out, too
             return attempt.ended("failed", str(error))
@@ -179,6 +194,7 @@ class Attempt:
 
     def __init__(self, trial: Trial, execution: Execution, tags: dict[str, str]) -> None:
         self.folder, self.execution = execution.trial_folder(trial.id), execution
+        self.schema = ledger.columns(trial)
         self.leash = progress.Leash(execution) if execution.launch else None
         self.stopping = self.orphaned = False
         self._look()
@@ -225,13 +241,13 @@ class Attempt:
 
     def now(self, state: TrainState, seconds: float, **more: Any) -> None:
         """What the next heartbeat says."""
-        error_pct = state.records[-1]["train_error_pct"] if state.records else None
+        error_pct = state.records[-1].get("train_error_pct") if state.records else None
         self._now = {"iteration": state.iteration, "train_error_pct": error_pct, "seconds": seconds, **more}
 
     def checkpoint(self, state: TrainState) -> None:
         """Keep the state and the records so far."""
         self.write(lambda: state.save(self.folder / "checkpoints"))
-        self.write(lambda: ledger.write_records(self.folder, state.records))
+        self.write(lambda: ledger.write_records(self.folder, state.records, self.schema))
 
     def seal(
         self,
@@ -245,7 +261,9 @@ class Attempt:
         """Make the outcome a result."""
         self.said["tags"] |= tags
         self.now(state, seconds, seconds_left=0.0, outcome=outcome)
-        self.write(lambda: ledger.seal(self.folder, outcome, state.records, self.said, layers, evaluations))
+        self.write(
+            lambda: ledger.seal(self.folder, outcome, state.records, self.said, layers, evaluations, self.schema)
+        )
         return outcome
 
     def ended(self, outcome: str, reason: str) -> str:
@@ -339,7 +357,7 @@ def _train_in_memory(
             if execution.compile and not compiled:
                 log.warning("%s runs in %d segments to fit into memory, so it is not compiled", trial.id, segments)
             how.update(segments=str(segments), compiled=_yes(compiled), memory_predicted_mib=str(needed // 2**20))
-            return state, _train(trial, state, data, execution, attempt, group)
+            return state, drive(trial, state, train(trial, state, data, group), execution, attempt)
 
     for again in (False, True):
         try:
@@ -368,23 +386,22 @@ def _fit(trial: Trial, state: TrainState, execution: Execution, segments: int) -
     return needed
 
 
-def _train(
-    trial: Trial, state: TrainState, data: AnyDataset, execution: Execution, attempt: Attempt, group: Group
+def drive(
+    trial: Trial, state: TrainState, updates: Iterator[Record | None], execution: Execution, attempt: Attempt
 ) -> float:
-    """Drive the training generator to its end, or until asked to stop.
+    """Draw the updates of a training generator to their end, or until asked to stop.
 
     Returns the seconds spent on this trial, earlier attempts included.
     """
     before = attempt.seconds_before if state.iteration else 0.0
     started = checkpointed = time.monotonic()
     first, seconds = state.iteration, before
-    updates = train(trial, state, data, group)
     if execution.profile_trace == trial.id:
         updates = _profiled(updates, attempt.folder / "trace.json")
     for _ in updates:
         now = time.monotonic()
         seconds = before + now - started
-        pace = (now - started) / (state.iteration - first)
+        pace = (now - started) / max(1, state.iteration - first)
         attempt.now(state, seconds, seconds_left=pace * (trial.recipe.iterations - state.iteration))
         if attempt.stopping:
             break

@@ -17,6 +17,8 @@ from analysis.evaluations import Number
 from analysis.runs import EVALUATIONS, Frames, load
 from experiments import planned as planned_trials
 from experiments.profiles import Profile
+from study import ledger
+from study.detection.spec import DetectionTrial
 from study.ledger import LAYERS, RECALIBRATED, Run
 from study.spec import Trial
 
@@ -70,7 +72,8 @@ def planted(
         errors = (error, test_error) if trial.data.labels == "true" else (shuffled, shuffled)
         train, test = (max(f(trial) + noise * rng.standard_normal(), 0.0) for f in errors)
         tags = {"git_commit": "0" * 40, "seconds": str(10.0 * trial.model.depth), "device": "cpu", "data_digest": "0"}
-        if outcome == "finished":
+        detector = isinstance(trial, DetectionTrial)
+        if outcome == "finished" and not detector:
             tags |= {name: repr(each - 0.5) for name, each in zip(RECALIBRATED, (0.9 * train, test), strict=True)}
         if outcome == "diverged":
             tags["diverged_at"] = str(trial.recipe.iterations // 2)
@@ -85,7 +88,7 @@ def planted(
                 records=None
                 if outcome in ("failed", "unusable")
                 else _records(trial, train, test, pace(trial), outcome),
-                layers=layers(trial, response(trial), rng) if outcome == "finished" else None,
+                layers=layers(trial, response(trial), rng) if outcome == "finished" and not detector else None,
             )
         )
     return runs
@@ -138,6 +141,8 @@ def _records(trial: Trial, train: float, test: float, pace: float, outcome: str)
         "test_loss": 0.03 * test_error + 0.01,
         "test_error_pct": test_error,
     }
+    if isinstance(trial, DetectionTrial):
+        columns = {name: columns[name] for name in columns if name in ledger.DETECTED.names}
     return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
 
 

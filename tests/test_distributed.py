@@ -93,7 +93,7 @@ def test_in_bf16_they_differ_by_its_rounding(dozen: Small, execution: Execution)
 @pytest.mark.slow
 def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the first runs out of memory, all of them try once more in segments."""
-    trial, four, calls, real = dozen(), elsewhere(execution, "four"), list[int](), worker._train
+    trial, four, calls, real = dozen(), elsewhere(execution, "four"), list[int](), worker.drive
     assert run(trial, execution, 1) == "finished"
 
     def exhausted_at_first(*arguments: Any) -> float:
@@ -102,7 +102,7 @@ def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution, m
             raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(worker, "_train", exhausted_at_first)
+    monkeypatch.setattr(worker, "drive", exhausted_at_first)
     assert run(trial, four, 4) == "finished"
     assert int(ledger.account(four.trial_folder(trial.id))["tags"]["segments"]) > 1
     assert_equal_to_rounding(end_of(trial, execution), end_of(trial, four))

@@ -10,6 +10,10 @@ from typing import Any
 from study.spec import InputError, Trial, check_at_least, check_choice, exactly
 
 RANDOM, TORCHVISION = "random", "torchvision"  # weights of a backbone that no trial trained
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
+    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
 NORMS = ("frozen", "frozen-affine", "batch", "group")
 
 
@@ -19,8 +23,8 @@ class Detection:
     conv1 to conv5, and the fully connected layers (Sec. 4.3, Appendix A).
     """
 
-    # What the backbone starts from: 'random', 'torchvision' (its ImageNet weights), or the id of the trial, of a
-    # classifier or a detector, whose final net it is.
+    # What the backbone starts from: 'random', 'torchvision' (its ImageNet weights), or the condition (an id without its
+    # seed), of classifiers or detectors, from whose final nets those of the same seeds start.
     weights: str
     # BatchNorm in the detector: 'frozen' statistics and affine, as in the paper; 'frozen-affine', whose affine is
     # trained; 'batch' statistics over `recipe.bn_batch` images, synchronised where these are the whole batch; or
@@ -40,7 +44,7 @@ class Detection:
         for what in ("proposals", "regions", "longest"):
             check_at_least(what, getattr(self, what), 1)
         if not self.weights:
-            raise InputError(f"weights '' name nothing; choose {RANDOM}, {TORCHVISION} or the id of a trial")
+            raise InputError(f"weights '' name nothing; choose {RANDOM}, {TORCHVISION} or the condition of trials")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +70,7 @@ class DetectionTrial(Trial):
     @property
     def needs(self) -> tuple[str, ...]:
         weights = self.detection.weights
-        return () if weights in (RANDOM, TORCHVISION) else (weights,)
+        return () if weights in (RANDOM, TORCHVISION) else (f"{weights}-s{self.seed}",)
 
     @property
     def label(self) -> str:
@@ -74,8 +78,12 @@ class DetectionTrial(Trial):
 
     @property
     def title(self) -> str:
-        """As Tables 7-12 name it: `Faster R-CNN, ResNet-101`."""
-        return f"Faster R-CNN, {self.model.title}"
+        """As Tables 7-12 name it: `Faster R-CNN, ResNet-101`; normalisation that is not the paper's is named."""
+        images = "1 image" if self.recipe.bn_batch == 1 else f"{self.recipe.bn_batch} images"
+        norm = {"frozen-affine": "affine trained", "batch": f"BatchNorm over {images}", "group": "GroupNorm"}
+        return ", ".join(
+            ["Faster R-CNN", self.model.title, *([norm[self.detection.norm]] if self.detection.norm in norm else [])]
+        )
 
     @classmethod
     def _parts(cls, spec: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,57 @@
+"""How well detectors do: their detections on the test images, by protocol, and the average precision of these.
+
+Owns which metric is a data set's: VOC 2007's is the 11-point AP, later ones the whole area's, COCO's mAP over ten
+overlaps. How a detector detects is `study/detection/inference.py`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from study import storage
+from study.detection.data import Scenes
+from study.detection.inference import detect
+from study.detection.metrics import Found, coco_map, voc_ap
+from study.detection.model import Detector
+from study.evaluation import autocast
+
+
+@torch.no_grad()
+def detections(nets: Sequence[Detector], scenes: Scenes, protocol: str, precision: str) -> list[Found]:
+    """What the nets, together if there are several, find in each test image, in order."""
+    training = [net.training for net in nets]
+    for net in nets:
+        net.eval()
+    found = []
+    for image, _ in scenes.test():
+        with autocast(image.device, precision):
+            found.append(detect(nets, image, protocol))
+    for net, was_training in zip(nets, training, strict=True):
+        net.train(was_training)
+    return found
+
+
+def precisions_pct(found: Sequence[Found], scenes: Scenes) -> dict[str, float]:
+    """Average precision of the detections in percent, by measure; {} where the annotations are a server's secret.
+
+    Of VOC 'map' and 'ap_<class>' at IoU .5; of COCO 'map_50' and 'map_50_95'.
+    """
+    examples = scenes.examples("test")
+    if not scenes.labelled:
+        return {}
+    if "coco" in scenes.spec.name:
+        return coco_map(examples, found, scenes.classes)
+    return voc_ap(examples, found, scenes.classes, points="all" if scenes.test_split == "VOC 12 test" else "11")
+
+
+def write_submission(folder: Path, found: Sequence[Found], scenes: Scenes) -> None:
+    """The detections as VOC's server takes them: `comp4_det_test_<class>.txt`, a line each, pixels counted from 1."""
+    for label, name in enumerate(scenes.classes, 1):
+        lines = [
+            f"{example.image_id} {score:.6f} {box[0] + 1:.2f} {box[1] + 1:.2f} {box[2]:.2f} {box[3]:.2f}\n"
+            for example, each in zip(scenes.examples("test"), found, strict=True)
+            for box, score, its_label in zip(each.boxes, each.scores, each.labels, strict=True)
+            if its_label == label
+        ]
+        storage.write(folder / f"comp4_det_test_{name}.txt", "".join(lines).encode())
