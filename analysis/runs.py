@@ -199,7 +199,7 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
         "iterations": trial.recipe.iterations,
         "recipe": trial.condition.rpartition("-")[2],
         "learning_rate": trial.recipe.learning_rate,
-        "params": cost.parameters(trial.model, trial.data),
+        "params": cost.size(trial)[0],
         "deviations": "; ".join(deviations(trial)),
     }
 

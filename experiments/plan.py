@@ -21,6 +21,7 @@ import click
 
 from experiments.command import Selection
 from study import cost, ledger, placement, probe, storage
+from study.detection.spec import DetectionTrial
 from study.placement import Node, Placed, Share
 from study.probe import Probe
 from study.spec import Execution, InputError, Trial, check_at_least
@@ -184,7 +185,8 @@ def _probe(todo: Iterable[Trial], execution: Execution, node: Node, say: Callabl
         raise InputError(
             "--probe measures this machine, which has no GPU; leave --gpus out, or probe where there is one"
         )
-    longest_first = sorted(todo, key=cost.predicted_seconds, reverse=True)
+    classifiers = [trial for trial in todo if not isinstance(trial, DetectionTrial)]  # detectors are not probed
+    longest_first = sorted(classifiers, key=cost.predicted_seconds, reverse=True)
     work = probe.lacking([_as_probed(trial, execution, node) for trial in longest_first], execution.storage)
     if not work:
         return
@@ -205,6 +207,7 @@ def rows(plan: Plan, serves: Mapping[Trial, list[str]]) -> list[dict[str, Any]]:
 
 def _row(each: Forecast, experiments: list[str], placed: Placed | None) -> dict[str, Any]:
     trial = each.trial
+    params, multiply_adds = cost.size(trial)
     return {
         "id": trial.id,
         "experiments": experiments,
@@ -214,8 +217,8 @@ def _row(each: Forecast, experiments: list[str], placed: Placed | None) -> dict[
         "data": trial.data.name,
         "seed": trial.seed,
         "iterations": trial.recipe.iterations,
-        "params": cost.parameters(trial.model, trial.data),
-        "multiply_adds": cost.multiply_adds(trial.model, trial.data),
+        "params": params,
+        "multiply_adds": multiply_adds,
         "seconds": each.seconds,
         "predicted_from": each.source,
         "memory_bytes": each.memory_bytes,

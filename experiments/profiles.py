@@ -44,6 +44,9 @@ class Detectors:
     seeds: int
 
     def of_vgg(self, data: Data) -> list[Trial]:
+        """One detector a seed. torchvision's weights were trained on pixels divided by their deviation."""
+        if self.vgg_weights == TORCHVISION:
+            data = replace(data, normalise="imagenet")
         return [
             DetectionTrial(
                 model=self.vgg,
@@ -110,8 +113,7 @@ class Profile:
         check_at_least("seeds", seeds, 1)
         imagenet = self.imagenet and replace(self.imagenet, seeds=seeds)
         detectors = self.detectors and replace(self.detectors, seeds=seeds)
-        counts = {"seeds": seeds, "deep_seeds": seeds, "rate_seeds": seeds}
-        return replace(self, imagenet=imagenet, detectors=detectors, **counts)
+        return replace(self, seeds=seeds, deep_seeds=seeds, rate_seeds=seeds, imagenet=imagenet, detectors=detectors)
 
     def backbones(self) -> list[Trial]:
         """The ImageNet trials, one a seed, whose nets the detectors of residual nets start from."""

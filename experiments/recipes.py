@@ -41,9 +41,7 @@ IMAGENET_DATA = Data(
 )
 IMAGENET_WIDTH = 64
 # Annotated images, resized to a shorter side of 600 pixels.
-COCO_DATA = replace(
-    IMAGENET_DATA, name="coco14", size=600, classes=80, scales=(0, 0), colour="none", normalise="imagenet"
-)
+COCO_DATA = replace(IMAGENET_DATA, name="coco14", size=600, classes=80, scales=(0, 0), colour="none")
 VOC_DATA = replace(COCO_DATA, name="voc07+12", classes=20)  # tested on VOC 2007
 VOC12_DATA = replace(COCO_DATA, name="voc07++12", classes=20)  # tested on VOC 2012
 FASTER_RCNN = Detection(

@@ -1,13 +1,14 @@
 """What a trial costs, by arithmetic alone: parameters, multiply-adds, predicted seconds and memory.
 
-Owns the counts that plans and tables print, without importing torch. The tests hold them against the real modules
+Owns the counts that plans and tables print, without importing torch; those of detectors are `study/detection/cost.py`,
+which registers itself for their trials. The tests hold them against the real modules
 and against the paper's printed numbers. Predictions rest on five constants measured on one CPU core and are scaled by
 what finished trials really took.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, singledispatch
 
 from study.spec import Data, Model, Recipe, Trial
 
@@ -93,6 +94,12 @@ def multiply_adds(model: Model, data: Data) -> int:
     return sum(c.multiply_adds for c in convolutions(model, data)) + model.features * data.classes
 
 
+@singledispatch
+def size(trial: Trial) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image's forward pass, of what the trial trains."""
+    return parameters(trial.model, trial.data), multiply_adds(trial.model, trial.data)
+
+
 @cache
 def _layers(model: Model, data: Data) -> int:
     return sum(1 for _ in convolutions(model, data))
@@ -110,6 +117,7 @@ def _averages(model: Model, data: Data) -> int:
     return sum(2 * c.outputs for c in convolutions(model, data))
 
 
+@singledispatch
 def predicted_seconds(trial: Trial) -> float:
     """Seconds of training and evaluation on one core; scale by `calibration` where trials have finished."""
     model, data, recipe = trial.model, trial.data, trial.recipe
@@ -127,6 +135,7 @@ def activation_bytes(trial: Trial) -> int:
     return _kept(trial.model, trial.data) * trial.recipe.batch * BYTES[trial.recipe.precision]
 
 
+@singledispatch
 def net_bytes(trial: Trial) -> int:
     """Bytes of tensors in a training step: weights, gradients, velocities, activations."""
     return 3 * 4 * parameters(trial.model, trial.data) + activation_bytes(trial) + _working_bytes(trial)
@@ -143,11 +152,13 @@ def _working_bytes(trial: Trial) -> int:
     return WORKING_TENSORS * _map_bytes(trial)
 
 
+@singledispatch
 def predicted_bytes(trial: Trial) -> int:
     """Peak memory of the process that trains the trial on a CPU: weights, gradients, velocities and activations."""
     return BYTES_A_PROCESS + net_bytes(trial)
 
 
+@singledispatch
 def least_bytes(trial: Trial) -> int:
     """The least memory of a process in which the trial can run on a CPU, in as many segments as need least.
 
@@ -159,6 +170,7 @@ def least_bytes(trial: Trial) -> int:
     return BYTES_A_PROCESS + net_bytes(trial) - whole + kept
 
 
+@singledispatch
 def checkpoint_bytes(trial: Trial) -> int:
     """Size of one checkpoint: weights, velocities and BatchNorm's averages, with what `torch.save` adds to each."""
     numbers = 2 * parameters(trial.model, trial.data) + _averages(trial.model, trial.data)
@@ -166,6 +178,7 @@ def checkpoint_bytes(trial: Trial) -> int:
     return 4 * numbers + BYTES_A_TENSOR * tensors
 
 
+@singledispatch
 def record_bytes(trial: Trial) -> int:
     """What the storage keeps of a trial beside its checkpoints: records, their view in MLflow, small files."""
     rows, evaluations = _records(trial.recipe)

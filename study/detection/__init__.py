@@ -2,3 +2,5 @@
 
 A package of its own data, model, loop and metrics; what a detection trial is, is `study/detection/spec.py`.
 """
+
+from study.detection import cost as cost  # what `study.cost` says of detectors

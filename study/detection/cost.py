@@ -132,6 +132,12 @@ def multiply_adds(trial: DetectionTrial) -> int:
     return _multiply_adds((*of.fixed, *of.image)) + _of_regions(trial, of, trial.detection.proposals)
 
 
+@cost.size.register
+def size(trial: DetectionTrial) -> tuple[int, int]:
+    """Parameters and multiply-adds."""
+    return parameters(trial), multiply_adds(trial)
+
+
 def _multiply_adds(layers: Iterable[Layer]) -> int:
     return sum(layer.multiply_adds for layer in layers)
 
@@ -140,6 +146,7 @@ def _of_regions(trial: DetectionTrial, of: Parts, regions: int) -> int:
     return (regions + trial.detection.context) * _multiply_adds(of.head) + regions * _multiply_adds(of.predictor)
 
 
+@cost.predicted_seconds.register
 def predicted_seconds(trial: DetectionTrial) -> float:
     """Seconds of training on one core, without tests; scale by `study.cost.calibration` where trials have finished."""
     of, recipe = parts(trial), trial.recipe
@@ -162,6 +169,7 @@ def activation_bytes(trial: DetectionTrial) -> int:
     return numbers * trial.recipe.batch * BYTES[trial.recipe.precision]
 
 
+@cost.net_bytes.register
 def net_bytes(trial: DetectionTrial) -> int:
     """Bytes of tensors in a training step: weights; gradients and velocities of those that are trained; activations."""
     of, regions = parts(trial), trial.detection.regions + trial.detection.context
@@ -170,11 +178,14 @@ def net_bytes(trial: DetectionTrial) -> int:
     return 4 * parameters(trial) + 2 * 4 * trained_parameters(trial) + activation_bytes(trial) + working
 
 
+@cost.predicted_bytes.register
+@cost.least_bytes.register
 def predicted_bytes(trial: DetectionTrial) -> int:
     """Peak memory of the process that trains the trial on a CPU. Detectors do not run in segments: also the least."""
     return BYTES_A_PROCESS + net_bytes(trial)
 
 
+@cost.checkpoint_bytes.register
 def checkpoint_bytes(trial: DetectionTrial) -> int:
     """Size of one checkpoint: weights, velocities and BatchNorm's averages, with what `torch.save` adds to each."""
     of = parts(trial)
@@ -185,6 +196,7 @@ def checkpoint_bytes(trial: DetectionTrial) -> int:
     return 4 * (parameters(trial) + trained_parameters(trial) + averages) + BYTES_A_TENSOR * tensors
 
 
+@cost.record_bytes.register
 def record_bytes(trial: DetectionTrial) -> int:
     """What the storage keeps of a trial beside its checkpoints: records, their view in MLflow, small files."""
     rows, tests = (
