@@ -257,6 +257,11 @@ def test_with_torchvisions_weights_vgg_gives_torchvisions_features(tmp_path: Pat
         torch.testing.assert_close(pooled, classifier.features(images), rtol=1e-5, atol=1e-5)
         expected = classifier.classifier[:6](classifier.features(images).flatten(1))
         torch.testing.assert_close(detector.backbone.head(pooled), expected, rtol=1e-5, atol=1e-5)
+        torch.manual_seed(1)
+        dropped = detector.backbone.train().head(pooled)
+        torch.manual_seed(1)
+        expected = classifier.classifier[:6].train()(classifier.features(images).flatten(1))
+        torch.testing.assert_close(dropped, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_torchvisions_resnet_has_the_stride_in_the_3x3(tmp_path: Path) -> None:
