@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from study.models import Net
-from study.spec import InputError
+from study.spec import InputError, Model
 
 _BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(convs|norms|shortcut)\.(\d+)\.(.*)")
 
@@ -52,3 +52,20 @@ def from_torchvision(net: Net, weights: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, tensor in net.state_dict().items():
             tensor.copy_(theirs[torchvision_name(name)])
+
+
+def vgg_from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """VGG-16's under the names of a detector's backbone: `features.7` is `stages.1.1`, `classifier.0` is `fc6`.
+
+    Raises `InputError` unless they are those of VGG-16.
+    """
+    names, place = {"classifier.0": "fc6", "classifier.3": "fc7", "classifier.6": "classifier"}, 0
+    for stage, count in enumerate(Model.vgg().stages):
+        for index in range(count):
+            names[f"features.{place}"] = f"stages.{stage}.{index}"
+            place += 2  # a ReLU follows
+        place += 1  # a pooling follows
+    expected = {f"{theirs}.{part}": f"{ours}.{part}" for theirs, ours in names.items() for part in ("weight", "bias")}
+    if wrong := sorted(set(expected) ^ set(weights)):
+        raise InputError(f"the weights are of another net: {', '.join(wrong[:4])} {'...' if len(wrong) > 4 else ''}")
+    return {expected[name]: tensor for name, tensor in weights.items()}
