@@ -360,7 +360,7 @@ def test_what_is_no_json_is_refused(coco: Path) -> None:
 
 def test_a_specification_that_detectors_have_not_is_refused(made: Path) -> None:
     spec = annotations.describe("pasted-voc", made, size=128)
-    for what, value in (("labels", "shuffled"), ("held_out", 5), ("padding", 4), ("normalise", "channel")):
+    for what, value in (("labels", "shuffled"), ("held_out", 5), ("padding", 4)):
         with pytest.raises(InputError, match=f"{what} {value!r} does not go with scenes of pasted-voc; choose"):
             load(replace(spec, **{what: value}), made)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has classes 4, not 20; describe it anew"):

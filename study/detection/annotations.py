@@ -32,13 +32,10 @@ from PIL import Image
 from study import data
 from study.data.indexes import cached, picture
 from study.data.sources import decode, refusal
+from study.detection.spec import VOC_CLASSES
 from study.seeds import generator
 from study.spec import Data, InputError, check_choice
 
-VOC_CLASSES = (
-    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
-    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
-)
 COCO_CLASSES = (  # in the order of their category ids, which are not contiguous
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
     *("fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow"),

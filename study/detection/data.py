@@ -123,10 +123,10 @@ def load(spec: Data, root: Path, device: torch.device | str = "cpu") -> Scenes:
     """The data set that `spec` says, from `root`; images are decoded by as many threads as PyTorch computes with.
 
     Raises `InputError` if the data are missing, malformed, or other than `spec` says, or if it says what detectors have
-    not: held-out images, padding, shuffled labels, or pixels normalised otherwise than by ImageNet's constants.
+    not: held-out images, padding or shuffled labels.
     """
     of_detectors = {"channels": 3, "held_out": 0, "padding": 0, "scales": (0, 0), "colour": "none"}
-    for what, value in {**of_detectors, "normalise": "imagenet", "labels": "true"}.items():
+    for what, value in {**of_detectors, "labels": "true"}.items():
         if getattr(spec, what) != value:
             raise InputError(f"{what} {getattr(spec, what)!r} does not go with scenes of {spec.name}; choose {value!r}")
     found = load_annotations(spec.name, root)

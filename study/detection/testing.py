@@ -26,7 +26,8 @@ def detections(nets: Sequence[Detector], scenes: Scenes, protocol: str, precisio
     found = []
     for image, _ in scenes.test():
         with autocast(image.device, precision):
-            found.append(detect(nets, image, protocol))
+            boxes, scores, labels = (each.cpu().numpy() for each in detect(nets, image, protocol))
+        found.append(Found(boxes, scores, labels))
     for net, was_training in zip(nets, training, strict=True):
         net.train(was_training)
     return found

@@ -16,7 +16,7 @@ from study import checkpoints, ledger, memory, storage
 from study.data import load as load_images
 from study.detection.data import Scenes, load
 from study.detection.inference import protocols_of
-from study.detection.model import Detector, build, settle_norms, take_backbone, take_detector, torchvision_backbone
+from study.detection.model import Detector, build, take_backbone, take_detector, torchvision_backbone
 from study.detection.spec import RANDOM, TORCHVISION, DetectionTrial
 from study.detection.testing import detections, precisions_pct, write_submission
 from study.detection.training import train
@@ -44,7 +44,6 @@ def run(trial: DetectionTrial, execution: Execution, device: torch.device, attem
     saved = checkpoints.load_newest(folder, device)
     if saved is None:
         _take_weights(detector, trial, execution, device)
-    settle_norms(detector)
     state = TrainState(trial, device, detector, len(LOSSES))
     if saved is not None:
         state.restore(saved)
