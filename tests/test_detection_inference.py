@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_detection_model import RESNET, SMALL, VGG, as_if_trained, photographs, torchvisions, trial
 from torch import Tensor
 from torchvision.ops import box_iou
 
@@ -12,7 +13,6 @@ from study.detection import inference
 from study.detection.inference import CONTEXT, MULTI_SCALE, REFINED, SINGLE_SCALE, detect, levels, protocols_of, vote
 from study.detection.model import Detector, build
 from study.spec import InputError, Model
-from tests.test_detection_model import RESNET, SMALL, VGG, as_if_trained, photographs, torchvisions, trial
 
 
 def detector(model: Model = SMALL, context: bool = False, seed: int = 0) -> Detector:
