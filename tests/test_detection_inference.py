@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_detection_model import RESNET, SMALL, VGG, as_if_trained, photographs, torchvisions, trial
 from torch import Tensor
-from torchvision.ops import box_iou
+from torchvision.ops import box_iou, clip_boxes_to_image
 
 from study.detection import inference
 from study.detection.inference import CONTEXT, MULTI_SCALE, REFINED, SINGLE_SCALE, detect, levels, protocols_of, vote
 from study.detection.model import Detector, build
 from study.spec import InputError, Model
-from tests.test_detection_model import RESNET, SMALL, VGG, as_if_trained, photographs, torchvisions, trial
 
 
 def detector(model: Model = SMALL, context: bool = False, seed: int = 0) -> Detector:
@@ -75,13 +75,18 @@ def test_an_ensemble_averages_what_its_nets_make_of_the_union_of_their_proposals
     with torch.no_grad():
         regions = inference._proposals(nets, views)
         own = [net.propose(view.batch, view.shared)[0][0] for net, view in zip(nets, views, strict=True)]
-        scores, _ = inference._predict(nets, [{96: view} for view in views], regions, size)
-        each = [inference._predict([n], [{96: v}], regions, size)[0] for n, v in zip(nets, views, strict=True)]
+        scores, boxes = inference._predict(nets, [{96: view} for view in views], regions, size)
+        logits, deltas = zip(
+            *(n.classify(n.describe(v.shared, [regions], [size])) for n, v in zip(nets, views, strict=True)),
+            strict=True,
+        )
+        expected = nets[0].roi_heads.box_coder.decode((deltas[0] + deltas[1]) / 2, [regions])
     assert len(regions) == 50  # as many as of one net, of both, and no two nearly alike
-    for boxes in own:
-        assert 0 < (regions[:, None] == boxes).all(2).any(1).sum() < 50
+    for alone in own:
+        assert 0 < (regions[:, None] == alone).all(2).any(1).sum() < 50
     assert (box_iou(regions, regions) - torch.eye(50)).max() <= 0.7
-    torch.testing.assert_close(scores, (each[0] + each[1]) / 2)
+    torch.testing.assert_close(scores, (logits[0].softmax(1) + logits[1].softmax(1)) / 2)
+    torch.testing.assert_close(boxes, clip_boxes_to_image(expected, size))
 
 
 def test_boxes_that_overlap_by_half_vote_by_their_scores() -> None:
