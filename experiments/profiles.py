@@ -38,6 +38,7 @@ class Detectors:
     vgg_weights: str
     resnet: Model  # whose weights are those of its ImageNet trials
     recipe: Callable[[Data], Recipe]
+    norm: str  # of residual nets' detectors; 'frozen' in the paper
     recalibrate: int  # images over which BatchNorm's statistics are taken before they are frozen
     detection: Detection
     improved: bool  # whether detectors with context are trained, too (Appendix B)
@@ -69,7 +70,7 @@ class Detectors:
                 data=data,
                 recipe=recipe,
                 seed=start.seed,
-                detection=replace(self.detection, weights=start.condition, **changes),
+                detection=replace(self.detection, **{"weights": start.condition, "norm": self.norm, **changes}),
             )
             for start in starts
         ]
@@ -193,6 +194,7 @@ SMOKE = Profile(
         vgg_weights=RANDOM,
         resnet=Model.imagenet(family="residual", depth=18, shortcut="A", width=4),
         recipe=recipes.minute_of_detection,
+        norm="batch",  # a backbone of four iterations is too little to freeze
         recalibrate=64,
         detection=replace(
             recipes.FASTER_RCNN, fixed_stages=0, anchors=(24, 32, 48), longest=192, proposals=50, regions=32
@@ -200,6 +202,7 @@ SMOKE = Profile(
         improved=False,
         seeds=1,
     ),
+    on_request=("detection-normalisation",),
     untestable={"*": "a few iterations exercise the machinery; they say nothing about trained nets"},
 )
 
@@ -310,6 +313,7 @@ PAPER = Profile(
         vgg_weights=TORCHVISION,
         resnet=Model.imagenet(family="residual", depth=101, shortcut="B"),
         recipe=recipes.paper_detection,
+        norm="frozen",
         recalibrate=10_000,
         detection=recipes.FASTER_RCNN,
         improved=True,
