@@ -9,25 +9,35 @@ import json
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from experiments.command import Selection, accepting, print_aligned, select
 from experiments.running import accounts
+from study.detection.spec import DetectionTrial
 from study.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.spec import Execution, InputError, Model, Trial, check_choice
 
+if TYPE_CHECKING:
+    from study.testing import Testing
+
 Row = dict[str, Any]
 TORCHVISION = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
+MEASURES = {
+    **{TOP1: "top-1 error", TOP5: "top-5 error"},
+    **{"map": "mAP", "map_50": "mAP@.5", "map_50_95": "mAP@[.5, .95]"},
+}
 OF_WEIGHTS = ("weights", "model", "stride", "protocol", "data", "data_root", "device", "threads", "as_json")
 
 
 @click.command("evaluate")
 @accepting(
     click.option(
-        "--protocol", multiple=True, help=f"{CENTRE!r} (default), {TEN_CROP!r} or {MULTI_SCALE!r}; may be repeated."
+        "--protocol",
+        multiple=True,
+        help=f"{CENTRE!r} (default), {TEN_CROP!r}, {MULTI_SCALE!r}, or of detectors one of Table 9's; may be repeated.",
     ),
     click.option("--trials", "ids", default="", help="Of the selected trials only these ids, separated by spaces."),
     click.option("--ensemble", is_flag=True, help="Also the selected nets together: the mean of their probabilities."),
@@ -48,7 +58,7 @@ def evaluate_command(context: click.Context, **arguments: Any) -> int:
     if arguments["weights"] is None:
         if wrong := [name for name in ("model", "stride") if arguments[name]]:
             raise InputError(f"--{wrong[0]} is for --weights; leave it out, or name a file of weights")
-        return _of_trials(select(arguments), protocols)
+        return _of_trials(select(arguments))
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
         if given and option.name not in OF_WEIGHTS:
@@ -58,7 +68,7 @@ def evaluate_command(context: click.Context, **arguments: Any) -> int:
     return 0
 
 
-def _of_trials(selected: Selection, protocols: Sequence[str]) -> int:
+def _of_trials(selected: Selection) -> int:
     """Test those of the selected trials that are finished."""
     execution, arguments = selected.execution, selected.arguments
     said, trials = accounts(selected, checked=True), _chosen(selected.trials, arguments["ids"].split())
@@ -72,26 +82,60 @@ def _of_trials(selected: Selection, protocols: Sequence[str]) -> int:
         _check_ensemble(trials, finished)
     from study import tracking
     from study.launch import only_launcher
-    from study.protocols import check_protocol
-    from study.testing import Testing
 
-    for protocol, trial in product(protocols, finished):
-        check_protocol(protocol, trial.data)
+    tasks = _tasks(finished, arguments["protocol"])
     tracking.create_store(execution)
+    rows: list[Row] = []
+    lacking: dict[str, str] = {}
     with only_launcher(execution.storage):
-        testing = Testing(execution, {trial.id: said[trial.id]["tags"] for trial in finished}, arguments["again"])
-        if arguments["ensemble"]:  # by id: the same nets are one ensemble, whatever selected them
-            testing.test(sorted(finished, key=lambda trial: trial.id), protocols, together=True)
-        else:
-            for trial in sorted(finished, key=lambda trial: trial.data.name):
-                testing.test([trial], protocols)
+        for kind, tested, protocols in tasks:
+            testing = kind(execution, {trial.id: said[trial.id]["tags"] for trial in tested}, arguments["again"])
+            if arguments["ensemble"]:  # by id: the same nets are one ensemble, whatever selected them
+                testing.test(sorted(tested, key=lambda trial: trial.id), protocols, together=True)
+            else:
+                for trial in sorted(tested, key=lambda trial: trial.data.name):
+                    testing.test([trial], protocols)
+            rows += testing.rows
+            lacking |= testing.lacking
         tracking.publish(execution, finished)
     found = {
-        **{"profile": selected.profile.name, "evaluations": testing.rows, "without_weights": testing.lacking},
+        **{"profile": selected.profile.name, "evaluations": rows, "without_weights": lacking},
         "not_finished": [trial.id for trial in trials if trial not in finished],
     }
     _print(found, arguments["as_json"])
-    return 1 if testing.lacking else 0
+    return 1 if lacking else 0
+
+
+def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[type["Testing"], list[Trial], list[str]]]:
+    """Classifiers and detectors with the protocols that are theirs, and what tests them.
+
+    Unless any are named, classifiers are tested by the centre crop, or else detectors at a single scale. Raises
+    `InputError` for a protocol that a trial cannot be tested by, or that none of them has.
+    """
+    from study.detection.inference import PROTOCOLS, protocols_of
+    from study.detection.testing import DetectorTesting
+    from study.protocols import check_protocol
+    from study.testing import Testing
+
+    detectors = [trial for trial in finished if isinstance(trial, DetectionTrial)]
+    classifiers = [trial for trial in finished if trial not in detectors]
+    named = list(dict.fromkeys(named)) or [CENTRE if classifiers else protocols_of(detectors[0])[0]]
+    of_detectors = [protocol for protocol in named if protocol in PROTOCOLS]
+    of_classifiers = [protocol for protocol in named if protocol not in PROTOCOLS]
+    for protocols, trials, others in (
+        (of_detectors, detectors, "classifiers"),
+        (of_classifiers, classifiers, "detectors"),
+    ):
+        if protocols and not trials:
+            raise InputError(
+                f"protocol {protocols[0]!r} is not for {others}, and no others are among the finished trials"
+            )
+    for protocol, classifier in product(of_classifiers, classifiers):
+        check_protocol(protocol, classifier.data)
+    for protocol, detector in product(of_detectors, detectors):
+        check_choice(f"protocol of {detector.id}", protocol, protocols_of(detector))
+    tasks = [(Testing, classifiers, of_classifiers), (DetectorTesting, list[Trial](detectors), of_detectors)]
+    return [task for task in tasks if task[2]]
 
 
 def _chosen(trials: list[Trial], ids: Sequence[str]) -> list[Trial]:
@@ -143,11 +187,13 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
         return
     rows: list[Row] = found["evaluations"]
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        lines = [("net", "data", "seed", "protocol", "top-1 error", "top-5 error", "images")]
-        for row in (row for row in rows if row["protocol"] == protocol):
-            errors = [f"{row[name]:.2f} %" if name in row else "-" for name in (TOP1, TOP5)]
+        tested = [row for row in rows if row["protocol"] == protocol]
+        measures = [name for name in MEASURES if any(name in row for row in tested)]
+        lines = [("net", "data", "seed", "protocol", *(MEASURES[name] for name in measures), "images")]
+        for row in tested:
+            numbers = [f"{row[name]:.2f} %" if name in row else "-" for name in measures]
             about = (row["net"], row["data"], str(row.get("seed", "-")), protocol)
-            lines.append((*about, *errors, str(row["images"])))
+            lines.append((*about, *numbers, str(row["images"])))
         print_aligned(lines)
         print()
     for id, why in found.get("without_weights", {}).items():

@@ -286,6 +286,8 @@ class Trial:
         if self.model.family == "vgg" and type(self) is Trial:
             raise InputError(f"{self.model.title} is trained as a detector's backbone only; choose plain or residual")
 
+    shared = True  # whether several processes can share its batches
+
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the trials whose final nets it starts from, and which must have finished before it."""
@@ -391,9 +393,11 @@ class Execution:
     def part(self, trial: Trial) -> Trial:
         """The trial as each of its processes has it, with its part of every batch; what follows from its id is void.
 
-        Raises `InputError` unless BatchNorm's sub-batches can be shared equally.
+        Raises `InputError` unless BatchNorm's sub-batches can be shared equally, and for a detector.
         """
         recipe, parts = trial.recipe, trial.recipe.batch // trial.recipe.bn_batch
+        if self.processes > 1 and not trial.shared:
+            raise InputError(f"processes {self.processes} cannot share {trial.id}, a detector; choose 1")
         if parts % self.processes:
             raise InputError(
                 f"processes {self.processes} cannot share batch {recipe.batch} of {trial.id}, which BatchNorm"

@@ -12,9 +12,10 @@ from typing import Any
 
 import pyarrow as pa
 import torch
+from torch import nn
 
 from study import checkpoints, ledger
-from study.data import AnyDataset, load
+from study.data import load
 from study.models import BatchNorm, Net, build
 from study.protocols import as_evaluated, check_protocol, errors_pct, measures, probabilities, split_of
 from study.spec import Data, Execution, InputError, Model, Trial
@@ -39,7 +40,7 @@ class Testing:
         set_up_torch(execution)
         self.rows: list[Row] = []  # what is now known of the nets, measured now or before
         self.lacking: dict[str, str] = {}  # trials that could not be tested, and why
-        self._data: AnyDataset | None = None
+        self._data: Any = None
 
     def test(self, trials: Sequence[Trial], protocols: Sequence[str], together: bool = False) -> None:
         """Test each of these nets and, if `together`, all as an ensemble, whose numbers are kept with the first.
@@ -47,7 +48,7 @@ class Testing:
         Nets that are tested together are in memory together, and read each image once. Raises `InputError` for data
         that are missing or not those that the nets were trained on.
         """
-        nets: dict[Trial, Net] | None = None
+        nets: dict[Trial, Any] | None = None
         subjects: list[Nets] = [(trial,) for trial in trials] + ([tuple(trials)] if together else [])
         for protocol in protocols:
             new = [of for of in subjects if self.again or not self._known(of, protocol)]
@@ -60,20 +61,32 @@ class Testing:
                 if known := self._known(of, protocol):
                     self.rows.append(_row(of, known) | {"new": of in new})
 
-    def _nets(self, trials: Sequence[Trial]) -> dict[Trial, Net]:
+    def _nets(self, trials: Sequence[Trial]) -> dict[Trial, Any]:
         """The final nets of those trials whose weights are here."""
         nets = {}
         for trial in trials:
             saved = checkpoints.load_newest(self._folder((trial,)) / "checkpoints", self.device)
-            if lack := _lack(saved, self.tags[trial.id]):
+            if lack := _lack(saved, self.tags[trial.id], ledger.columns(trial)):
                 self.lacking[trial.id] = lack
                 continue
             assert saved is not None
-            nets[trial] = net = _placed(build(trial), self.device)
+            nets[trial] = net = _placed(self._built(trial), self.device)
             net.load_state_dict(saved["net"])
         return nets
 
-    def _measured(self, nets: dict[Trial, Net], protocol: str) -> dict[Nets, tuple[dict[str, float], int]]:
+    def _built(self, trial: Trial) -> nn.Module:
+        return build(trial)
+
+    def _load(self, trial: Trial) -> Any:
+        return load(trial.data, self.execution.data_root, self.device, trial.seed)
+
+    def _split(self, trial: Trial) -> str:
+        return split_of(trial.data)
+
+    def _measures(self, trial: Trial) -> Sequence[str]:
+        return measures(trial.data.classes)
+
+    def _measured(self, nets: dict[Trial, Any], protocol: str) -> dict[Nets, tuple[dict[str, float], int]]:
         """Errors of each net, and of all together, by measure; and over how many images."""
         data = self._loaded(next(iter(nets)))
         with ExitStack() as tested:
@@ -81,11 +94,11 @@ class Testing:
             errors, images = errors_pct(probabilities(forwards, data, protocol, self.device))
         return {of: (each, images) for of, each in zip([*((t,) for t in nets), tuple(nets)], errors, strict=True)}
 
-    def _loaded(self, trial: Trial) -> AnyDataset:
+    def _loaded(self, trial: Trial) -> Any:
         """The trial's data, in memory until others are asked for."""
         if self._data is None or self._data.spec != trial.data:
             self._data = None
-            self._data = load(trial.data, self.execution.data_root, self.device, trial.seed)
+            self._data = self._load(trial)
         digest, trained_on = self._data.digest, self.tags[trial.id].get("data_digest", "")
         if digest != trained_on:
             raise InputError(
@@ -95,14 +108,15 @@ class Testing:
         return self._data
 
     def _add(self, of: Nets, protocol: str, errors: dict[str, float], images: int) -> None:
-        same = _key(of, protocol) | {"images": images}
+        same = self._key(of, protocol) | {"images": images}
         ledger.add_evaluations(
             self._folder(of), [same | {"measure": measure, "value": value} for measure, value in errors.items()]
         )
 
     def _known(self, of: Nets, protocol: str) -> list[Row]:
         """The ledger's rows on these nets tested so, one a measure; none if one is missing."""
-        table, key, wanted = ledger.read_evaluations(self._folder(of)), _key(of, protocol), measures(of[0].data.classes)
+        table, wanted = ledger.read_evaluations(self._folder(of)), self._measures(of[0])
+        key = self._key(of, protocol)
         rows = [row for row in table.to_pylist() if key.items() <= row.items()] if table else []
         found = {row["measure"]: row for row in rows}
         return [found[measure] for measure in wanted] if found.keys() >= set(wanted) else []
@@ -110,29 +124,28 @@ class Testing:
     def _folder(self, of: Nets) -> Path:
         return self.execution.trial_folder(of[0].id)
 
-
-def _key(of: Nets, protocol: str) -> dict[str, str]:
-    nets = ",".join(trial.id for trial in of) if len(of) > 1 else ""
-    return {"split": split_of(of[0].data), "protocol": protocol, "nets": nets}
+    def _key(self, of: Nets, protocol: str) -> dict[str, str]:
+        nets = ",".join(trial.id for trial in of) if len(of) > 1 else ""
+        return {"split": self._split(of[0]), "protocol": protocol, "nets": nets}
 
 
 def _row(of: Nets, known: Sequence[Row]) -> Row:
     first = of[0]
-    net = first.model.title if len(of) == 1 else f"ensemble of {len(of)}"
+    net = first.title if len(of) == 1 else f"ensemble of {len(of)}"
     about = {"ids": [trial.id for trial in of], "net": net, "seed": first.seed, "data": first.data.name}
     tested = {name: known[0][name] for name in ("split", "protocol", "images")}
     return about | tested | {row["measure"]: row["value"] for row in known}
 
 
-def _lack(saved: dict[str, Any] | None, tags: dict[str, str]) -> str:
+def _lack(saved: dict[str, Any] | None, tags: dict[str, str], schema: pa.Schema) -> str:
     """Why a state is not the one that was sealed with the result; '' if it is."""
     if saved is None:
         return "its weights are not in this store"
-    records = pa.Table.from_pylist(saved["records"], schema=ledger.COLUMNS)
+    records = pa.Table.from_pylist(saved["records"], schema=schema)
     return "" if ledger.digest(records) == tags["records_sha256"] else "the newest state is not the one it ended with"
 
 
-def _placed(net: Net, device: torch.device) -> Net:
+def _placed(net: nn.Module, device: torch.device) -> Any:
     """On the device, laid out in memory as for training."""
     return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -154,6 +154,11 @@ def describe(name: str, root: Path, *, size: int) -> Data:
     )
 
 
+def test_split(name: str) -> str:
+    """What tables call the test set of the data set of that name."""
+    return _SETS[name][3]
+
+
 def load(name: str, root: Path) -> Annotated:
     """Both splits of a data set, in the order of VOC's lists or of COCO's ids; a generated one is made if need be.
 

@@ -53,6 +53,8 @@ class DetectionTrial(Trial):
 
     detection: Detection
 
+    shared = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model.stem != "imagenet":

@@ -6,15 +6,20 @@ overlaps. How a detector detects is `study/detection/inference.py`.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from study import storage
-from study.detection.data import Scenes
+from study.detection.annotations import test_split
+from study.detection.data import Scenes, load
 from study.detection.inference import detect
 from study.detection.metrics import Found, coco_map, voc_ap
-from study.detection.model import Detector
+from study.detection.model import Detector, build
+from study.detection.spec import DetectionTrial
 from study.evaluation import autocast
+from study.spec import InputError, Trial
+from study.testing import Nets, Testing
 
 
 @torch.no_grad()
@@ -56,3 +61,34 @@ def write_submission(folder: Path, found: Sequence[Found], scenes: Scenes) -> No
             if its_label == label
         ]
         storage.write(folder / f"comp4_det_test_{name}.txt", "".join(lines).encode())
+
+
+class DetectorTesting(Testing):
+    """Tests finished detectors, alone and together, as `study.testing` tests classifiers."""
+
+    def _built(self, trial: Trial) -> Detector:
+        assert isinstance(trial, DetectionTrial)
+        return build(trial)
+
+    def _load(self, trial: Trial) -> Scenes:
+        scenes = load(trial.data, self.execution.data_root, self.device)
+        if not scenes.labelled:
+            raise InputError(
+                f"{scenes.test_split} has no annotations here, only its server has them: what {trial.id} detects in it"
+                " is in the trial's folder, in files as the server takes them"
+            )
+        return scenes
+
+    def _split(self, trial: Trial) -> str:
+        return test_split(trial.data.name)
+
+    def _measures(self, trial: Trial) -> Sequence[str]:
+        return ("map_50", "map_50_95") if "coco" in trial.data.name else ("map",)
+
+    def _measured(self, nets: dict[Trial, Any], protocol: str) -> dict[Nets, tuple[dict[str, float], int]]:
+        scenes = self._loaded(next(iter(nets)))
+        measured: dict[Nets, tuple[dict[str, float], int]] = {}
+        for of in [*((trial,) for trial in nets), *([tuple(nets)] if len(nets) > 1 else [])]:
+            found = detections([nets[trial] for trial in of], scenes, protocol, of[0].recipe.precision)
+            measured[of] = precisions_pct(found, scenes), len(found)
+        return measured

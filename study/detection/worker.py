@@ -24,9 +24,11 @@ from study.evaluation import recalibrated
 from study.ledger import LOSSES
 from study.models import build as build_net
 from study.spec import Execution, InputError, Trial
-from study.training import TrainState
+from study.training import Record, TrainState
 from study.worker import Attempt, drive
 
+UNTRAINED = "untrained"  # a protocol: what the detector did before its first update
+COLUMN_OF = {"map": "map_50", "map_50": "map_50", "map_50_95": "map_50_95"}  # of a record, by measure
 Tested = list[dict[str, Any]]
 
 
@@ -35,8 +37,6 @@ def run(trial: DetectionTrial, execution: Execution, device: torch.device, attem
 
     Raises `InputError` for missing data, and a backbone whose trial has not finished, or whose weights are elsewhere.
     """
-    if execution.processes > 1:
-        raise InputError(f"processes {execution.processes} cannot share a detector, as {trial.id} is one; choose 1")
     folder = attempt.folder / "checkpoints"
     scenes = load(trial.data, execution.data_root, device)
     memory.reset_peak(device)
@@ -60,24 +60,34 @@ def run(trial: DetectionTrial, execution: Execution, device: torch.device, attem
         how["weights_records_sha256"] = ledger.account(execution.trial_folder(id))["tags"]["records_sha256"]
     if state.diverged_at is not None:
         return attempt.seal("diverged", state, seconds, how | {"diverged_at": str(state.diverged_at)}, None)
-    return attempt.seal("finished", state, seconds, how, None, _tested(trial, detector, scenes, attempt))
+    return attempt.seal("finished", state, seconds, how, None, _tested(trial, detector, scenes, attempt, state.records))
 
 
 def _precisions(detector: Detector, scenes: Scenes, protocol: str, precision: str) -> dict[str, float]:
     return precisions_pct(detections([detector], scenes, protocol, precision), scenes) if scenes.labelled else {}
 
 
-def _tested(trial: DetectionTrial, detector: Detector, scenes: Scenes, attempt: Attempt) -> Tested:
-    """What the final net does by each protocol that is its own; without annotations, files for the server instead."""
+def _tested(
+    trial: DetectionTrial, detector: Detector, scenes: Scenes, attempt: Attempt, records: list[Record]
+) -> Tested:
+    """What the final net does by each protocol that is its own, and what it did untrained.
+
+    Without annotations, files for the test server instead.
+    """
     rows: Tested = []
     for protocol in protocols_of(trial):
         found = detections([detector], scenes, protocol, trial.recipe.precision)
         if not scenes.labelled:
-            name = f"submission{protocol.replace(' ', '-')}"
+            name = f"submission-{protocol.removeprefix('+').replace(' ', '-')}"
             attempt.write(lambda name=name, found=found: write_submission(attempt.folder / name, found, scenes))  # type: ignore[misc]
         of = {"split": scenes.test_split, "protocol": protocol, "nets": "", "images": len(found)}
         rows += [{**of, "measure": name, "value": value} for name, value in precisions_pct(found, scenes).items()]
-    return rows
+    first, *_ = protocols_of(trial)
+    return rows + [
+        {**row, "protocol": UNTRAINED, "value": records[0][COLUMN_OF[row["measure"]]]}
+        for row in rows
+        if row["protocol"] == first and row["measure"] in COLUMN_OF
+    ]
 
 
 def _take_weights(detector: Detector, trial: DetectionTrial, execution: Execution, device: torch.device) -> None:
