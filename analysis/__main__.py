@@ -154,7 +154,7 @@ def paper_cost(selected: Selection, frames: runs.Frames) -> str:
     took = ((trial, seconds_of[trial.id]) for trial in selected.trials if trial.id in seconds_of)
     seconds = cost.calibration(took) * sum(map(cost.predicted_seconds, trials))
     return (
-        f"would run {len(trials)} trials of 64,000 iterations or more on CIFAR-10 and ImageNet: about"
+        f"would run {len(trials)} trials of 64,000 iterations or more on CIFAR-10, ImageNet, VOC and COCO: about"
         f" {seconds / 86_400 / 365.25:.1f} core-years on CPUs like this one ({duration(seconds)}); it is meant for"
         " GPUs, on which it has not been measured"
     )

@@ -74,6 +74,7 @@ def counts() -> pd.DataFrame:
     everything, rows = list(values()), []
     for place, line in paper.coverage().items():
         found = [covered(value) for value in everything if value.place == place]
+        by = line.get("by", [])
         needs = [NEEDS[each["reason"]] for each in found if each.get("reason", QUOTED) != QUOTED]
         quoted = len([each for each in found if each.get("reason") == QUOTED])
         rows.append(
@@ -84,7 +85,7 @@ def counts() -> pd.DataFrame:
                 "counted": sum("counted" in each for each in found),
                 "quoted": quoted,
                 "not_reproduced": len(needs),
-                "how": "; ".join([*line.get("by", ()), *dict.fromkeys(needs)]),
+                "how": "; ".join([*by, *(f"the rest {need}" if by else need for need in dict.fromkeys(needs))]),
             }
         )
     return pd.DataFrame(rows)

@@ -24,6 +24,7 @@ PLAIN_RESIDUAL, OPTIONS, DEPTH, LONGER = (
     "imagenet-longer",
 )
 VOC, COCO, DET, LOCALISATION = "detection-voc", "detection-coco", "detection-imagenet", "localisation-imagenet"
+NORMALISATION = "detection-normalisation"
 PAPER_DATA = ("imagenet", "voc", "coco")  # how the names of the paper's data sets begin
 
 COCO_VAL, COCO_TEST_DEV = "COCO val", "COCO test-dev"
@@ -34,6 +35,8 @@ SINGLE_SCALE, REFINED, CONTEXT, TESTED_MULTI_SCALE = (
     "+context",
     "+multi-scale testing",
 )
+UNTRAINED = "untrained"  # a detector before its first update
+DETECTION_PROTOCOLS = (UNTRAINED, SINGLE_SCALE, REFINED, CONTEXT, TESTED_MULTI_SCALE)
 DENSE = "dense"
 MAP, MAP_50, MAP_50_95 = "map", "map_50", "map_50_95"
 LOCALISED, LOCALISED_CLASS = "localisation_error_pct", "localisation_error_gt_class_pct"

@@ -68,6 +68,7 @@ def every(frames: Frames, profile: str) -> list[Table]:
         cifar_architecture(),
         table_1(),
         *detectors(frames),
+        *normalisation(frames),
         *(evaluated(number, frames) for number in evaluations.TABLES),
     ]
 
@@ -408,6 +409,8 @@ def detectors(frames: Frames) -> list[Table]:
         return []
     measures = {name: evaluations.WORDS[name] for name in (evaluations.MAP, evaluations.MAP_50, evaluations.MAP_50_95)}
     rows = frames.evaluations[frames.evaluations["measure"].isin(measures)]
+    order = rows["protocol"].map(evaluations.DETECTION_PROTOCOLS.index)
+    rows = rows.iloc[order.argsort(kind="stable")].sort_values(["title", "data"], kind="stable")
     by, numbers, text = ["title", "experiments", "data", "split", "protocol"], [], []
     for key, tested in rows.groupby(by, sort=False):
         cells = {}
@@ -416,7 +419,7 @@ def detectors(frames: Frames) -> list[Table]:
             numbers.append(
                 {**dict(zip(by, key, strict=True)), "images": of["images"].min(), "measure": measure} | found
             )
-            cells[measures[str(measure)]] = _cell(found, None)
+            cells[measures[str(measure)]] = _cell({**found, "difference": float("nan")}, None)
         text.append({"detector": key[0], "split": key[3], "protocol": key[4]} | cells)
     notes = [
         "Average precision in percent at the last iterate: mean ± standard deviation over n seeds, 95 % t interval.",
@@ -426,6 +429,48 @@ def detectors(frames: Frames) -> list[Table]:
     table = pd.DataFrame(numbers, columns=columns).rename(columns={"title": "detector"})
     shown = pd.DataFrame(text, columns=None if text else ["detector", "split", "protocol"]).fillna(DASH)
     return [Table("detectors", "Detectors", table, shown, notes, "measured")]
+
+
+def normalisation(frames: Frames) -> list[Table]:
+    """What each normalisation of a detector gives, and how much more than the paper's, paired by seed.
+
+    Columns of the numbers: detector, planned, n, mean, sd, diverged, difference, difference_low, difference_high. No
+    table where the experiment is not planned.
+    """
+    planned = serving(frames.finals, evaluations.NORMALISATION)
+    planned = planned[planned["id"].str.startswith("faster-rcnn")]
+    rows = frames.evaluations[frames.evaluations["ids"].isin(planned["id"])]
+    rows = rows[
+        (rows["protocol"] == evaluations.SINGLE_SCALE) & rows["measure"].isin((evaluations.MAP, evaluations.MAP_50))
+    ]
+    if planned.empty:
+        return []
+    of_title = {title: of.set_index("seed")["value"] for title, of in rows.groupby("title", sort=False)}
+    first = min(planned["title"].unique(), key=len)  # the paper's, which no title names
+    numbers = []
+    for title, trials in sorted(planned.groupby("title", sort=False), key=lambda of: of[0] != first):
+        values = of_title.get(title, pd.Series(dtype=float))
+        found, more = estimate(values), estimate((values - of_title.get(first, values)).dropna())
+        said = {"detector": title, "planned": len(trials), "n": found.n, "mean": found.mean, "sd": found.sd}
+        said |= {"diverged": int((trials["outcome"] == "diverged").sum())}
+        numbers.append(said | {"difference": more.mean, "difference_low": more.low, "difference_high": more.high})
+    table = pd.DataFrame(numbers)
+    table.loc[table["detector"] == first, ["difference", "difference_low", "difference_high"]] = float("nan")
+    text = pd.DataFrame(
+        {
+            "detector": table["detector"],
+            "detection mAP": list(map(_spread, table["mean"], table["sd"])),
+            "more than the paper's": list(map(_spread, table["difference"], [float("nan")] * len(table))),
+            "interval": list(map(_interval, table["difference_low"], table["difference_high"])),
+            "n": table["n"].astype(str) + " of " + table["planned"].astype(str),
+            "diverged": table["diverged"].astype(str),
+        }
+    )
+    notes = [
+        f"Average precision in percent at IoU 0.5, {evaluations.SINGLE_SCALE}; differences are paired by seed, with 95 %"
+        " t intervals."
+    ]
+    return [Table("normalisation", "Which normalisation a detector wants", table, text, notes, "measured")]
 
 
 def _evaluated(frames: Frames, number: evaluations.Number | None, theirs: float | None) -> dict[str, float]:

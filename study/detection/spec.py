@@ -83,9 +83,8 @@ class DetectionTrial(Trial):
         """As Tables 7-12 name it: `Faster R-CNN, ResNet-101`; normalisation that is not the paper's is named."""
         images = "1 image" if self.recipe.bn_batch == 1 else f"{self.recipe.bn_batch} images"
         norm = {"frozen-affine": "affine trained", "batch": f"BatchNorm over {images}", "group": "GroupNorm"}
-        return ", ".join(
-            ["Faster R-CNN", self.model.title, *([norm[self.detection.norm]] if self.detection.norm in norm else [])]
-        )
+        named = norm.get(self.detection.norm)
+        return f"Faster R-CNN, {self.model.title}" + (f" ({named})" if named else "")
 
     @classmethod
     def _parts(cls, spec: dict[str, Any]) -> dict[str, Any]:
