@@ -467,8 +467,8 @@ def normalisation(frames: Frames) -> list[Table]:
         }
     )
     notes = [
-        f"Average precision in percent at IoU 0.5, {evaluations.SINGLE_SCALE}; differences are paired by seed, with 95 %"
-        " t intervals."
+        f"Average precision in percent at IoU 0.5, {evaluations.SINGLE_SCALE}; differences are paired by seed,"
+        " with 95 % t intervals."
     ]
     return [Table("normalisation", "Which normalisation a detector wants", table, text, notes, "measured")]
 

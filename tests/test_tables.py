@@ -5,12 +5,14 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from planted import frames, tabled
 
 from analysis import coverage, evaluations, paper, tables
+from analysis.runs import Frames, load
 from experiments import planned
 from experiments.profiles import PAPER, QUICK
 from experiments.recipes import DEVIATIONS, deviations
@@ -365,3 +367,48 @@ def test_every_table_compiles_as_latex(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "all.pdf").stat().st_size > 10_000
+
+
+def of_detectors(values: dict[str, tuple[float, ...]], protocol: str = evaluations.SINGLE_SCALE) -> Frames:
+    """The paper profile's normalisation experiment; `values`: mAP by seed of the detectors whose titles end so."""
+    study = load(planned(PAPER, [evaluations.NORMALISATION]), [])
+    rows = []
+    for end, maps in values.items():
+        of = study.finals[study.finals["title"].str.endswith(end) & study.finals["id"].str.startswith("faster")]
+        assert len(of) == 2
+        for trial, value in zip(of.to_dict("records"), maps, strict=False):
+            about = {"ids": trial["id"], "experiments": trial["experiments"], "title": trial["title"], "run_id": "r"}
+            tested = {"split": "VOC 07 test", "protocol": protocol, "measure": "map", "value": value, "images": 4952}
+            rows.append(about | {"seed": trial["seed"], "data": trial["data"]} | tested)
+    return replace(study, evaluations=pd.DataFrame(rows))
+
+
+def test_normalisations_are_compared_with_the_papers_seed_by_seed():
+    (table,) = tables.normalisation(of_detectors({"ResNet-101": (70.0, 80.0), "(GroupNorm)": (71.0, 83.0)}))
+    rows = table.numbers.set_index("detector")
+    assert rows.index[0] == "Faster R-CNN, ResNet-101" and pd.isna(rows["difference"].iloc[0])
+    of_group = rows.loc["Faster R-CNN, ResNet-101 (GroupNorm)"]
+    assert (of_group["mean"], of_group["difference"], of_group["n"], of_group["planned"]) == (77.0, 2.0, 2, 2)
+    assert of_group["difference_low"] < 2.0 < of_group["difference_high"]
+    assert (rows["n"] == [2, 0, 0, 0, 2]).all() and len(table.text) == 5
+
+
+def test_a_seed_that_only_one_of_two_normalisations_has_is_in_no_difference():
+    (table,) = tables.normalisation(of_detectors({"ResNet-101": (70.0, 80.0), "(GroupNorm)": (71.0,)}))
+    of_group = table.numbers.set_index("detector").loc["Faster R-CNN, ResNet-101 (GroupNorm)"]
+    assert of_group["difference"] == 1.0 and pd.isna(of_group["difference_low"])
+
+
+def test_detectors_are_listed_by_protocol_and_only_where_they_are_planned():
+    quick = load(planned(QUICK), [])
+    assert tables.detectors(quick) == tables.normalisation(quick) == []
+    untrained, trained = (
+        of_detectors({"ResNet-101": (each,)}, protocol)
+        for each, protocol in ((1.0, "untrained"), (70.0, "single scale"))
+    )
+    both = replace(trained, evaluations=pd.concat([trained.evaluations, untrained.evaluations]))
+    (table,) = tables.detectors(both)
+    assert table.text["protocol"].tolist() == ["untrained", "single scale"]
+    assert table.text["detection mAP"].tolist() == ["1.00, n 1", "70.00, n 1"]
+    (nothing,) = tables.detectors(replace(both, evaluations=both.evaluations.iloc[:0]))
+    assert nothing.text.empty and list(nothing.text.columns) == ["detector", "split", "protocol"]
