@@ -11,7 +11,7 @@ from study.spec import Trial
 
 
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.detectors:
+    if not profile.detectors or not profile.imagenet:
         return []
     ours, backbones = profile.detectors, profile.backbones()
     return [*backbones, *ours.of_vgg(ours.coco), *ours.of_resnet(ours.coco, backbones), *with_context(profile)]
@@ -19,6 +19,6 @@ def trials(profile: Profile) -> list[Trial]:
 
 def with_context(profile: Profile) -> list[Trial]:
     """COCO's detectors with the feature of the whole image (Appendix B), if the profile trains them."""
-    if not profile.detectors or not profile.detectors.improved:
+    if not profile.detectors or not profile.imagenet or not profile.detectors.improved:
         return []
     return profile.detectors.of_resnet(profile.detectors.coco, profile.backbones(), context=True)

@@ -10,7 +10,7 @@ from study.spec import Trial
 
 
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.detectors:
+    if not profile.detectors or not profile.imagenet:
         return []
     ours, backbones = profile.detectors, profile.backbones()
     data, *_ = ours.voc

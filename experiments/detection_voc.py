@@ -11,7 +11,7 @@ from study.spec import Trial
 
 
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.detectors:
+    if not profile.detectors or not profile.imagenet:
         return []
     backbones, found = profile.backbones(), list[Trial]()
     improved = with_context(profile)

@@ -343,7 +343,8 @@ def test_claims_that_the_study_cannot_test_say_what_they_need():
     found = verdicts(THIN)
     for name, needs in (
         ("S41-1", "plain-34: make degradation-study PROFILE=paper EXPERIMENTS=imagenet-plain-vs-residual"),
-        ("S43-1", "Faster R-CNN, ResNet-101: the experiment detection-voc in the profile paper"),
+        ("S43-1", "Faster R-CNN, ResNet-101: make degradation-study PROFILE=paper EXPERIMENTS=detection-voc"),
+        ("SB-6", "Faster R-CNN, ResNet-101: the experiment detection-imagenet in the profile paper"),
         ("S3-2", "nets with shortcuts over a single layer"),
         ("S41-19", "nets that have projections for the zero-padded channels"),
         ("S41-20", "ResNet-34 (B) with as many parameters as C"),

@@ -12,6 +12,7 @@ import pytest
 from experiments import EXPERIMENTS, name_of, planned, recipes
 from experiments.plan import duration
 from experiments.profiles import CLASS, PAPER, PROFILES, QUICK, SMOKE, Profile
+from study.detection.spec import DetectionTrial
 from study.spec import Trial
 
 ROOT = Path(__file__).parents[1]
@@ -115,7 +116,11 @@ def test_every_trial_of_a_profile_has_its_data_and_width() -> None:
         for trial, serves in planned(profile).items():
             normalise = trial.data.normalise if trial in imitated else profile.data.normalise
             labels = trial.data.labels if serves == ["controls"] else "true"
-            if trial.data.photographs:
+            if isinstance(trial, DetectionTrial):
+                ours = profile.detectors
+                assert ours and trial.model in (ours.vgg, ours.resnet)
+                assert replace(trial.data, normalise="pixel-mean") in (*ours.voc, ours.coco)
+            elif trial.data.photographs:
                 assert profile.imagenet
                 assert (trial.data, trial.model.width) == (profile.imagenet.data, profile.imagenet.width)
             else:

@@ -17,12 +17,15 @@ from pycocotools.coco import COCO
 from torch import Tensor
 from torchvision.datasets import VOCDetection
 
+from experiments.profiles import SCENES_IN_COCO, SCENES_IN_VOC
+from experiments.recipes import COCO_DATA, VOC12_DATA, VOC_DATA
 from study.detection import annotations
 from study.detection.annotations import Example
 from study.detection.data import Scenes, Target, flipped, load
 from study.spec import Data, InputError
 
 NOWHERE = Path("/nonexistent")
+SPECS = {spec.name: spec for spec in (VOC_DATA, VOC12_DATA, COCO_DATA, SCENES_IN_VOC, SCENES_IN_COCO)}
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +45,11 @@ def root(made: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module", params=["pasted-voc", "pasted-coco"])
 def scenes(made: Path, request: pytest.FixtureRequest) -> Scenes:
-    return load(annotations.describe(request.param, made, size=128), made)
+    return load(SPECS[request.param], made)
 
 
 def voc(name: str = "voc07+12") -> Data:
-    return annotations.describe(name, NOWHERE, size=600)
+    return SPECS[name]
 
 
 def jpeg(size: tuple[int, int] = (60, 40)) -> bytes:
@@ -138,20 +141,15 @@ def same(a: list[tuple[Tensor, Target]], b: list[tuple[Tensor, Target]]) -> bool
 # ---------------------------------------------------------------- what is read
 
 
-def test_a_data_set_is_described_by_its_name_alone() -> None:
-    for name, classes in (("voc07+12", 20), ("voc07++12", 20), ("coco14", 80)):
-        spec = annotations.describe(name, NOWHERE, size=600)
-        assert (spec.name, spec.classes, spec.channels, spec.size, spec.flip) == (name, classes, 3, 600, True)
-        assert (spec.normalise, spec.scales, spec.colour, spec.digest) == ("imagenet", (0, 0), "none", "")
+def test_another_name_is_refused() -> None:
     with pytest.raises(InputError, match="data set 'voc' is unknown; choose one of voc07"):
-        annotations.describe("voc", NOWHERE, size=600)
+        annotations.load("voc", NOWHERE)
 
 
-def test_generated_scenes_are_described_as_what_is_made(made: Path) -> None:
+def test_the_tables_name_the_test_sets(made: Path) -> None:
     for name in ("pasted-voc", "pasted-coco"):
-        spec = annotations.describe(name, made, size=128)
-        assert (spec.classes, spec.size, spec.digest) == (4, 128, "")
-        assert load(spec, made).test_split == f"{name} {'test' if name == 'pasted-voc' else 'val'}"
+        found = load(SPECS[name], made)
+        assert found.test_split == annotations.test_split(name) == f"{name} {'test' if name == 'pasted-voc' else 'val'}"
 
 
 def test_counts_are_those_of_the_official_lists() -> None:
@@ -359,7 +357,7 @@ def test_what_is_no_json_is_refused(coco: Path) -> None:
 
 
 def test_a_specification_that_detectors_have_not_is_refused(made: Path) -> None:
-    spec = annotations.describe("pasted-voc", made, size=128)
+    spec = SPECS["pasted-voc"]
     for what, value in (("labels", "shuffled"), ("held_out", 5), ("padding", 4)):
         with pytest.raises(InputError, match=f"{what} {value!r} does not go with scenes of pasted-voc; choose"):
             load(replace(spec, **{what: value}), made)  # type: ignore[arg-type]
@@ -398,7 +396,7 @@ def test_difficult_objects_stay_for_the_evaluator_but_are_not_trained_on(officia
 
 
 def test_crowds_stay_for_the_evaluator_but_are_not_trained_on(coco: Path) -> None:
-    scenes = load(annotations.describe("coco14", NOWHERE, size=600), coco)
+    scenes = load(SPECS["coco14"], coco)
     assert [e.image_id for e in scenes.examples("train")] == ["2500000000"]
     assert [e.crowd.tolist() for e in scenes.examples("test")] == [[True], [False, False]]
 
@@ -410,7 +408,7 @@ def test_boxes_are_trained_on_where_they_are_in_the_image(coco: Path, official: 
         whole["annotations"].append(coco_object(4, 2500000000, 1, [60, 0, 4, 4]))  # beside the image
 
     edit_coco(coco, edit)
-    scenes = load(replace(annotations.describe("coco14", NOWHERE, size=600), flip=False), coco)
+    scenes = load(replace(SPECS["coco14"], flip=False), coco)
     assert trained(scenes) == {"2500000000": ([[0, 5, 60, 15]], [80])}
     assert scenes.examples("train")[0].boxes.tolist() == [[-3, 5, 67, 15], [7, 7, 11, 7], [60, 0, 64, 4]]
 
@@ -422,7 +420,7 @@ def test_boxes_are_trained_on_where_they_are_in_the_image(coco: Path, official: 
 
 def test_a_training_set_of_nothing_to_learn_cannot_be_batched(coco: Path) -> None:
     edit_coco(coco, lambda whole: whole["annotations"].clear())
-    scenes = load(annotations.describe("coco14", NOWHERE, size=600), coco)
+    scenes = load(SPECS["coco14"], coco)
     with pytest.raises(InputError, match="batch 1 is larger than the 0 training images of coco14"):
         scenes.batch(0, 0, 1)
 
@@ -507,7 +505,7 @@ def test_testing_is_in_order_and_of_all_images(scenes: Scenes) -> None:
 def test_a_grey_image_becomes_coloured(root: Path) -> None:
     path = root / "pasted/VOCdevkit/VOC2007/JPEGImages/000161.jpg"
     Image.open(path).convert("L").save(path)
-    image, example = next(load(annotations.describe("pasted-voc", root, size=128), root).test())
+    image, example = next(load(SPECS["pasted-voc"], root).test())
     assert example.path == path and image.shape[0] == 3 and torch.equal(image[0], image[2])
 
 
@@ -516,7 +514,7 @@ def test_a_damaged_image_is_refused_by_name(root: Path, damage: str) -> None:
     path = root / "pasted/VOCdevkit/VOC2007/JPEGImages/000162.jpg"
     whole = path.read_bytes()
     path.write_bytes({"nothing": b"", "half": whole[: len(whole) // 2], "another size": jpeg()}.get(damage, b"<html>"))
-    scenes = load(annotations.describe("pasted-voc", root, size=128), root)
+    scenes = load(SPECS["pasted-voc"], root)
     tested = scenes.test()
     next(tested)
     with pytest.raises(InputError) as error:

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("study")
 def make(target: str, folder: Path, *variables: str) -> subprocess.CompletedProcess[str]:
     where = [f"STORE={folder / 'store'}", f"RESULTS={folder / 'results'}"]
     command = ["make", "--no-print-directory", target, "PROFILE=smoke", *where, *variables]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
 @pytest.fixture(scope="module")

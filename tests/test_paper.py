@@ -202,7 +202,7 @@ def test_every_value_is_reproduced_by_a_planned_trial_or_counted_or_listed_with_
 def test_a_listed_value_whose_net_is_planned_is_found_out(monkeypatch):
     value = next(value for value in VALUES if (value.place, value.net) == ("table_6", ("residual", 20, "A")))
     assert wrong(value) == ""
-    monkeypatch.setattr(paper, "coverage", lambda: {"table_6": {"reason": "server"}})
+    monkeypatch.setattr(paper, "coverage", lambda: {"table_6": {"reason": "localisation"}})
     assert wrong(value).startswith("listed as not reproduced, but resnet20A-cifar10-")
 
 

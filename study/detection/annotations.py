@@ -34,7 +34,7 @@ from study.data.indexes import cached, picture
 from study.data.sources import decode, refusal
 from study.detection.spec import VOC_CLASSES
 from study.seeds import generator
-from study.spec import Data, InputError, check_choice
+from study.spec import InputError, check_choice
 
 COCO_CLASSES = (  # in the order of their category ids, which are not contiguous
     *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light"),
@@ -129,29 +129,6 @@ class Annotated:
 
 
 _Found = Iterator[tuple[Example, int]]  # with the bytes of the image's file
-
-
-def describe(name: str, root: Path, *, size: int) -> Data:
-    """The specification of a data set by name; `size` is the shorter side of resized images, in pixels.
-
-    Reads nothing, except that it makes and reads the generated sets below `root`.
-    """
-    check_choice("data set", name, NAMES)
-    classes = load(name, root).classes if name.startswith("pasted-") else _SETS[name][0]
-    return Data(
-        name=name,
-        channels=3,
-        size=size,
-        classes=len(classes),
-        held_out=0,
-        padding=0,
-        flip=True,
-        scales=(0, 0),
-        colour="none",
-        normalise="imagenet",
-        labels="true",
-        digest="",
-    )
 
 
 def test_split(name: str) -> str:
