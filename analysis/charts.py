@@ -44,6 +44,8 @@ TRAINS, TESTS = "training error", "test error"
 # Shades of the shallowest net and the deepest, on a light ground and on a dark one: all stand out from it.
 SHADES = ((0.65, 1.0), (0.66, 0.2))
 FAMILIES = {"plain": (FAMILY_COLOURS["plain"], "#ff9a5c"), "residual": (FAMILY_COLOURS["residual"], "#7ab8f5")}
+FONT = "system-ui, sans-serif"
+SHORT = 8  # characters of a run's id where there is no room for 32; the table under the chart has them whole
 BENEFIT = ("#444444", "#c3c8d0")
 Style = dict[str, Any]  # of a line
 BOLD: Style = {"width": 2.6}
@@ -282,8 +284,8 @@ def _template(text: str, grid: str, label: str) -> dict[str, Any]:
         layout={
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
-            "font": {"family": "system-ui, sans-serif", "size": 12, "color": text},
-            "hoverlabel": {"bgcolor": label, "align": "left", "font": {"color": text}},
+            "font": {"family": FONT, "size": 12, "color": text},
+            "hoverlabel": {"bgcolor": label, "align": "left", "font": {"family": FONT, "color": text}},
             "margin": {"l": 8, "r": 90, "t": 12, "b": 8},
             "showlegend": False,  # the switches are
             "hovermode": "closest",
@@ -369,7 +371,7 @@ def _curves(
             for id in seeds:
                 curve, (seed, run) = seeds[id].dropna(), of[id]
                 said = f"<b>{escape(net)}</b>, {measure}, unfinished<br>iteration %{{x:,}}<br>"
-                said += f"seed {seed}: %{{y:.2f}} %, run {run}"
+                said += f"seed {seed}: %{{y:.2f}} %<br>run {run}"
                 faint: Style = {"width": 1.2, "dash": "dashdot"}
                 parts = [net, *apart_by, PROVISIONAL]
                 yield _trace(parts, pairs[net], curve.index, curve, said, "lines", faint, opacity=0.6)
@@ -403,7 +405,7 @@ def _seeds(
         f"<b>{escape(parts[0])}</b>{', ' if measure else ''}{measure}<br>{along} %{{x:,}}: mean %{{y:{digits}}}{unit}"
     )
     for place, (seed, run) in enumerate(runs):
-        said += f"<br>seed {seed}: %{{customdata[{place}]:{digits}}}{unit}, run {run}"
+        said += f"<br>seed {seed}: %{{customdata[{place}]:{digits}}}{unit}, run {run[:SHORT]}"
     yield _trace(parts, pair, seeds.index, seeds.mean(axis=1), said, "lines", style, customdata=_f4(seeds))
 
 
