@@ -36,23 +36,26 @@ from analysis.figures import (
     unfinished,
 )
 from analysis.runs import Frames
+from analysis.tables import DASH
 
-DASH = "—"
 BAND, PAPERS, MEAN, SEED = "range over seeds", "the paper, digitised", "mean over seeds", "a seed"
 DIVERGED, PROVISIONAL, PLANNED = "diverged", "unfinished, provisional", "as predicted"
+BENEFIT = "residual benefit"
 TRAINS, TESTS = "training error", "test error"
 # Shades of the shallowest net and the deepest, on a light ground and on a dark one: all stand out from it.
 SHADES = ((0.65, 1.0), (0.66, 0.2))
 FAMILIES = {"plain": (FAMILY_COLOURS["plain"], "#ff9a5c"), "residual": (FAMILY_COLOURS["residual"], "#7ab8f5")}
 FONT = "system-ui, sans-serif"
+MOST = 10  # runs that a curve names: more would not fit beside it
 SHORT = 8  # characters of a run's id where there is no room for 32; the table under the chart has them whole
-BENEFIT = ("#444444", "#c3c8d0")
+GREY = ("#444444", "#c3c8d0")
 Style = dict[str, Any]  # of a line
 BOLD: Style = {"width": 2.6}
 DOTTED: Style = {"width": 1.2, "dash": "dot"}
 BOTH: dict[str, Style] = {TRAINS: {"width": 1.2, "dash": "dash"}, TESTS: BOLD}
 _DRAWN = {TRAINS: "train_error_pct", TESTS: "test_error_pct"}
 _FINAL = {TRAINS: TRAINING, TESTS: TEST}
+_SYMBOLS, _DASHES = ("square", "circle", "triangle-up"), ("dash", "solid", "dot")  # plain, residual, their difference
 _CROSS: dict[str, Any] = {"symbol": "x-thin", "size": 10, "line": {"width": 2.5}}
 
 Pair = tuple[str, str]  # a colour on a light ground and on a dark one
@@ -216,20 +219,22 @@ def gaps_against_depth(frames: Frames) -> Chart:
             (f"gap of {family} nets", pair, quantities.degradation_gap(finals, column, family))
             for family, pair in FAMILIES.items()
         ]
+        benefit = quantities.residual_benefit(finals, column)
         traces = []
-        for part, pair, rows in (*gaps, ("residual benefit", BENEFIT, quantities.residual_benefit(finals, column))):
+        for shift, (part, pair, rows) in enumerate((*gaps, (BENEFIT, GREY, benefit))):
+            known = []
             for row in rows.to_dict("records"):
                 interval = DASH if pd.isna(row["low"]) else f"{row['low']:.2f} to {row['high']:.2f}"
-                values.append(
-                    {"quantity": part, "error": measure, "layers": str(row["depth"]), "mean": f"{row['mean']:.2f}"}
-                    | {"95 % interval": interval, "n": str(row["n"])}
-                )
+                known.append([str(row["depth"]), interval, str(row["n"])])
+                said_of = {"quantity": part, "error": measure, "layers": str(row["depth"])}
+                values.append(said_of | {"mean": f"{row['mean']:.2f}", "95 % interval": interval, "n": str(row["n"])})
+            at = rows["depth"].astype(float) * (1 + 0.025 * (shift - 1))  # so that intervals do not hide one another
             bars = {"array": _f4(rows["high"] - rows["mean"]), "arrayminus": _f4(rows["mean"] - rows["low"])}
-            said = f"<b>{part}</b>, {measure}<br>%{{x}} layers: %{{y:+.2f}} points<br>n = %{{customdata}}"
-            traces.append(
-                _trace([part], pair, rows["depth"], rows["mean"], said, "lines+markers", error_y=bars | {"width": 4})
-                .update(customdata=rows["n"].astype("int32").to_numpy(), line_dash=_DASHES[part], marker_size=7)
-            )  # fmt: skip
+            said = f"<b>{part}</b>, {measure}<br>%{{customdata[0]}} layers: %{{y:+.2f}} points"
+            said += "<br>95 % interval %{customdata[1]}, n = %{customdata[2]}"
+            trace = _trace([part], pair, at, rows["mean"], said, "lines+markers", {"dash": _DASHES[shift]})
+            marker = {"symbol": _SYMBOLS[shift], "size": 7}
+            traces.append(trace.update(error_y=bars | {"width": 4}, customdata=known, marker=marker))
         figure = _figure([trace for trace in traces if len(trace.x)], "layers", "percentage points")
         panels[measure] = _by_depth(figure, finals)
     return Chart("gaps_against_depth", "What depth costs, and what shortcuts gain", panels, pd.DataFrame(values))
@@ -243,7 +248,7 @@ def plan_against_actual(frames: Frames) -> Chart:
     if len(finals):
         times = finals[["predicted_seconds", "seconds"]].to_numpy()
         ends = [times.min() / 1.3, times.max() * 1.3]
-        traces.append(_trace([PLANNED], BENEFIT, ends, ends, PLANNED, "lines", {"width": 1.2}))
+        traces.append(_trace([PLANNED], GREY, ends, ends, PLANNED, "lines", {"width": 1.2}))
     for family, pair in FAMILIES.items():
         ended = {(): finals["outcome"] != "diverged", (DIVERGED,): finals["outcome"] == "diverged"}
         for parts, chosen in ended.items():
@@ -297,10 +302,7 @@ def _template(text: str, grid: str, label: str) -> dict[str, Any]:
 
 
 def _dot(family: str) -> dict[str, Any]:
-    return {"symbol": {"plain": "square", "residual": "circle"}[family], "size": 8, "opacity": 0.75}
-
-
-_DASHES = {"gap of plain nets": "dash", "gap of residual nets": "solid", "residual benefit": "dot"}
+    return {"symbol": dict(zip(FAMILIES, _SYMBOLS, strict=False))[family], "size": 8, "opacity": 0.75}
 
 
 def _pairs(finals: pd.DataFrame) -> dict[str, Pair]:
@@ -363,17 +365,17 @@ def _curves(
     done, undone = finals[finals["outcome"] == "finished"], unfinished(frames.curves, finals)
     of = {row["id"]: (row["seed"], row["run_id"]) for row in finals.to_dict("records")}
     for measure, style in measures.items():
-        apart_by = [measure] if len(measures) > 1 else []  # else the panel has one measure, and nothing is to switch
+        of_measure = [measure] if len(measures) > 1 else []  # else the panel has one measure, and nothing is to switch
         for net, seeds in by_net(frames.curves, done, _DRAWN[measure]):
             runs = [of[id] for id in seeds]
-            yield from _seeds([net, *apart_by], measure, seeds, runs, pairs[net], style, "iteration", " %", ".2f")
+            yield from _seeds([net, *of_measure], measure, seeds, runs, pairs[net], style, "iteration", " %", ".2f")
         for net, seeds in by_net(frames.curves, undone, _DRAWN[measure]):
             for id in seeds:
                 curve, (seed, run) = seeds[id].dropna(), of[id]
                 said = f"<b>{escape(net)}</b>, {measure}, unfinished<br>iteration %{{x:,}}<br>"
                 said += f"seed {seed}: %{{y:.2f}} %<br>run {run}"
                 faint: Style = {"width": 1.2, "dash": "dashdot"}
-                parts = [net, *apart_by, PROVISIONAL]
+                parts = [net, *of_measure, PROVISIONAL]
                 yield _trace(parts, pairs[net], curve.index, curve, said, "lines", faint, opacity=0.6)
     for title, rows in finals[finals["outcome"] == "diverged"].groupby("title"):
         said, at = "diverged at iteration %{x:,}", pd.Series(top, rows.index)
@@ -404,9 +406,11 @@ def _seeds(
     said = (
         f"<b>{escape(parts[0])}</b>{', ' if measure else ''}{measure}<br>{along} %{{x:,}}: mean %{{y:{digits}}}{unit}"
     )
-    for place, (seed, run) in enumerate(runs):
+    for place, (seed, run) in enumerate(runs[:MOST]):
         said += f"<br>seed {seed}: %{{customdata[{place}]:{digits}}}{unit}, run {run[:SHORT]}"
-    yield _trace(parts, pair, seeds.index, seeds.mean(axis=1), said, "lines", style, customdata=_f4(seeds))
+    said += f"<br>and {len(runs) - MOST} more" if len(runs) > MOST else ""
+    each = _f4(seeds.iloc[:, :MOST])
+    yield _trace(parts, pair, seeds.index, seeds.mean(axis=1), said, "lines", style, customdata=each)
 
 
 def _papers(

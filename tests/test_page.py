@@ -86,6 +86,12 @@ def test_a_curve_says_which_runs_it_is_of_and_what_each_has():
     assert mean.y[-1] == pytest.approx(runs["test_error_pct"].mean(), rel=1e-6)
 
 
+def test_a_curve_of_many_seeds_names_as_many_runs_as_fit():
+    drawn = charts.figure_1(frames(QUICK.with_seeds(12))).panels[charts.TESTS].data
+    (mean,) = [trace for trace in drawn if trace.meta["parts"] == ["plain-56"] and trace.mode == "lines"]
+    assert mean.hovertemplate.count("run ") == mean.customdata.shape[1] == 10 and "and 2 more" in mean.hovertemplate
+
+
 def test_a_trial_that_diverged_or_has_no_result_yet_is_drawn_as_such_and_is_in_no_mean():
     drawn = charts.figure_6(timed(QUICK)).panels
     (unfinished, _) = [trace for trace in drawn["plain nets"].data if charts.PROVISIONAL in trace.meta["parts"]]
