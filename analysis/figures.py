@@ -63,17 +63,11 @@ styled = matplotlib.rc_context(STYLE)
 
 @styled
 def figure_1(frames: Frames, profile: str) -> Figure:
-    """Fig. 1: training error (left) and test error (right) of a shallow and a 56-layer plain net.
-
-    Takes the shallowest plain net of plain-vs-residual, and the 56-layer one (without one, the deepest).
-    """
-    finals = serving(frames.finals, "plain-vs-residual").query("family == 'plain'")
-    depths = set(finals["depth"])
-    chosen = {min(depths), 56 if 56 in depths else max(depths)} if depths else set()
-    finals = finals[finals["depth"].isin(chosen)]
+    """Fig. 1: training error (left) and test error (right) of a shallow and a 56-layer plain net."""
+    finals = nets_1(frames.finals)
     figure = Figure(figsize=(8, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    top, colours = _top(finals), _colours(finals)
+    top, colours = top_of(finals), colours_of(finals)
     for axes, measure, series in ((left, "train_error_pct", "train"), (right, "test_error_pct", "test")):
         _papers_curves(axes, 1, series, finals, colours)
         _curves(axes, frames.curves, finals, {measure: "-"}, top, colours)
@@ -94,10 +88,9 @@ def figure_4(frames: Frames, profile: str) -> Figure:
 
     Over the paper's own curves; without planned trials of such nets, these alone.
     """
-    finals = serving(frames.finals, "imagenet-plain-vs-residual").query("block == 'basic'")
+    finals = nets_4(frames.finals)
     figure = Figure(figsize=(8, 3.4), layout="constrained")
-    panels, colours = figure.subplots(1, 2, sharey=True), _colours(finals)
-    top = 60 if finals[[TRAINING, TEST]].max().max() < 60 else 100
+    panels, colours, top = figure.subplots(1, 2, sharey=True), colours_of(finals), top_4(finals)
     for axes, family, panel in zip(panels, FAMILY_COLOURS, ("left", "right"), strict=True):
         rows = finals[finals["family"] == family]
         if finals.empty:
@@ -145,16 +138,11 @@ def _papers_figure_4(axes: Axes, family: str, panel: str) -> None:
 @styled
 def figure_6(frames: Frames, profile: str) -> Figure:
     """Fig. 6: error while training of plain nets (left), ResNets (middle) and the nets of depth-scaling (right)."""
-    compared = serving(frames.finals, "plain-vs-residual")
-    deep = serving(frames.finals, "depth-scaling")
-    panels = {
-        "plain nets": compared[compared["family"] == "plain"],
-        "ResNets, option A": compared[compared["family"] == "residual"],
-        "depth scaling": deep,
-    }
+    panels = panels_6(frames.finals)
+    *compared, deep = panels.values()
     finals = pd.concat(panels.values()).drop_duplicates("id")
     figure = Figure(figsize=(12, 4), layout="constrained")
-    top, colours = _top(finals), _colours(finals)
+    top, colours = top_of(finals), colours_of(finals)
     for axes, (title, rows) in zip(figure.subplots(1, 3, sharey=True), panels.items(), strict=True):
         _papers_curves(axes, 6, "test", rows, colours)
         _curves(axes, frames.curves, rows, {"train_error_pct": "--", "test_error_pct": "-"}, top, colours)
@@ -165,8 +153,8 @@ def figure_6(frames: Frames, profile: str) -> Figure:
         "Running training error (thin, dashed) and test error (bold) while training, as in Fig. 6 of the paper."
         f" {_THEIRS} Here these are test errors.{provisional}"
     )
-    if len(set(compared["iterations"]) | set(deep["iterations"])) > 1:
-        text += " The nets on the right have a recipe of their own; compare them with each other only."
+    if len(set(pd.concat(compared)["iterations"]) | set(deep["iterations"])) > 1:
+        text += " The nets of depth scaling have a recipe of their own; compare them with each other only."
     return _captioned(figure, text, finals, profile)
 
 
@@ -176,11 +164,10 @@ def figure_7(frames: Frames, profile: str) -> Figure:
 
     Plain nets of 20 and 56 layers on the left, ResNets of 20, 56 and 110 on the right, over the paper's own curves.
     """
-    finals = serving(frames.finals, "plain-vs-residual").query("depth in (20, 56, 110)")
-    finals = finals[(finals["family"] == "residual") | (finals["depth"] < 110)]
+    finals = nets_7(frames.finals)
     ends = frames.layers[frames.layers["id"].isin(finals["id"]) & (frames.layers["iteration"] > 0)]
     figure = Figure(figsize=(8, 5), layout="constrained")
-    panels, colours, responses = figure.subplots(2, 2, sharex=True, sharey=True), _colours(finals), paper.responses()
+    panels, colours, responses = figure.subplots(2, 2, sharex=True, sharey=True), colours_of(finals), paper.responses()
     for column, (family, title) in enumerate((("plain", "plain nets"), ("residual", "ResNets, option A"))):
         for row, order in enumerate(("in order", "by magnitude")):
             axes, names = panels[row, column], []
@@ -189,7 +176,7 @@ def figure_7(frames: Frames, profile: str) -> Figure:
                 theirs = responses.loc[responses["curve"] == net, "response_std"]
                 measured = ends[ends["title"] == net].pivot(index="layer", columns="seed", values="response_std")
                 if row:
-                    theirs, measured = _ranked(theirs), measured.astype(float).apply(_ranked)
+                    theirs, measured = ranked(theirs), measured.astype(float).apply(ranked)
                 axes.plot(np.arange(1, len(theirs) + 1), theirs, color=colour, linewidth=1, linestyle=":")
                 if len(measured):
                     layer, low, high = measured.index, measured.min(axis=1), measured.max(axis=1)
@@ -211,7 +198,8 @@ def figure_7(frames: Frames, profile: str) -> Figure:
     return _captioned(figure, text, finals, profile)
 
 
-def _ranked(values: pd.Series) -> pd.Series:
+def ranked(values: pd.Series) -> pd.Series:
+    """The values from the largest on."""
     return pd.Series(np.sort(values)[::-1], index=values.index)
 
 
@@ -495,6 +483,35 @@ def beside_plain(finals: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([plain[plain["depth"].isin(set(options["depth"]))], options])
 
 
+def nets_1(finals: pd.DataFrame) -> pd.DataFrame:
+    """The rows of Fig. 1: the shallowest plain net of plain-vs-residual, and that of 56 layers, or else the deepest."""
+    plain = serving(finals, "plain-vs-residual").query("family == 'plain'")
+    depths = set(plain["depth"])
+    chosen = {min(depths), 56 if 56 in depths else max(depths)} if depths else set()
+    return plain[plain["depth"].isin(chosen)]
+
+
+def nets_4(finals: pd.DataFrame) -> pd.DataFrame:
+    """The rows of Fig. 4: nets of 18 and 34 layers on ImageNet."""
+    return serving(finals, "imagenet-plain-vs-residual").query("block == 'basic'")
+
+
+def panels_6(finals: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows of each panel of Fig. 6, by its title."""
+    compared = serving(finals, "plain-vs-residual")
+    return {
+        "plain nets": compared[compared["family"] == "plain"],
+        "ResNets, option A": compared[compared["family"] == "residual"],
+        "depth scaling": serving(finals, "depth-scaling"),
+    }
+
+
+def nets_7(finals: pd.DataFrame) -> pd.DataFrame:
+    """The rows of Fig. 7: plain nets of 20 and 56 layers, ResNets of 20, 56 and 110."""
+    nets = serving(finals, "plain-vs-residual").query("depth in (20, 56, 110)")
+    return nets[(nets["family"] == "residual") | (nets["depth"] < 110)]
+
+
 _CROSS: dict[str, Any] = {
     "marker": "x",
     "markersize": 9,
@@ -549,12 +566,18 @@ Colours = dict[str, tuple[float, ...]]  # by the title of a net
 
 def _papers_curves(axes: Axes, number: int, series: str, finals: pd.DataFrame, colours: Colours) -> None:
     """The paper's digitised curves of the nets that are drawn, on our iterations, behind everything else."""
+    for title, curve in papers_curves(number, series, finals):
+        axes.plot(curve["iteration"], curve["value"], color=colours[title], linewidth=1, linestyle=":", zorder=1)
+
+
+def papers_curves(number: int, series: str, finals: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The paper's curve of each net, [iteration, value], on our iterations; empty where the paper has none."""
     theirs = paper.curves(number)
     theirs = theirs[theirs["series"] == series]
     for title, rows in finals.groupby("title"):
         curve = theirs[theirs["curve"] == title].drop_duplicates("iteration").sort_values("iteration")
-        iteration = curve["iteration"] * (rows["iterations"].max() / (600_000 if number == 4 else PAPER_ITERATIONS))
-        axes.plot(iteration, curve["value"], color=colours[str(title)], linewidth=1, linestyle=":", zorder=1)
+        ours = rows["iterations"].max() / (600_000 if number == 4 else PAPER_ITERATIONS)
+        yield str(title), curve[["iteration", "value"]].assign(iteration=curve["iteration"] * ours)
 
 
 def _curves(
@@ -564,15 +587,15 @@ def _curves(
 
     The curves of trials without a result stand in front, each by itself and faint.
     """
-    done, unfinished = finals[finals["outcome"] == "finished"], _unfinished(curves, finals)
+    done, undone = finals[finals["outcome"] == "finished"], unfinished(curves, finals)
     for measure, style in measures.items():
         width = 1.0 if style == "--" else 2.2
-        for net, seeds in _by_net(curves, done, measure):
+        for net, seeds in by_net(curves, done, measure):
             axes.plot(seeds.index, seeds.mean(axis=1), color=colours[net], linewidth=width, linestyle=style)
             if len(seeds.columns) > 1:  # the full range: a standard deviation of two or three seeds says less
                 low, high = seeds.min(axis=1), seeds.max(axis=1)
                 axes.fill_between(seeds.index, low, high, color=colours[net], alpha=0.2, linewidth=0)
-        for net, seeds in _by_net(curves, unfinished, measure):
+        for net, seeds in by_net(curves, undone, measure):
             for curve in (seeds[id].dropna() for id in seeds):
                 axes.plot(curve.index, curve, color=colours[net], linewidth=0.5 + 0.4 * width, **_FAINT)
             if measure == next(iter(measures)) and net not in set(done["title"]):  # no mean, at whose end its name is
@@ -591,7 +614,7 @@ def _curves(
     _say_if_empty(axes, done)
 
 
-def _by_net(curves: pd.DataFrame, finals: pd.DataFrame, measure: str) -> Iterator[tuple[str, pd.DataFrame]]:
+def by_net(curves: pd.DataFrame, finals: pd.DataFrame, measure: str) -> Iterator[tuple[str, pd.DataFrame]]:
     """The measure [iteration, trial] of the trials of each net, as finely as it can be shown."""
     shown = thinned(curves.loc[curves["id"].isin(finals["id"]), ["id", "iteration", measure]]).dropna()
     for title, rows in finals.groupby("title", sort=False):
@@ -600,7 +623,7 @@ def _by_net(curves: pd.DataFrame, finals: pd.DataFrame, measure: str) -> Iterato
             yield str(title), of_net.pivot(index="iteration", columns="id", values=measure)
 
 
-def _unfinished(curves: pd.DataFrame, finals: pd.DataFrame) -> pd.DataFrame:
+def unfinished(curves: pd.DataFrame, finals: pd.DataFrame) -> pd.DataFrame:
     """The trials without a result of whose curve there is something."""
     return finals[~finals["outcome"].isin(RESULTS) & finals["id"].isin(curves["id"].unique())]
 
@@ -609,20 +632,21 @@ def _provisional(curves: pd.DataFrame, finals: pd.DataFrame) -> str:
     """A sentence that names the faint curves; '' where there are none."""
     nets = [
         f"{title} (seed{'s' if len(rows) > 1 else ''} {', '.join(map(str, sorted(rows['seed'])))})"
-        for title, rows in _unfinished(curves, finals).groupby("title", sort=False)
+        for title, rows in unfinished(curves, finals).groupby("title", sort=False)
     ]
     return f" Faint and provisional, in no mean: the curves so far of {', '.join(nets)}." if nets else ""
 
 
-def _colours(finals: pd.DataFrame) -> Colours:
-    """A colour for each net by its title: hue by family, darker with depth."""
+def colours_of(finals: pd.DataFrame, first: float = 0.45, last: float = 0.95) -> Colours:
+    """A colour for each net by its title: hue by family, lightness by depth, from the `first` shade to the `last`."""
     depths = sorted(set(finals["depth"]))
-    shades = dict(zip(depths, np.linspace(0.45, 0.95, len(depths)) if len(depths) > 2 else (0.5, 0.9), strict=False))
+    few = (first + 0.1 * (last - first), last - 0.1 * (last - first))
+    shades = dict(zip(depths, np.linspace(first, last, len(depths)) if len(depths) > 2 else few, strict=False))
     nets = finals.drop_duplicates("title").to_dict("records")
     return {net["title"]: tuple(matplotlib.colormaps[COLOURMAPS[net["family"]]](shades[net["depth"]])) for net in nets}
 
 
-def _top(finals: pd.DataFrame) -> float:
+def top_of(finals: pd.DataFrame) -> float:
     """Upper end of the error axis (%): the paper's 20 where the nets of at most 56 layers end below it, else 100.
 
     The paper's axis would cut the degradation away where it is large. As in the paper, deeper plain nets do not count:
@@ -632,20 +656,35 @@ def _top(finals: pd.DataFrame) -> float:
     return PAPER_TOP_PCT if errors.max().max() < PAPER_TOP_PCT else 100
 
 
-def _name_ends(axes: Axes, ends: Iterable[tuple[float, str, object]], top: float) -> None:
-    """Write each line's name right of the panel at its last value (error %, name, colour), moved apart as needed."""
-    ends = sorted(ends, key=lambda end: end[0])
+def top_4(finals: pd.DataFrame) -> float:
+    """Upper end of Fig. 4's error axis (%): the paper's 60 where the nets end below it, else 100."""
+    return 60 if finals[[TRAINING, TEST]].max().max() < 60 else 100
+
+
+def apart(ends: Iterable[tuple[float, str, Any]], top: float) -> list[tuple[float, float, str, Any]]:
+    """Lines' ends (error %, name, colour) from the lowest up, each after a place for its name that is its own."""
+    ordered = sorted(ends, key=lambda end: end[0])
     gap = 0.062 * top
     places: list[float] = []
-    for value, _, _ in ends:
+    for value, _, _ in ordered:
         places.append(max(min(value, top), places[-1] + gap if places else 0.0))
     limit = top
     for i in reversed(range(len(places))):
         places[i] = min(places[i], limit)
         limit = places[i] - gap
-    for (value, name, colour), place in zip(ends, places, strict=True):
+    return [(place, *end) for place, end in zip(places, ordered, strict=True)]
+
+
+def named(name: str, value: float, top: float) -> str:
+    """The name of a line, with the error that it ends at where that is above the axis."""
+    return name if value <= top else f"{name} ↑ {value:.0f} %"
+
+
+def _name_ends(axes: Axes, ends: Iterable[tuple[float, str, object]], top: float) -> None:
+    """Write each line's name right of the panel at its last value (error %, name, colour), moved apart as needed."""
+    for place, value, name, colour in apart(ends, top):
         axes.annotate(
-            name if value <= top else f"{name} ↑ {value:.0f} %",
+            named(name, value, top),
             xy=(1, min(value, top)),
             xytext=(1.05, place),
             xycoords=axes.get_yaxis_transform(),

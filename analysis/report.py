@@ -22,13 +22,16 @@ import nbformat
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from markupsafe import Markup
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from plotly.offline import get_plotlyjs
 
-from analysis import figures, files, tables
+from analysis import charts, figures, files, tables
 from analysis.problems import NAMED, Problem, problems
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
 from analysis.verdicts import evaluate
+from experiments.plan import duration
 from experiments.profiles import Profile
 from experiments.verifying import MANIFEST
 from study.ledger import RESULTS
@@ -36,9 +39,10 @@ from study.spec import PROTOCOL, SCHEMA, InputError
 
 VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention first
 NOTEBOOKS = Path(__file__).parent / "notebooks"
-PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn")
+PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
 DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside the report, and no part of it
 FRAMES = ("runs", "curves", "layers", "evaluations")  # files of the frames a report is rendered from
+MLFLOW = "http://127.0.0.1:5000"  # where `make ui` serves first; the reader can type another on the page
 ROWS = 2**18  # of a row group, more or less
 Claim = dict[str, Any]
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
@@ -73,12 +77,16 @@ def write(
     rendered = tables.every(frames, profile.name)
     for table in rendered:
         tables.write(table, folder / "tables")
-    pictures = []
+    shown, pictures = {chart.name: chart for chart in charts.drawn(frames)}, []
     for name, figure in figures.drawn(frames, profile.name):
         figures.save(figure, folder / "figures", name)
-        pictures.append({"name": name, "svg": figures.inline(figure, name), "caption": figures.caption(figure)})
+        svg = "" if name in shown else figures.inline(figure, name)
+        title = name.replace("_", " ").capitalize()
+        pictures.append({"name": name, "title": title, "svg": svg, "caption": figures.caption(figure)})
     facts, known = dict(provenance or {}), problems(frames.finals, profile, others or {})
-    files.write(folder / "index.html", _page(frames, profile, verdicts, rendered, pictures, facts, known, lecture))
+    files.write(
+        folder / "index.html", _page(frames, profile, verdicts, rendered, shown, pictures, facts, known, lecture)
+    )
     if lecture:
         notebooks(folder)
     files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))
@@ -212,12 +220,18 @@ def _page(
     profile: Profile,
     verdicts: Sequence[Claim],
     rendered: Sequence[tables.Table],
+    shown: Mapping[str, charts.Chart],
     pictures: Sequence[Mapping[str, str]],
     facts: Mapping[str, str],
     known: Sequence[Problem],
     lecture: bool,
 ) -> str:
-    """One page that needs nothing but itself: no script, no font, no other server."""
+    """One page that needs nothing but itself: no font, no other server, and no script but what is in it."""
+    panels = {
+        f"{name}-{place}": figure.to_dict()
+        for name, chart in shown.items()
+        for place, figure in enumerate(chart.panels.values())
+    }
     testable = sorted((claim for claim in verdicts if _rank(claim) < len(VERDICTS)), key=_rank)
     return _PAGES.get_template("study.html").render(
         profile=profile,
@@ -232,7 +246,13 @@ def _page(
             for claim in testable
         ],
         untestable=[claim for claim in verdicts if _rank(claim) == len(VERDICTS)],
-        pictures=pictures,
+        charts=shown,
+        drawing=_json({"panels": panels, "templates": charts.templates()}),
+        plotly=Markup(get_plotlyjs()),
+        mlflow=MLFLOW,
+        figures=[picture for picture in pictures if picture["name"].startswith("figure_")],
+        pictures=[picture for picture in pictures if not picture["name"].startswith("figure_")],
+        timed=_timed(frames.finals),
         tables=[table for table in rendered if table.place == "measured" and len(table.numbers)],
         ledger=[table for table in rendered if table.place == "deviations"],
         other_tables=[table for table in rendered if table.place == "paper"],
@@ -240,6 +260,20 @@ def _page(
         runs=frames.finals[frames.finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),
         notebooks=[source.stem for source in sorted(NOTEBOOKS.glob("*.ipynb"))] if lecture else [],
     )
+
+
+def _json(value: Any) -> Markup:
+    """JSON that can stand inside a script element, which nothing that it holds can end."""
+    return Markup(json.dumps(value, separators=(",", ":")).replace("<", r"\u003c"))
+
+
+def _timed(finals: pd.DataFrame) -> dict[str, str]:
+    """What the plan predicted of the trials whose run says it, and what they took; {} where none does."""
+    both = finals.dropna(subset=["predicted_seconds", "seconds"])
+    if both.empty:
+        return {}
+    predicted, took = (duration(both[name].sum()) for name in ("predicted_seconds", "seconds"))
+    return {"trials": str(len(both)), "predicted": predicted, "took": took}
 
 
 def _manifest(

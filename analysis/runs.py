@@ -40,7 +40,7 @@ PIXELS = 640  # of a panel's width in the finest file that has pixels, and so th
 NEVER = {f"reached_{target}_pct": float("nan") for target in TARGETS_PCT}
 MISSING: dict[str, Any] = {
     **{"outcome": "missing", "problem": "", "run_id": "", **dict.fromkeys((*TRACE, "evaluations_sha256"), "")},
-    **dict.fromkeys(("diverged_at", "seconds", *MEASURES), float("nan")),
+    **dict.fromkeys(("diverged_at", "seconds", "predicted_seconds", *MEASURES), float("nan")),
     **NEVER,
 }
 
@@ -215,6 +215,7 @@ def _found(run: Run, records: pd.DataFrame) -> dict[str, Any]:
         "evaluations_sha256": "" if run.evaluations is None else ledger.digest(run.evaluations),
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
         "seconds": float(run.tags.get("seconds", "nan")),
+        "predicted_seconds": float(run.tags.get("predicted_seconds", "nan")),
         **(_measures(run, records) if run.outcome == "finished" else dict.fromkeys(MEASURES, float("nan"))),
         **(_reached(records) if run.outcome in RESULTS else NEVER),
     }

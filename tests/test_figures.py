@@ -247,7 +247,7 @@ def test_shortcut_options_stand_beside_the_plain_net_of_their_depth(quick):
 
 
 def test_deeper_nets_are_darker_so_that_grey_prints_keep_the_order(quick):
-    colours = figures._colours(quick.finals.query("family == 'plain'"))
+    colours = figures.colours_of(quick.finals.query("family == 'plain'"))
     grey = [
         np.dot(matplotlib.colors.to_rgb(colours[f"plain-{depth}"]), (0.3, 0.59, 0.11))
         for depth in (20, 32, 44, 56, 110)

@@ -11,6 +11,7 @@ NAMES = (
     "predictions",
     "verdicts",
     "render",
+    "page",
     "decode",
     "imagenet",
 )
