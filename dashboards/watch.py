@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 import click
 import jinja2
 
-from experiments.command import Selection, selecting
+from experiments.command import Selection, select, selecting
 from experiments.following import rest_seconds
 from experiments.standing import WAITING, Onlooker, Standing, tracked
 from experiments.verifying import MANIFEST
@@ -106,7 +106,7 @@ class Site:
     def _render(self) -> None:
         self.started, self.rendering = time.monotonic(), self.onlooker.tracker.results()
         self.process = multiprocessing.get_context("spawn").Process(
-            target=render, args=(self.selected, self.folder / str(self.page + 1)), daemon=True
+            target=render, args=(self.selected.arguments, self.folder / str(self.page + 1)), daemon=True
         )
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is ours alone
         try:
@@ -164,14 +164,15 @@ def remark(standing: Standing) -> str:
     return ""
 
 
-def render(selected: Selection, folder: Path) -> None:
-    """Render the study page from the logged runs into `folder`, without the lecture; for a process of its own."""
+def render(arguments: dict[str, Any], folder: Path) -> None:
+    """Render the study page of what the options select into `folder`, without the lecture; for a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(10)  # trials go first
+    os.nice(5)  # trials go first, but not so far that the page never comes
     from analysis import report, runs
     from analysis.__main__ import so_far
     from study import provenance, tracking
 
+    selected = select(arguments)
     execution, profile = selected.execution, selected.profile
     there = execution.tracking_uri or (execution.storage / "mlflow.db").exists()  # reading would create it
     trials = selected.trials if there else []
