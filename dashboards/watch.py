@@ -98,7 +98,8 @@ class Site:
 
     def _due(self) -> bool:
         since = time.monotonic() - self.started
-        if self.started and since < max(RENDER_SECONDS, self.took / RENDER_PART):
+        pause = self.took / RENDER_PART if self.standing.launch == "running" else 0.0
+        if self.started and since < max(RENDER_SECONDS, pause):
             return False
         grown = bool(self.standing.of("running")) and since >= RUNNING_SECONDS
         return not self.started or self.onlooker.tracker.results() != self.rendering or grown
