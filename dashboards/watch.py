@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.context import SpawnProcess
@@ -90,7 +90,8 @@ class Site:
 
     def look(self) -> None:
         """Read the store once; take over a page that was completed; start the next one if it is due."""
-        self.standing, self.at = self.onlooker.look(), time.monotonic()
+        with suppress(OSError):  # a disk that is out of reach for a while; the page says how old its numbers are
+            self.standing, self.at = self.onlooker.look(), time.monotonic()
         if self.process and not self.process.is_alive():
             self._take()
         if not self.process and self._due():

@@ -21,7 +21,7 @@ from experiments.plan import duration
 from experiments.profiles import PROFILES
 from experiments.running import accounts, compared, run_missing
 from experiments.sharing import COMMANDS
-from experiments.standing import standing_of
+from experiments.standing import forecasts_of, standing_of
 from experiments.verifying import verify_command
 from study.ledger import UNUSABLE
 from study.spec import InputError
@@ -89,7 +89,7 @@ def status(selected: Selection) -> None:
     if selected.arguments["follow"]:
         return follow(selected, console, selected.arguments["as_json"])
     said = accounts(selected, checked=True)
-    standing = standing_of(selected, said)
+    standing = standing_of(selected, said, forecasts_of(selected, said))
     if selected.arguments["as_json"]:
         print(json.dumps(standing.plain(), indent=2))
         return

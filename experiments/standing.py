@@ -141,19 +141,27 @@ def interval(left: float, pairs: Sequence[tuple[float, float]]) -> Interval | No
     return Interval(left * low, left * high, 1 - 2 * outside / (len(off) + 1))
 
 
+def forecasts_of(selected: Selection, said: Accounts) -> list[Forecast]:
+    """What each trial is predicted to take on this machine, by probes and by what trials have taken."""
+    execution = selected.execution
+    return forecast(selected.trials, execution, node_of(execution), said, probe.load(execution.storage))
+
+
 def standing_of(
-    selected: Selection, said: Accounts, room: Node | None = None, ended: Sequence[str] = (), launch: str = ""
+    selected: Selection,
+    said: Accounts,
+    forecasts: list[Forecast],
+    room: Node | None = None,
+    ended: Sequence[str] = (),
+    launch: str = "",
 ) -> Standing:
     """The study, from its accounts and progress files, with so much room for trials (default: this machine's)."""
-    execution = selected.execution
-    node = node_of(execution)
-    forecasts = forecast(selected.trials, execution, node, said, probe.load(execution.storage))
     rows = [_row(selected, each, said.get(each.trial.id, {})) for each in forecasts]
     stands = list(zip(forecasts, rows, strict=True))
     finished = [(each.trial, row.seconds) for each, row in stands if row.outcome == "finished" and row.seconds]
     running = {each.trial: row.seconds_left for each, row in stands if row.outcome == "running"}
     longest_first = sorted((each for each, row in stands if row.outcome in TO_RUN), key=lambda each: -each.seconds)
-    plan = Plan([_holding(room or node, [each.share for each in forecasts])], forecasts, {})
+    plan = Plan([_holding(room or node_of(selected.execution), [each.share for each in forecasts])], forecasts, {})
     left = seconds_left(plan, running, [each.trial for each in longest_first], finished)
     off = interval(left, [(plan[trial].seconds, took) for trial, took in finished])
     return Standing(selected.profile.name, rows, left, off, list(ended), launch)
@@ -237,6 +245,7 @@ class Onlooker:
         self.selected, self.tracker, self.clock = selected, tracker, clock
         self.said: dict[str, dict[str, Any]] = {}
         self.ended: list[str] = []
+        self.forecasts: list[Forecast] = []
         self.launch_file, self.seen, self.at = selected.execution.storage / "launch.json", None, clock()
         self.room: tuple[str, Node] | None = None  # a launch, and what its trials were seen to take at once
 
@@ -249,7 +258,9 @@ class Onlooker:
         said = {**(self.tracker.accounts or {}), **self.said}
         new = {id for id, one in said.items() if one["outcome"] in RESULTS} - set(self.ended)
         self.ended += sorted(new, key=lambda id: (_ended(said[id]), id))
-        return standing_of(self.selected, said, self._room(), self.ended, self._launch())
+        if new or not self.forecasts:  # nothing else changes predictions
+            self.forecasts = forecasts_of(self.selected, said)
+        return standing_of(self.selected, said, self.forecasts, self._room(), self.ended, self._launch())
 
     def _launch(self) -> str:
         """Whether somebody trains: a launcher that is alive touches its file every few seconds."""
