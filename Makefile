@@ -15,7 +15,7 @@ SELECT = --profile "$(PROFILE)" --experiments "$(EXPERIMENTS)" --storage "$(STOR
 RENDER = --results "$(RESULTS)" $(SELECT)
 
 .DEFAULT_GOAL := help
-.PHONY: help degradation-study test test-all ui figures report notebooks plan status bench lint clean
+.PHONY: help degradation-study test test-all ui watch figures report notebooks plan status bench lint clean
 
 help:  ## Print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -40,6 +40,9 @@ test-all: .venv/ready  ## With the slow, fault, browser and server suites
 
 ui: .venv/ready  ## The MLflow UI on loopback over the study's store
 	@exec $(RUN) dashboards ui --storage "$(STORE)"
+
+watch: .venv/ready  ## The study page on loopback, live while trials run
+	@exec $(RUN) dashboards watch $(SELECT)
 
 figures: .venv/ready  ## Re-render everything from logged runs, training nothing
 	@exec $(RUN) analysis figures $(RENDER)

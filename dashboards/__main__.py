@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from dashboards.metrics import metrics_command
+from dashboards.watch import watch_command
 from experiments.command import main
 from study.spec import InputError
 
@@ -49,6 +51,9 @@ def free_port(first: int) -> int:
             return port
     raise InputError(f"ports {first} to {first + 99} are all taken; name another with --port")
 
+
+cli.add_command(watch_command)
+cli.add_command(metrics_command)
 
 if __name__ == "__main__":
     main(cli)

@@ -7,9 +7,7 @@ results that travel in `experiments/sharing.py`, rendered files that must be tru
 import json
 import os
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
@@ -17,13 +15,14 @@ from rich.console import Console
 from experiments import EXPERIMENTS, name_of, plan
 from experiments.command import COST_OPTIONS, DECIDING_OPTIONS, RUN_OPTIONS, Selection, main, print_aligned, selecting
 from experiments.evaluating import evaluate_command
+from experiments.following import follow
 from experiments.live import percent
 from experiments.plan import duration
 from experiments.profiles import PROFILES
-from experiments.running import accounts, compared, reason, run_missing
+from experiments.running import accounts, compared, run_missing
 from experiments.sharing import COMMANDS
+from experiments.standing import forecasts_of, standing_of
 from experiments.verifying import verify_command
-from study import probe, progress
 from study.ledger import UNUSABLE
 from study.spec import InputError
 
@@ -81,29 +80,33 @@ def run(selected: Selection) -> int:
 
 
 @cli.command()
-@selecting(JSON)
+@selecting(JSON, click.option("--follow", is_flag=True, help="Again and again, until every trial has a result."))
 def status(selected: Selection) -> None:
-    """Where each trial of the study stands now, and how far predictions were off."""
-    said, trials = accounts(selected, checked=True), selected.trials
-    execution = selected.execution
-    expected = plan.forecast(trials, execution, plan.node_of(execution), said, probe.load(execution.storage))
-    rows = [status_row(selected, each, said.get(each.trial.id, {})) for each in expected]
+    """Where each trial of the study stands now, how long it will take, and how far predictions were off.
+
+    With --follow until every trial has a result (exit code 0), or until Ctrl-C (130), which stops no trial.
+    """
+    if selected.arguments["follow"]:
+        return follow(selected, console, selected.arguments["as_json"])
+    said = accounts(selected, checked=True)
+    standing = standing_of(selected, said, forecasts_of(selected, said))
     if selected.arguments["as_json"]:
-        print(json.dumps({"profile": selected.profile.name, "trials": rows}, indent=2))
+        print(json.dumps(standing.plain(), indent=2))
         return
     lines = [("trial", "outcome", "iteration", "training error", "predicted", "took", "left")]
-    for row in rows:
-        reached = f"{row['iteration']} / {row['iterations']}"
-        seconds = ["" if row[key] is None else duration(row[key]) for key in ("seconds", "seconds_left")]
-        predicted = duration(row["predicted_seconds"])
-        lines.append((row["id"], row["outcome"], reached, percent(row["train_error_pct"]), predicted, *seconds))
+    for row in standing.rows:
+        reached = f"{row.iteration} / {row.iterations}"
+        took, left = ("" if value is None else duration(value) for value in (row.seconds, row.seconds_left))
+        error, predicted = percent(row.train_error_pct), duration(row.predicted_seconds)
+        lines.append((row.id, row.outcome, reached, error, predicted, took, left))
     print_aligned(lines)
-    counts = Counter(row["outcome"] for row in rows)
-    print("\n" + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items())))
-    for row in rows:
-        if row["outcome"] in ("failed", UNUSABLE):
-            print(f"{row['outcome']}: {row['id']} {row['reason']}")
-    if off := plan.accuracy(compared(said, trials)):
+    counts = standing.counts
+    print("\n" + ", ".join(f"{counts[outcome]} {outcome}" for outcome in sorted(counts) if counts[outcome]))
+    for row in standing.of("failed", UNUSABLE):
+        print(f"{row.outcome}: {row.id} {row.reason}")
+    if not standing.complete:
+        print(standing.time_left())
+    if off := plan.accuracy(compared(said, selected.trials)):
         print(off)
 
 
@@ -121,24 +124,6 @@ def shard(source: str, name: str, data_root: Path, shard_mib: int) -> None:
 
     folder, counts = indexes.write_shards(source, name, data_root, shard_mib)
     print(f"{counts['train']} training and {counts['val']} validation images are in {folder}: data set shards:{name}")
-
-
-def status_row(selected: Selection, expected: plan.Forecast, said: dict[str, Any]) -> dict[str, Any]:
-    """One trial as `status --json` prints it. What was predicted before it ran counts, if it has run."""
-    trial = expected.trial
-    tags, outcome = said.get("tags", {}), said.get("outcome", "missing")
-    now = progress.read(selected.execution.trial_folder(trial.id)) if said else {}
-    return {
-        "id": trial.id,
-        "outcome": outcome,
-        "iteration": now.get("iteration", 0),
-        "iterations": trial.recipe.iterations,
-        "train_error_pct": now.get("train_error_pct"),
-        "seconds_left": now.get("seconds_left") if outcome == "running" else None,
-        "predicted_seconds": round(float(tags.get("predicted_seconds", expected.seconds)), 2),
-        "seconds": round(float(tags["seconds"]), 2) if "seconds" in tags else now.get("seconds"),
-        "reason": reason(said),
-    }
 
 
 for command in (evaluate_command, verify_command, *COMMANDS):

@@ -5,7 +5,7 @@ Reads the progress files that trials leave in the store; never talks to a trial 
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,20 +42,12 @@ class Watch:
         return new
 
     def seconds_left(self) -> float:
-        """Until the last trial ends: what running trials say of themselves, and predictions for the others.
-
-        Predictions are scaled by what the trials of this launch took.
-        """
+        """Until the last trial ends; predictions are scaled by what the trials of this launch took."""
         finished = [(trial, said["seconds"]) for trial, said in self.ended if said["outcome"] == "finished"]
-        factor = cost.calibration(finished, lambda trial: self.plan[trial].seconds)
-        said = {trial: now["seconds_left"] for trial, now in self.running}
+        running = {trial: now["seconds_left"] for trial, now in self.running}
         over = {trial for trial, _ in self.ended}
-        left = [(trial, seconds) for trial, seconds in said.items() if seconds is not None]
-        waiting = [trial for trial in self.trials if said.get(trial) is None and trial not in over]
-        left += [(trial, factor * self.plan[trial].seconds) for trial in waiting]
-        return makespan(
-            schedule([(trial, seconds, self.plan[trial].share) for trial, seconds in left], self.plan.nodes)
-        )
+        waiting = [trial for trial in self.trials if trial not in running and trial not in over]
+        return seconds_left(self.plan, running, waiting, finished)
 
     def summary(self) -> str:
         waiting = len(self.trials) - len(self.ended) - len(self.running)
@@ -76,6 +68,23 @@ class Watch:
                 "-" if said["seconds_left"] is None else duration(said["seconds_left"]),
             )
         return Group(self.summary(), table)
+
+
+def seconds_left(
+    plan: Plan,
+    running: Mapping[Trial, float | None],
+    waiting: Iterable[Trial],
+    finished: Iterable[tuple[Trial, float]],
+) -> float:
+    """Until the last trial ends: what running trials say of themselves, and predictions for the others.
+
+    Predictions, also for running trials that cannot say yet (None), are scaled by what `finished` trials took.
+    """
+    factor = cost.calibration(finished, lambda trial: plan[trial].seconds)
+    said = {trial: seconds for trial, seconds in running.items() if seconds is not None}
+    unsaid = [trial for trial in (*running, *waiting) if trial not in said]
+    left = [*said.items(), *((trial, factor * plan[trial].seconds) for trial in unsaid)]
+    return makespan(schedule([(trial, seconds, plan[trial].share) for trial, seconds in left], plan.nodes))
 
 
 @contextmanager

@@ -181,7 +181,7 @@ def test_a_poison_trial_on_ray_fails_after_its_retries_and_the_rest_finishes(
 ) -> None:
     bad, good = trials()
     tracking.create_store(execution_of(storage))
-    (storage / "trials" / bad.id).mkdir()
+    (storage / "trials" / bad.id).mkdir(parents=True)
     (storage / "trials" / bad.id / "spec.json").write_text("another trial's")
     run = start(storage)
     output, _ = run.communicate(timeout=300)
