@@ -234,6 +234,8 @@ def evaluated(study: Study, number: Number) -> Evaluated:
     nets = _planned(study, number.experiment, "" if ensemble else number.title)
     if nets.empty:
         raise NotTestable(f"needs {number.title}: {evaluations.takes(number.experiment)}")
+    if rows.empty and number.split in evaluations.SERVERS:
+        raise NotTestable(f"needs {number}, and only that split's server has its labels")
     if rows.empty:
         return Evaluated(number, pd.Series(dtype=float), nets, 0.0)
     conditions = nets.loc[nets["id"].isin(",".join(rows["ids"]).split(",")), "condition"]

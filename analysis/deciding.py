@@ -26,7 +26,7 @@ from analysis.comparisons import CONTRADICTED, NOT_TESTABLE, SUPPORTED, Counted,
 from analysis.report import DECISIONS
 from analysis.statistics import ALPHA, MOST_SEEDS, estimate
 from analysis.verdicts import in_figures, in_words, outcome_of, remarks, runs_of, seeds_to_decide, undecided, weigh
-from experiments import planned
+from experiments import planned, with_needed
 from experiments.command import Selection
 from experiments.plan import Accounts, Forecast, Plan, has_result, make_plan, over_budget, plan_of
 from experiments.running import accounts, run_missing
@@ -140,7 +140,7 @@ def decide(selected: Selection, console: Console) -> int:
             for trial, names in serves.items()
             if trial.condition in conditions and trial.seed < look.seeds  # the controls' further seeds are not asked
         }
-        return replace(selected, profile=profile, serves=ours)
+        return replace(selected, profile=profile, serves=with_needed(ours, serves))
 
     done = accounts(asked(sequence[-1]))
     reached = [look for look in sequence if all(has_result(done, trial) for trial in asked(look).trials)]

@@ -43,8 +43,12 @@ VGG = detector("VGG-16")
 
 
 def voc_gain(study: Study) -> Tested:
-    """'More than 3 points', on VOC 2007 and on VOC 2012."""
-    return Tested([difference(study, voc(year), voc(year, "VGG-16"), 1, by=3) for year in ("07", "12")])
+    """'More than 3 points', on VOC 2007 and, where its server was asked, on VOC 2012."""
+    first = difference(study, voc("07"), voc("07", "VGG-16"), 1, by=3)
+    try:
+        return Tested([first, difference(study, voc("12"), voc("12", "VGG-16"), 1, by=3)])
+    except NotTestable as server:
+        return Tested([first], f"On VOC 2007 alone: VOC 2012 {server}.")
 
 
 def coco_gain(study: Study) -> Tested:

@@ -28,6 +28,8 @@ NORMALISATION = "detection-normalisation"
 PAPER_DATA = ("imagenet", "voc", "coco")  # how the names of the paper's data sets begin
 
 COCO_VAL, COCO_TEST_DEV = "COCO val", "COCO test-dev"
+VOC_12 = "VOC 12 test"
+SERVERS = (VOC_12, COCO_TEST_DEV, TEST_SPLIT)  # splits whose labels only a server has
 # Table 9: each adds to those before it.
 SINGLE_SCALE, REFINED, CONTEXT, TESTED_MULTI_SCALE = (
     "single scale",

@@ -385,13 +385,18 @@ def evaluated(number: int, frames: Frames) -> Table:
         for measure, value in results.items():
             found = _evaluated(frames, ours.get(measure), value)
             if measure in ours and value is not None and not found["n"]:
-                lacking.add(ours[measure].experiment)
+                split = ours[measure].split
+                lacking.add(
+                    f"The labels of {split} are with its server alone: its numbers are dashes"
+                    if split in evaluations.SERVERS
+                    else f"A dash is what was not evaluated: {evaluations.takes(ours[measure].experiment)}"
+                )
             numbers.append({**said, "measure": measure, "paper": value, **found})
             cells[measure] = _cell(found, value)
         text.append({**said, **cells})
     notes = [
         OTHERS,
-        *(f"A dash is what was not evaluated: {evaluations.takes(name)}." for name in sorted(lacking)),
+        *(f"{why}." for why in sorted(lacking)),
     ]
     notes += [f"The paper's way of testing: {printed_table['testing']}."] if "testing" in printed_table else []
     notes += [printed_table["note"]] if "note" in printed_table else []
@@ -400,10 +405,10 @@ def evaluated(number: int, frames: Frames) -> Table:
 
 
 def detectors(frames: Frames) -> list[Table]:
-    """Every detector that was tested, with what its net did before training: a row a title, data, split and protocol.
+    """Every detector that was tested, with what its net did before training: a row a condition and protocol.
 
-    Columns of the numbers, a row a measure: detector, experiments, data, split, protocol, images, measure, n, mean, sd,
-    low, high. No table where no detector is planned.
+    Columns of the numbers, a row a measure: detector, condition, experiments, data, split, protocol, images, measure,
+    n, mean, sd, low, high. No table where no detector is planned.
     """
     if not frames.finals["id"].str.startswith("faster-rcnn").any():
         return []
@@ -411,7 +416,8 @@ def detectors(frames: Frames) -> list[Table]:
     rows = frames.evaluations[frames.evaluations["measure"].isin(measures)]
     order = rows["protocol"].map(evaluations.DETECTION_PROTOCOLS.index)
     rows = rows.iloc[order.argsort(kind="stable")].sort_values(["title", "data"], kind="stable")
-    by, numbers, text = ["title", "experiments", "data", "split", "protocol"], [], []
+    rows = rows.assign(condition=rows["ids"].str.replace(r"-s\d+(?=,|$)", "", regex=True))
+    by, numbers, text = ["title", "condition", "experiments", "data", "split", "protocol"], [], []
     for key, tested in rows.groupby(by, sort=False):
         cells = {}
         for measure, of in tested.groupby("measure", sort=False):
@@ -420,14 +426,14 @@ def detectors(frames: Frames) -> list[Table]:
                 {**dict(zip(by, key, strict=True)), "images": of["images"].min(), "measure": measure} | found
             )
             cells[measures[str(measure)]] = _cell({**found, "difference": float("nan")}, None)
-        text.append({"detector": key[0], "split": key[3], "protocol": key[4]} | cells)
+        text.append({"detector": key[0], "condition": key[1], "split": key[4], "protocol": key[5]} | cells)
     notes = [
         "Average precision in percent at the last iterate: mean ± standard deviation over n seeds, 95 % t interval.",
         "Untrained: the detector before its first update, with the backbone's weights that it starts from.",
     ]
     columns = [*by, "images", "measure", "n", "mean", "sd", "low", "high"]
     table = pd.DataFrame(numbers, columns=columns).rename(columns={"title": "detector"})
-    shown = pd.DataFrame(text, columns=None if text else ["detector", "split", "protocol"]).fillna(DASH)
+    shown = pd.DataFrame(text, columns=None if text else ["detector", "condition", "split", "protocol"]).fillna(DASH)
     return [Table("detectors", "Detectors", table, shown, notes, "measured")]
 
 

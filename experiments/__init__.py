@@ -61,3 +61,10 @@ def planned(profile: Profile, names: Iterable[str] = ()) -> dict[Trial, list[str
             for trial in experiment.trials(profile):
                 serves.setdefault(trial, []).append(name_of(experiment))
     return serves
+
+
+def with_needed(chosen: dict[Trial, list[str]], serves: dict[Trial, list[str]]) -> dict[Trial, list[str]]:
+    """The chosen of these trials, and those whose final nets they start from, and so on."""
+    needed = {id for trial in chosen for id in trial.needs}
+    more = {trial: names for trial, names in serves.items() if trial.id in needed and trial not in chosen}
+    return with_needed(more | chosen, serves) if more else chosen

@@ -1,7 +1,7 @@
 """Do the deeper net's features carry over? PASCAL VOC, Faster R-CNN with ResNet-101 in the place of VGG-16.
 
-Paper: Tables 7, 10 and 11, Sec. 4.3, Appendix B. Claims S43-1, SB-*; VOC 2012's numbers come from its test server.
-Cost: paper, 16 trials of 80,000 iterations, after the ImageNet trials of ResNet-101 and COCO's with context, whose nets
+Paper: Tables 7, 10 and 11, Sec. 4.3, Appendix B. Claims S43-1 and SB-5, which need VOC 2012's test server.
+Cost: paper, 12 trials of 80,000 iterations, after the ImageNet trials of ResNet-101 and COCO's with context, whose nets
 they start from.
 """
 

@@ -132,10 +132,17 @@ def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[type["
             )
     for protocol, classifier in product(of_classifiers, classifiers):
         check_protocol(protocol, classifier.data)
-    for protocol, detector in product(of_detectors, detectors):
-        check_choice(f"protocol of {detector.id}", protocol, protocols_of(detector))
-    tasks = [(Testing, classifiers, of_classifiers), (DetectorTesting, list[Trial](detectors), of_detectors)]
-    return [task for task in tasks if task[2]]
+    tasks: list[tuple[type[Testing], list[Trial], list[str]]] = []
+    if of_classifiers:
+        tasks.append((Testing, classifiers, of_classifiers))
+    for protocol in of_detectors:
+        having = [detector for detector in detectors if protocol in protocols_of(detector)]
+        if not having:
+            raise InputError(
+                f"protocol {protocol!r} is of detectors with context, or of those without, and none is such"
+            )
+        tasks.append((DetectorTesting, list[Trial](having), [protocol]))
+    return tasks
 
 
 def _chosen(trials: list[Trial], ids: Sequence[str]) -> list[Trial]:

@@ -98,10 +98,16 @@ def has_result(accounts: Accounts, trial: Trial) -> bool:
 
 
 def make_plan(forecasts: Iterable[Forecast], todo: Container[str], nodes: list[Node]) -> Plan:
-    """Order the trials, longest first, and place those whose ids are in `todo`. Raises `InputError`."""
+    """Order the trials, longest first, and place those whose ids are in `todo`, in waves. Raises `InputError`."""
     ordered = sorted(forecasts, key=lambda each: -each.seconds)
-    order = [(each.trial, each.seconds, each.share) for each in ordered if each.trial.id in todo]
-    return Plan(nodes, ordered, {each.trial.id: each for each in placement.schedule(order, nodes)})
+    forecast_of = {each.trial.id: each for each in ordered if each.trial.id in todo}
+    placed: list[Placed] = []
+    for wave in placement.waves([each.trial for each in forecast_of.values()]):
+        before = placement.makespan(placed)  # a wave begins when the one before has ended
+        order = [(trial, forecast_of[trial.id].seconds, forecast_of[trial.id].share) for trial in wave]
+        later = placement.schedule(order, nodes)
+        placed += [replace(each, start=before + each.start, end=before + each.end) for each in later]
+    return Plan(nodes, ordered, {each.trial.id: each for each in placed})
 
 
 def node_of(execution: Execution, gpus: int | None = None) -> Node:

@@ -62,8 +62,8 @@ class Detectors:
     def of_resnet(self, data: Data, starts: Sequence[Trial], bn_batch: int = 0, **changes: Any) -> list[Trial]:
         """One detector a seed, from the final net of the trial of that seed. `changes` are to its `Detection`."""
         recipe = self.recipe(data)
-        classifiers = not any(isinstance(start, DetectionTrial) for start in starts)
-        recipe = replace(recipe, recalibrate=self.recalibrate * classifiers, bn_batch=bn_batch or recipe.bn_batch)
+        measured = changes.get("norm") != "group" and not any(isinstance(start, DetectionTrial) for start in starts)
+        recipe = replace(recipe, recalibrate=self.recalibrate * measured, bn_batch=bn_batch or recipe.bn_batch)
         return [
             DetectionTrial(
                 model=self.resnet,

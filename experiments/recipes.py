@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from study.detection.spec import RANDOM, TORCHVISION, Detection, DetectionTrial
+from study.detection.spec import TORCHVISION, Detection, DetectionTrial
 from study.spec import Data, Model, Recipe, Trial
 
 PAPER_DATA = Data(
@@ -52,7 +52,7 @@ FASTER_RCNN = Detection(
     anchors=(128, 256, 512),
     longest=1000,
     proposals=300,
-    regions=128,
+    regions=64,
 )
 EPOCH = 391  # updates that an epoch of CIFAR-10 takes elsewhere: batches of 128 of 50,000 images, the last one of 80
 
@@ -66,8 +66,10 @@ DEVIATIONS = (
     "The warm-up ends when the training error over the last 50 batches falls below 80 %, after at most 2,000"
     " iterations, and counts towards the 64,000; the paper gives neither window nor limit. It is used at 110 layers and"
     " above, plain nets included.",
-    "Detectors train RPN and regions jointly (approximate joint training) instead of in four alternating steps, take"
-    " background regions of any overlap below 0.5, and learn biases at the rate of weights.",
+    "Detectors train RPN and regions jointly (approximate joint training) instead of in four alternating steps, on COCO"
+    " in batches of 8 images where the paper's Fast R-CNN step has 16. Background regions have any overlap below 0.5,"
+    " anchors across the image's edge are trained on, proposals of any size are kept, the head's smooth L1 loss turns"
+    " at 1/9, and biases learn at the rate of weights.",
     "The ragged last batch of an epoch is dropped, so that every iteration sees exactly one full batch.",
 )
 
@@ -390,18 +392,18 @@ def deviations(trial: Trial) -> list[str]:
 
 def _detection_deviations(trial: DetectionTrial) -> list[str]:
     """Of the paper's detector on the same kind of data set; the weights of a trial are of the net that it names."""
-    coco = "coco" in trial.data.name
-    data = trial.data if trial.data.name in (VOC_DATA.name, VOC12_DATA.name) else COCO_DATA if coco else VOC_DATA
-    detection = asdict(replace(FASTER_RCNN, context=trial.detection.context))
-    ours, started = asdict(trial.detection), trial.detection.weights == RANDOM
-    ours["weights"] = detection["weights"] = "of ImageNet's training"
-    if started:
-        ours["weights"] = RANDOM
+    named = {data.name: data for data in (COCO_DATA, VOC_DATA, VOC12_DATA)}
+    data = named.get(trial.data.name, COCO_DATA if "coco" in trial.data.name else VOC_DATA)
+    paper = asdict(replace(FASTER_RCNN, context=trial.detection.context))
+    paper["weights"], source = "of ImageNet's training", trial.detection.weights
+    if source == TORCHVISION or "-imagenet-" in source or trial.detection.context and f"-{COCO_DATA.name}-" in source:
+        source = paper["weights"]
+    recalibrated = {"recalibrate": "all of ImageNet" if trial.recipe.recalibrate else 0}
     return _differences(
-        {"width": trial.model.width, "stride": trial.model.stride, **asdict(trial.data), **asdict(trial.recipe)} | ours,
-        {"width": IMAGENET_WIDTH, "stride": "first", **asdict(data), **asdict(paper_detection(data))}
-        | {"recalibrate": trial.recipe.recalibrate}  # the paper recomputes BatchNorm's statistics, over all images
-        | detection,
+        {"width": trial.model.width, "stride": trial.model.stride}
+        | {**asdict(trial.data), **asdict(trial.recipe), **asdict(trial.detection), "weights": source},
+        {"width": IMAGENET_WIDTH, "stride": "first"}
+        | {**asdict(data), **asdict(paper_detection(data)), **recalibrated, **paper},
     )
 
 

@@ -8,7 +8,7 @@ about a GPU where there is one.
 import heapq
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -142,6 +142,20 @@ def schedule(order: Iterable[tuple[Trial, float, Share]], nodes: Sequence[Node])
         heapq.heappush(running, (now + seconds, len(placed), share, places))
         placed.append(Placed(trial, places[0][0], now, now + seconds))
     return placed
+
+
+def waves(trials: Sequence[Trial]) -> Iterator[list[Trial]]:
+    """The trials in their order, those that need others' final nets after those.
+
+    What is not among them is not waited for.
+    """
+    left = list(trials)
+    while left:
+        waiting = {trial.id for trial in left}
+        wave = [trial for trial in left if not waiting.intersection(trial.needs)]
+        assert wave, "trials need each other"
+        yield wave
+        left = [trial for trial in left if waiting.intersection(trial.needs)]
 
 
 _Place = tuple[int, list[int]]  # of a process: its node, and its GPUs there

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from experiments import plan, planned
+from experiments import plan, planned, with_needed
 from experiments.plan import Forecast, Plan
-from experiments.profiles import QUICK, SMOKE
+from experiments.profiles import PAPER, QUICK, SMOKE
 from experiments.running import accounts, compared
 from study import cost, ledger, placement, probe, progress
 from study.placement import Node, Share
@@ -431,3 +431,21 @@ def test_accounts_of_an_unknown_store_are_none(tmp_path: Path) -> None:
 
     execution = Execution(storage=tmp_path, data_root=tmp_path)
     assert accounts(Selection(SMOKE, planned(SMOKE), execution, {})) == {}
+
+
+def test_a_detector_is_planned_after_the_trial_whose_net_it_starts_from(tmp_path: Path) -> None:
+    execution = Execution(storage=tmp_path, data_root=tmp_path, cpus=2)
+    serves = planned(SMOKE, ["detection-voc"])
+    found = plan.plan_of(Selection(SMOKE, serves, execution, {}), {}, print)
+    needing = [trial for trial in serves if trial.needs]
+    assert needing
+    for trial in needing:
+        assert all(found.placed[id].end <= found.placed[trial.id].start for id in trial.needs)
+
+
+def test_what_detectors_need_is_chosen_with_them() -> None:
+    serves = planned(PAPER, ["detection-voc"])
+    last = {trial: names for trial, names in serves.items() if any("coco14" in id for id in trial.needs)}
+    ids = {trial.id for trial in with_needed(last, serves)}
+    assert all(set(trial.needs) <= ids for trial in serves if trial.id in ids)
+    assert len(ids) == len(last) + 2 + 2  # two seeds of COCO's detector, and of the backbone

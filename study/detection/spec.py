@@ -35,7 +35,7 @@ class Detection:
     anchors: tuple[int, ...]  # sides of the square anchors, in pixels of the resized image
     longest: int  # pixels of the longer side at most; the shorter one is `data.size`
     proposals: int  # regions an image that are classified in testing; 300 in the paper
-    regions: int  # regions an image that the loss is taken over; 128 in Fast R-CNN
+    regions: int  # regions an image that the loss is taken over; 64 in Fast R-CNN, which has 128 of 2 images
 
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, NORMS)
