@@ -13,6 +13,7 @@ NAMES = (
     "render",
     "decode",
     "imagenet",
+    "ui",
 )
 
 for name in sys.argv[1:] or NAMES:
