@@ -54,10 +54,9 @@ def note(verdicts: Sequence[Claim], profile: Profile, folder: Path, left_out: Se
         f" {counted(verdicts)}.",
         f"The study page is the artifact `index.html`, and `{folder.resolve() / 'index.html'}` on the machine that"
         f" rendered it; `make report PROFILE={profile.name}` renders it again.",
-        markdown(verdict_table(verdicts)),
     ]
     lines += [f"Too large to be here, and in `{folder}`: {', '.join(left_out)}."] if left_out else []
-    return "\n\n".join(lines)
+    return "\n\n".join([*lines, markdown(verdict_table(verdicts))])  # last: MLflow cuts a tag after 8,000 characters
 
 
 def pictures(curves: pd.DataFrame, runs: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:

@@ -520,7 +520,8 @@ def report(
             return
         run_id = run.info.run_id
         _check_place(execution, run)
-        get_artifact_repository(run.info.artifact_uri).delete_artifacts()  # what this report no longer has
+        held = get_artifact_repository(run.info.artifact_uri, uri_of(execution))
+        held.delete_artifacts()  # what this report no longer has, too
         with tempfile.TemporaryDirectory() as copies:
             for name in names:
                 (Path(copies) / name).parent.mkdir(parents=True, exist_ok=True)
