@@ -36,6 +36,8 @@ def show(frames: Frames, verdicts: Sequence[Claim], profile: Profile, execution:
     try:
         if runs := tracking.unpictured(execution, frames.finals["id"]):
             tracking.picture(execution, pictures(frames.curves, runs))
+        if not (folder / MANIFEST).exists():
+            return  # no report is there to be shown
         files = json.loads((folder / MANIFEST).read_text())["files"]
         names = [name for name in (*files, MANIFEST) if (folder / name).stat().st_size <= LARGEST]
         numbers = {name: sum(claim["verdict"].startswith(name) for claim in verdicts) for name in VERDICTS}

@@ -618,11 +618,12 @@ def _finals(trial: Trial, said: Mapping[str, Any], records: Sequence[Mapping[str
 
     The training error is the mean of the running one over the last tenth of the iterations.
     """
-    tags, *_, last = said["tags"], *records[-1:]
+    tags = said["tags"]
     found = {name: round(float(tags[name]), 2) for name in ("seconds", *ledger.RECALIBRATED) if name in tags}
     if said["outcome"] != "finished":
         return found
     tenth = [record for record in records if record["iteration"] > 0.9 * trial.recipe.iterations]
+    last = records[-1] if records else {}
     running = [record["train_error_pct"] for record in tenth if record.get("train_error_pct") is not None]
     if running:
         found["final_train_error_pct"] = round(sum(running) / len(running), 2)

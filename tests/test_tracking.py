@@ -191,6 +191,8 @@ def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
 
 def test_a_diverged_run_is_finished_and_its_missing_numbers_are_not_points(store: Execution, small: Small) -> None:
     trial = small()
+    seal(store, small(seed=1), [], "diverged", diverged_at="1")
+    assert shown(store, small(seed=1)).data.tags["outcome"] == "diverged"
     seal(store, trial, [record(2) | {"train_loss": None}], "diverged", diverged_at="2")
     there = shown(store, trial)
     assert there.data.tags["outcome"] == "diverged" and there.info.status == "FINISHED"
