@@ -13,7 +13,7 @@ import click
 import pyarrow as pa
 from rich.console import Console
 
-from analysis import deciding, runs, tables
+from analysis import browsing, deciding, runs, tables
 from analysis import report as page
 from analysis.problems import Problem, problems
 from experiments import planned
@@ -114,6 +114,8 @@ def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], list
         others = tracking.foreign(selected.execution, profile.name, selected.trials)
     frames = runs.load(selected.serves, logged)
     verdicts = page.write(frames, profile, folder, facts, others)
+    if not found:
+        browsing.show(frames, verdicts, profile, selected.execution, folder)
     return frames, verdicts, problems(frames.finals, profile, others), folder
 
 

@@ -182,7 +182,7 @@ def checkpoint_bytes(trial: Trial) -> int:
 def record_bytes(trial: Trial) -> int:
     """What the storage keeps of a trial beside its checkpoints: records, their view in MLflow, small files."""
     rows, evaluations = _records(trial.recipe)
-    shown = 3 * min(rows, 300 + evaluations) + 6 * evaluations  # MLflow gets about 300 points of a series
+    shown = 3 * min(rows, 150 + evaluations) + 6 * evaluations  # MLflow gets about 150 points of a series
     return BYTES_A_RUN + rows * BYTES_A_RECORD + shown * BYTES_A_METRIC
 
 

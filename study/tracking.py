@@ -2,22 +2,27 @@
 
 Owns how the ledger becomes runs and how runs are read back: a run a trial, found by its `trial_id` tag; the full curve
 as a Parquet artifact, sealed by row count and digest; a thinned view of it as metrics, for browsing; evaluations,
-which come later, as an artifact that follows the ledger's. Only whoever holds the store's lock writes; what MLflow
-cannot take now is still in the ledger, and shown later. Does not know how trials are run.
+which come later, as an artifact that follows the ledger's. Only whoever holds the store's lock writes runs of trials;
+what MLflow cannot take now is still in the ledger, and shown later. Beside them a profile's MLflow experiment has a
+description, views, and one run that holds the report: who passes them knows what they say. Does not know how trials
+are run, nor which experiments there are.
 """
 
+import colorsys
 import contextlib
+import hashlib
 import json
 import logging
 import math
 import os
+import shutil
 import sqlite3
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +38,7 @@ import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from study import ledger
 from study.ledger import RESULTS, UNUSABLE, Run
@@ -43,12 +49,23 @@ from study.storage import read as read_file
 
 STUDY = "degradation-study"
 VERSION = f"schema {SCHEMA}, protocol {PROTOCOL}"  # of the ids that this code makes and reads
-POINTS = 300  # of a series in the MLflow UI, which itself draws 320
+POINTS = 150  # of a series in the MLflow UI: it asks for 320 at most, and its server takes as long as there are points
 LOOK_SECONDS = 2.0  # between looks at what trials have said
 OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
 # Files of a trial that its run shows.
 ATTACHED = ("spec.json", "uncommitted.patch", "trace.json", "records.parquet", "layers.parquet")
 EVALUATED = "evaluations_sha256"  # tag: of the evaluations that the run shows
+PICTURED = "mlflow.curve"  # tag: the file with the picture of the run's curve; MLflow's UI lists no tag of this prefix
+NOTE = "mlflow.note.content"  # tag: the description, in Markdown, of a run or an experiment
+KIND = {"mlflow.experimentKind": "custom_model_development"}  # or the UI opens a page on language models
+VIEW = "mlflow.sharedViewState."  # tags of an experiment: its saved views, by their keys
+# Fields that follow from others, or say how closely a trial is looked at. They are in spec.json and in the tag `spec`;
+# parameters are what is worth a column.
+UNCOMPARED = (
+    *("model.stem", "model.stride", "recipe.patience", "recipe.record_every", "recipe.evaluate_every"),
+    *(f"data.{name}" for name in ("channels", "size", "classes", "padding", "flip", "scales", "colour", "digest")),
+    *(f"detection.{name}" for name in ("anchors", "longest", "proposals", "regions")),
+)
 STATUS = {
     "running": "RUNNING",
     "finished": "FINISHED",
@@ -56,6 +73,7 @@ STATUS = {
     "failed": "FAILED",
     "interrupted": "KILLED",
 }
+TESTED = ("test_error_pct", "map_50")  # of the last record
 MEND = "delete what is wrong in MLflow (make ui); the next launch shows the trial's folder again, or trains it"
 log = logging.getLogger(__name__)
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, not at every attempt
@@ -92,7 +110,7 @@ def _create_database(storage: Path) -> None:
         return
     half_made = storage.resolve() / f".mlflow.db.{os.getpid()}"
     half_made.unlink(missing_ok=True)
-    MlflowClient(f"sqlite:///{half_made}").search_experiments(max_results=1)
+    MlflowClient(f"sqlite:///{half_made}").delete_experiment("0")  # MLflow's own 'Default': nothing is ever in it
     with contextlib.closing(sqlite3.connect(half_made)) as opened:
         opened.execute("PRAGMA journal_mode=WAL")  # persistent: readers no longer wait for writers
     with contextlib.suppress(FileExistsError):  # another process was first
@@ -117,7 +135,9 @@ def _experiment(mlflow: MlflowClient, execution: Execution, profile: str) -> str
     served = execution.tracking_uri.startswith("http")  # a server knows where its artifacts are; a database does not
     place = None if served else (execution.storage.resolve() / "artifacts").as_uri()
     try:
-        return mlflow.create_experiment(name, artifact_location=place, tags={"study": STUDY, "profile": profile})
+        return mlflow.create_experiment(
+            name, artifact_location=place, tags={"study": STUDY, "profile": profile, **KIND}
+        )
     except MlflowException:  # another process was first
         found = mlflow.get_experiment_by_name(name)
         if found is None:
@@ -187,18 +207,22 @@ class Mirror:
         if not run.data.params:
             self.mlflow.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in _flat(trial)])
         run_id, known = run.info.run_id, run.data.tags
-        self._metrics(trial, run, ledger.read_records(folder).to_pylist())
+        records = ledger.read_records(folder).to_pylist()
+        self._metrics(trial, run, records)
+        finals = _finals(trial, said, records) if sealed else {}
         if sealed:
-            end, tags = trial.recipe.iterations, said["tags"]
-            anew = {name: float(tags[name]) for name in ledger.RECALIBRATED if name in tags}
-            metrics = [Metric(name, value, run.info.start_time + end, end) for name, value in anew.items()]
+            # At step 0 the UI draws bars, not a curve of one point.
+            metrics = [Metric(name, value, run.info.start_time, 0) for name, value in finals.items()]
             self.mlflow.log_batch(run_id, metrics=metrics)
             self._attach(run_id, folder, ATTACHED)
         tags = {**_trial_tags(trial), **said["tags"], "reason": said["reason"]}
-        self._tag(run_id, {key: value for key, value in tags.items() if known.get(key) != value})
+        tags |= {NOTE: _note(trial, said, finals)} if sealed else {}
+        self._tag(run_id, {key: value for key, value in tags.items() if known.get(key, "") != value})
         if sealed or said["outcome"] in ("failed", "interrupted"):
             self._tag(run_id, {"outcome": said["outcome"]})  # a result only once everything else is there
-            self.mlflow.set_terminated(run_id, STATUS[said["outcome"]])
+            took = 1_000 * float(said["tags"].get("seconds", "nan"))  # of a trial from elsewhere, now says nothing
+            ended = run.info.start_time + round(took) if sealed and math.isfinite(took) else None
+            self.mlflow.set_terminated(run_id, STATUS[said["outcome"]], ended)
         elif known.get("outcome") != "running" or run.info.status != "RUNNING":
             self._tag(run_id, {"outcome": "running"})
             self.mlflow.update_run(run_id, status="RUNNING")
@@ -230,8 +254,9 @@ class Mirror:
         there = list(_search(self.mlflow, [trial.id])) if self.outage else []
         if not there:
             identity = {"study": STUDY, "trial_id": trial.id, "outcome": "running", "spec": json.dumps(trial.to_dict())}
-            place = _experiment(self.mlflow, self.execution, said["tags"]["profile"])
-            self.mlflow.create_run(place, said["started"], run_name=trial.id, tags=identity)
+            identity["mlflow.runColor"] = _colour(trial)
+            place, name = _experiment(self.mlflow, self.execution, said["tags"]["profile"]), _name(trial, said["tags"])
+            self.mlflow.create_run(place, said["started"], run_name=name, tags=identity)
             there = list(_search(self.mlflow, [trial.id]))
         return self._one_each(there)[trial.id]
 
@@ -355,7 +380,8 @@ def _read(mlflow: MlflowClient, execution: Execution, trial: Trial, found: list[
                 )
     except InputError as error:
         return Run(run_id, trial, UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
-    tags.pop(EVALUATED, None)  # it is about this copy, not about the trial
+    for name in (EVALUATED, PICTURED):
+        tags.pop(name, None)  # they are about this copy, not about the trial
     return Run(run_id, trial, outcome, tags, table, layers, evaluations)
 
 
@@ -394,6 +420,133 @@ def _version(tags: Mapping[str, str]) -> str:
     except (KeyError, TypeError, ValueError):
         ours = False
     return VERSION if ours else "a schema or protocol before these were recorded"
+
+
+@dataclass(frozen=True)
+class View:
+    """A saved view of a profile's runs in MLflow's UI: a name in its menu, an address, and what it opens with."""
+
+    key: str  # in the address: ?viewStateShareKey=...
+    name: str
+    state: Mapping[str, Any]  # as the UI keeps it: filter, order, columns, groups, charts
+    charts: bool  # whether the address opens charts rather than the table
+
+
+def profiles(execution: Execution) -> dict[str, str]:
+    """Id of the MLflow experiment of each profile that has runs. Raises `InputError` where MLflow is out of reach."""
+    try:
+        found = client(execution).search_experiments(filter_string=f"tags.study = '{STUDY}'")
+    except (MlflowException, OSError) as error:
+        raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
+    return {each.tags["profile"]: each.experiment_id for each in found if "profile" in each.tags}
+
+
+def describe(execution: Execution, experiment: str, note: str, views: Iterable[View]) -> None:
+    """Give a profile's MLflow experiment (its id) this description, in Markdown, and these views.
+
+    A description that somebody wrote there stays. Raises `InputError` where MLflow cannot be written.
+    """
+    mlflow = client(execution)
+    try:
+        found = mlflow.get_experiment(experiment)
+        tags = dict(KIND)
+        for view in views:
+            envelope = {"name": view.name, "createdAt": found.creation_time, "updatedAt": found.creation_time}
+            tags[VIEW + view.key] = json.dumps(envelope | {"state": json.dumps(view.state)})
+        written = _sha(found.tags.get(NOTE, ""))
+        if NOTE not in found.tags or written == found.tags.get("note_sha256"):
+            tags |= {NOTE: note, "note_sha256": _sha(note)}
+        for name, value in tags.items():
+            if found.tags.get(name) != value:
+                mlflow.set_experiment_tag(experiment, name, value)
+    except (MlflowException, OSError) as error:
+        raise InputError(f"tracking {uri_of(execution)} cannot be written: {_first_line(error)}") from None
+
+
+def unpictured(execution: Execution, ids: Iterable[str]) -> dict[str, str]:
+    """The runs, by trial, of those of these trials that have a result and no picture of its curve.
+
+    Raises `InputError` where MLflow is out of reach, or would keep a picture elsewhere than in the store.
+    """
+    if not execution.tracking_uri and not ledger.is_store(execution.storage):
+        return {}
+    try:
+        runs = list(_search(client(execution), list(ids)))
+    except (MlflowException, OSError) as error:
+        raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
+    results = [run for run in runs if run.data.tags.get("outcome") in RESULTS and PICTURED not in run.data.tags]
+    for run in results:
+        _check_place(execution, run)
+    return {run.data.tags["trial_id"]: run.info.run_id for run in results}
+
+
+def picture(execution: Execution, pictures: Iterable[tuple[str, bytes]]) -> None:
+    """Attach pictures of curves, PNG, to the runs of these ids. Raises `InputError` where MLflow cannot be written."""
+    mlflow = client(execution)
+    try:
+        for run_id, png in pictures:
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "curve.png").write_bytes(png)
+                mlflow.log_artifact(run_id, str(Path(folder) / "curve.png"))
+            mlflow.set_tag(run_id, PICTURED, "curve.png")
+    except (MlflowException, OSError) as error:
+        raise InputError(f"tracking {uri_of(execution)} cannot be written: {_first_line(error)}") from None
+
+
+def report(
+    execution: Execution, profile: str, folder: Path, names: Sequence[str], numbers: Mapping[str, float], note: str
+) -> None:
+    """Make the profile's run 'Report' hold these files of the folder, numbers and description; there is one such run.
+
+    It replaces what the run held before, and does nothing where it holds the same already, or where the profile has no
+    runs. The run has no tag `profile`, by which runs of trials are found. Raises `InputError` as `picture`.
+    """
+    if not execution.tracking_uri and not ledger.is_store(execution.storage):
+        return
+    mlflow = client(execution)
+    try:
+        experiment = mlflow.get_experiment_by_name(f"{STUDY}: {profile}")
+        if experiment is None:
+            return
+        content = [(name, _sha((folder / name).read_bytes())) for name in sorted(names)]
+        sealed = _sha(json.dumps([content, dict(numbers), note]))
+        place = experiment.experiment_id
+        found = list(mlflow.search_runs([place], "tags.kind = 'report'"))
+        for other in found[1:]:
+            mlflow.delete_run(other.info.run_id)
+        tags = {"study": STUDY, "kind": "report"}
+        run = found[0] if found else mlflow.create_run(place, run_name="Report", tags=tags)
+        if run.data.tags.get("report_sha256") == sealed:
+            return
+        run_id = run.info.run_id
+        _check_place(execution, run)
+        held = get_artifact_repository(run.info.artifact_uri, uri_of(execution))
+        held.delete_artifacts()  # what this report no longer has, too
+        with tempfile.TemporaryDirectory() as copies:
+            for name in names:
+                (Path(copies) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(folder / name, Path(copies) / name)
+            mlflow.log_artifacts(run_id, copies)
+        now = round(1_000 * time.time())
+        tags = {NOTE: note, "report_sha256": sealed}
+        metrics = [Metric(name, value, now, 0) for name, value in numbers.items()]
+        mlflow.log_batch(run_id, metrics=metrics, tags=[RunTag(key, value) for key, value in tags.items()])
+        mlflow.set_terminated(run_id)
+    except (MlflowException, OSError) as error:
+        raise InputError(f"tracking {uri_of(execution)} cannot be written: {_first_line(error)}") from None
+
+
+def _check_place(execution: Execution, run: Any) -> None:
+    """Refuse to write to the store that this one is a copy of: the database still names the old place."""
+    if not execution.tracking_uri and not run.info.artifact_uri.startswith(execution.storage.resolve().as_uri()):
+        raise InputError(
+            f"store {execution.storage} was moved, and its MLflow keeps artifacts in {run.info.artifact_uri};"
+            " move it back, or export it and import it into a new store"
+        )
+
+
+def _sha(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
 
 
 def _table(
@@ -439,9 +592,60 @@ def _search(mlflow: MlflowClient, ids: list[str] | None, condition: str = "") ->
 def _flat(trial: Trial) -> Iterator[tuple[str, Any]]:
     for part, values in asdict(trial).items():
         if isinstance(values, dict):
-            yield from ((f"{part}.{key}", value) for key, value in values.items())
+            names = ((f"{part}.{key}", value) for key, value in values.items())
+            yield from ((name, value) for name, value in names if name not in UNCOMPARED)
         else:
             yield part, values
+
+
+def _name(trial: Trial, tags: Mapping[str, str]) -> str:
+    """What a person calls the run: `plain-56 · seed 2 · digits · plain-vs-residual`. Not always one run's alone."""
+    first = tags.get("experiments", "").partition(",")[0]
+    return " · ".join([trial.title, f"seed {trial.seed}", trial.data.label, *([first] if first else [])])
+
+
+def _colour(trial: Trial) -> str:
+    """Of the run's curves in charts: plain nets orange, residual ones blue, violet, green by option; deep ones dark."""
+    hues = {"none": 22, "A": 208, "B": 275, "C": 150, "A-average": 190}
+    hue = 40 if trial.model.family == "vgg" else hues[trial.model.shortcut]
+    depth = min(math.log2(trial.model.depth / 16) / 4, 1.0)  # 16 layers to 256, and more
+    rgb = colorsys.hls_to_rgb(hue / 360, 0.72 - 0.42 * depth, 0.65)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
+
+
+def _finals(trial: Trial, said: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What a column shows of a result: seconds and, if it finished, the errors that tables print, as they print them.
+
+    The training error is the mean of the running one over the last tenth of the iterations.
+    """
+    tags = said["tags"]
+    found = {name: round(float(tags[name]), 2) for name in ("seconds", *ledger.RECALIBRATED) if name in tags}
+    if said["outcome"] != "finished":
+        return found
+    tenth = [record for record in records if record["iteration"] > 0.9 * trial.recipe.iterations]
+    last = records[-1] if records else {}
+    running = [record["train_error_pct"] for record in tenth if record.get("train_error_pct") is not None]
+    if running:
+        found["final_train_error_pct"] = round(sum(running) / len(running), 2)
+    return found | {f"final_{name}": round(last[name], 2) for name in TESTED if last.get(name) is not None}
+
+
+def _note(trial: Trial, said: Mapping[str, Any], finals: Mapping[str, float]) -> str:
+    """The description of a result's run, in Markdown."""
+    tags = said["tags"]
+    outcome = f"diverged at iteration {tags.get('diverged_at', '?')}" if said["outcome"] == "diverged" else "finished"
+    lines = [f"**{trial.title}** on {trial.data.label}, seed {trial.seed}: {outcome}."]
+    named = {"training error": "final_train_error_pct", "test error": "final_test_error_pct"}
+    lines += [f"- {what} at the end: {finals[name]:.2f} %" for what, name in named.items() if name in finals]
+    lines += [f"- mAP at the end: {finals['final_map_50']:.2f}"] if "final_map_50" in finals else []
+    lines += [f"- trained for: {tags.get('experiments') or 'nothing in particular'}"]
+    lines += [f"- departs from the paper in {tags['deviations']}"] if tags.get("deviations", "none") != "none" else []
+    where = ", ".join(f"{what} {tags[what]}" for what in ("python", "torch", "machine", "device") if what in tags)
+    lines += [f"- code {tags.get('git_commit', 'unknown')[:12]} ({tags.get('git_patch', 'unknown')}); {where}"]
+    lines += [f"- images {tags['data_digest'][:12]} (SHA-256)"] if "data_digest" in tags else []
+    again = f'make degradation-study PROFILE={tags["profile"]} EXPERIMENTS="{tags.get("experiments", "")}"'
+    lines += ["", f"Again, in a new store: `{again.replace(', ', ' ')} STORE=again`. The trial is `{trial.id}`."]
+    return "\n".join([lines[0], "", *lines[1:]])
 
 
 def _trial_tags(trial: Trial) -> dict[str, str]:

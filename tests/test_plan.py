@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from experiments import plan, planned, with_needed
+from experiments.command import Selection
 from experiments.plan import Forecast, Plan
 from experiments.profiles import PAPER, QUICK, SMOKE
 from experiments.running import accounts, compared
@@ -427,8 +428,6 @@ def test_gpus_that_are_not_here_can_be_planned_for_but_not_probed(tmp_path: Path
 
 
 def test_accounts_of_an_unknown_store_are_none(tmp_path: Path) -> None:
-    from experiments.command import Selection
-
     execution = Execution(storage=tmp_path, data_root=tmp_path)
     assert accounts(Selection(SMOKE, planned(SMOKE), execution, {})) == {}
 

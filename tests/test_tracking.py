@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from experiments.profiles import DIGITS
+from experiments.recipes import minutes
 from study import ledger, tracking
-from study.spec import Execution, InputError, Trial
+from study.spec import Execution, InputError, Model, Trial
 from study.training import Record
 from study.worker import run_trial
 
@@ -52,10 +55,37 @@ def test_a_finished_run_reads_back_exactly(store: Execution, small: Small) -> No
     (found,) = tracking.read(store, [trial, small(seed=1)])
     assert found.records is not None and found.records.to_pylist() == records
     assert (found.trial, found.outcome, found.tags["seconds"]) == (trial, "finished", "1.5")
-    assert there.info.status == "FINISHED" and there.info.run_name == trial.id
+    assert there.info.status == "FINISHED" and there.data.tags["trial_id"] == trial.id
     assert there.data.params["model.depth"] == "8" and there.data.params["seed"] == "0"
     assert {"study", "condition", "family", "depth", "shortcut", "seed", "data", "profile"} <= set(there.data.tags)
     assert history(store, found.run_id, "test_error_pct") == [(8, 12.5)]
+
+
+def test_a_run_has_a_name_columns_and_a_description_for_people(store: Execution, small: Small) -> None:
+    trial = small("plain", seed=2)
+    records = [record(i) | {"train_error_pct": float(i)} for i in range(4, 21, 4)]
+    records += [record(22, 50.25) | {"train_error_pct": 30.0}, record(24, 12.3456) | {"train_error_pct": 31.0}]
+    told = {"experiments": "plain-vs-residual, controls", "deviations": "width: 4 (paper: 16)", "git_commit": "0" * 40}
+    seal(store, trial, records, seconds="61.256", data_digest="abc", **told)
+    there = shown(store, trial)
+    assert there.info.run_name == "plain-8 · seed 2 · digits · plain-vs-residual"
+    assert there.info.end_time - there.info.start_time == 61_256
+    finals = {name: there.data.metrics[name] for name in ("final_train_error_pct", "final_test_error_pct", "seconds")}
+    assert finals == {"final_train_error_pct": 30.5, "final_test_error_pct": 12.35, "seconds": 61.26}
+    assert history(store, there.info.run_id, "final_test_error_pct") == [(0, 12.35)]  # of one step: a bar
+    note = there.data.tags["mlflow.note.content"]
+    for text in ("plain-8", "30.50 %", "12.35 %", "plain-vs-residual, controls", "width: 4", "000000000000", trial.id):
+        assert text in note
+    assert 'make degradation-study PROFILE=test EXPERIMENTS="plain-vs-residual controls" STORE=again' in note
+    assert not {"data.channels", "recipe.record_every"} & set(there.data.params)
+    assert {"recipe.learning_rate", "model.shortcut", "data.labels"} <= set(there.data.params)
+
+
+def test_families_options_and_depths_have_colours_of_their_own() -> None:
+    nets = [("plain", 20, "none"), ("plain", 110, "none"), *(("residual", 20, option) for option in "ABC")]
+    models = [Model.cifar(family=family, depth=depth, shortcut=option, width=4) for family, depth, option in nets]
+    colours = [tracking._colour(Trial(model=model, data=DIGITS, recipe=minutes(model), seed=0)) for model in models]
+    assert len(set(colours)) == len(nets) and all(len(colour) == 7 and colour[0] == "#" for colour in colours)
 
 
 def test_showing_the_ledger_again_and_again_doubles_nothing(store: Execution, small: Small) -> None:
@@ -161,9 +191,13 @@ def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
 
 def test_a_diverged_run_is_finished_and_its_missing_numbers_are_not_points(store: Execution, small: Small) -> None:
     trial = small()
+    seal(store, small(seed=1), [], "diverged", diverged_at="1")
+    assert shown(store, small(seed=1)).data.tags["outcome"] == "diverged"
     seal(store, trial, [record(2) | {"train_loss": None}], "diverged", diverged_at="2")
     there = shown(store, trial)
     assert there.data.tags["outcome"] == "diverged" and there.info.status == "FINISHED"
+    assert "diverged at iteration 2" in there.data.tags["mlflow.note.content"]
+    assert not any(name.startswith("final") for name in there.data.metrics)  # a net that diverged has no error
     assert history(store, there.info.run_id) == []
 
 
@@ -325,6 +359,72 @@ def test_runs_of_other_versions_are_named_by_version(store: Execution, two: tupl
         "schema 1, protocol 1": [said["trial_id"]],
     }
     assert tracking.foreign(replace(store, storage=store.storage / "none"), "test", [trial]) == {}
+
+
+def test_a_picture_is_attached_once_and_is_no_part_of_the_trial(store: Execution, two: tuple[Trial, Any]) -> None:
+    trial, run = two
+    (before,) = tracking.read(store, [trial])
+    assert tracking.unpictured(store, [trial.id, "no trial"]) == {trial.id: run.info.run_id}
+    tracking.picture(store, [(run.info.run_id, b"PNG")])
+    assert tracking.unpictured(store, [trial.id]) == {}
+    assert [each.path for each in tracking.client(store).list_artifacts(run.info.run_id)].count("curve.png") == 1
+    (after,) = tracking.read(store, [trial])
+    assert (after.outcome, after.tags, after.records) == (before.outcome, before.tags, before.records)
+
+
+def reports(store: Execution) -> list[Any]:
+    mlflow = tracking.client(store)
+    places = [experiment.experiment_id for experiment in mlflow.search_experiments()]
+    return list(mlflow.search_runs(places, "tags.kind = 'report'"))
+
+
+def test_there_is_one_report_and_it_replaces_what_it_held(
+    store: Execution, two: tuple[Trial, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "tables").mkdir()
+    for name in ("index.html", "tables/old.md", "tables/new.md"):
+        (tmp_path / name).write_text(name)
+    for names, supported in ((["index.html", "tables/old.md"], 1.0), (["index.html", "tables/new.md"], 2.0)):
+        for _ in range(2):
+            tracking.report(store, "test", tmp_path, names, {"claims supported": supported}, "what it says")
+        (run,) = reports(store)
+        held = store.storage / "artifacts" / run.info.run_id / "artifacts"
+        assert sorted(str(path.relative_to(held)) for path in held.rglob("*") if path.is_file()) == names
+        assert (run.info.run_name, run.info.status) == ("Report", "FINISHED")
+        assert run.data.metrics == {"claims supported": supported}
+        assert run.data.tags["mlflow.note.content"] == "what it says"
+        assert len(tracking.client(store).get_metric_history(run.info.run_id, "claims supported")) == supported
+    assert tracking.foreign(store, "test", [two[0]]) == {}  # nobody takes it for a trial
+    assert {found.trial for found in tracking.read(store, [two[0]])} == {two[0]}
+    tracking.report(store, "unheard of", tmp_path, ["index.html"], {}, "of a profile without runs")
+    assert len(reports(store)) == 1
+
+
+def test_a_copied_store_never_writes_to_the_one_it_is_a_copy_of(
+    store: Execution, two: tuple[Trial, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "index.html").write_text("")
+    tracking.report(store, "test", tmp_path, ["index.html"], {}, "")
+    copy = replace(store, storage=Path(shutil.copytree(store.storage, tmp_path / "copy")))
+    with pytest.raises(InputError, match="was moved, and its MLflow keeps artifacts in .*; move it back, or export"):
+        tracking.unpictured(copy, [two[0].id])
+    with pytest.raises(InputError, match="was moved"):
+        tracking.report(copy, "test", tmp_path, ["index.html"], {}, "other")
+
+
+def test_a_description_is_kept_up_to_date_unless_somebody_wrote_another(
+    store: Execution, two: tuple[Trial, Any]
+) -> None:
+    mlflow, view = tracking.client(store), tracking.View("all", "All trials", {"searchFilter": ""}, charts=False)
+    ((profile, place),) = tracking.profiles(store).items()
+    for said in ("first", "second"):
+        tracking.describe(store, place, said, [view])
+        tags = mlflow.get_experiment(place).tags
+        assert (profile, tags["mlflow.note.content"]) == ("test", said)
+    assert json.loads(json.loads(tags["mlflow.sharedViewState.all"])["state"]) == {"searchFilter": ""}
+    mlflow.set_experiment_tag(place, "mlflow.note.content", "my own")
+    tracking.describe(store, place, "third", [view])
+    assert mlflow.get_experiment(place).tags["mlflow.note.content"] == "my own"
 
 
 def test_another_stores_result_is_kept_and_the_difference_is_named(

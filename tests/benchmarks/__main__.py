@@ -14,6 +14,7 @@ NAMES = (
     "page",
     "decode",
     "imagenet",
+    "ui",
 )
 
 for name in sys.argv[1:] or NAMES:
