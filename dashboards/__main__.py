@@ -1,8 +1,8 @@
-"""`python -m dashboards ui`, `watch`, `metrics`: look at a study."""
+"""`python -m dashboards ui`, `watch`, `metrics`, `screenshots`: look at a study."""
 
 import click
 
-from dashboards import ui
+from dashboards import screenshots, ui
 from dashboards.metrics import metrics_command
 from dashboards.watch import watch_command
 from experiments.command import main
@@ -13,7 +13,7 @@ def cli() -> None:
     """Look at a study."""
 
 
-for command in (ui.command, watch_command, metrics_command):
+for command in (ui.command, watch_command, metrics_command, screenshots.command):
     cli.add_command(command)
 
 if __name__ == "__main__":

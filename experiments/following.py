@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from experiments import live
 from experiments.command import Selection
 from experiments.live import LOOK_SECONDS, SAY_SECONDS, percent
 from experiments.plan import duration
@@ -33,9 +34,9 @@ def follow(selected: Selection, console: Console, as_json: bool) -> None:
             for standing in standings:
                 print(json.dumps(standing.plain()), flush=True)
         elif console.is_terminal:
-            with Live(console=console, refresh_per_second=2) as live:
+            with Live(console=console, refresh_per_second=2) as screen:
                 for standing in standings:
-                    live.update(picture(standing))
+                    screen.update(picture(standing))
         else:
             for line in lines(standings):
                 console.print(line, markup=False, soft_wrap=True)
@@ -70,7 +71,7 @@ def lines(standings: Iterable[Standing]) -> Iterator[str]:
 
 def ending(row: Row) -> str:
     """How one trial ended, and how far its prediction was off."""
-    error = "diverged" if row.outcome == "diverged" else f"{percent(row.train_error_pct)} training error"
+    error = live.ending(row.outcome, row.train_error_pct)
     took = "" if row.seconds is None else f", {duration(row.seconds)} (predicted {duration(row.predicted_seconds)})"
     return f"{row.id}: {error} after {row.iteration} iterations{took}"
 

@@ -100,8 +100,7 @@ def watching(trials: Sequence[Trial], execution: Execution, console: Console, pl
             stopping = stop.wait(rest)
             new = watch.look()
             for number, (trial, end) in enumerate(new, len(watch.ended) - len(new) + 1):
-                diverged = end["outcome"] == "diverged"
-                error = "diverged" if diverged else f"{percent(end['train_error_pct'])} training error"
+                error = ending(end["outcome"], end["train_error_pct"])
                 console.print(
                     f"[{number}/{len(trials)}] {trial.id}: {error}"
                     f" after {end['iteration']} iterations, {duration(end['seconds'])}"
@@ -128,6 +127,13 @@ def watching(trials: Sequence[Trial], execution: Execution, console: Console, pl
         thread.join()
         if live:
             live.stop()
+
+
+def ending(outcome: str, train_error_pct: float | None) -> str:
+    """How a trial ended: `12.5 % training error`; a detector has none."""
+    if outcome == "diverged" or train_error_pct is None:
+        return outcome
+    return f"{percent(train_error_pct)} training error"
 
 
 def percent(value: float | None) -> str:

@@ -202,5 +202,5 @@ def record_bytes(trial: DetectionTrial) -> int:
     rows, tests = (
         -(-trial.recipe.iterations // each) for each in (trial.recipe.record_every, trial.recipe.evaluate_every)
     )
-    shown = 6 * min(rows, 150 + tests) + 2 * tests  # MLflow gets about 300 points of a series: the rate, five losses
+    shown = 6 * min(rows, 150 + tests) + 2 * tests  # MLflow gets about 150 points of a series: the rate, five losses
     return BYTES_A_RUN + rows * BYTES_A_RECORD + shown * BYTES_A_METRIC
