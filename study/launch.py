@@ -75,6 +75,8 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
                 on_start(todo, execution)
                 with _stopping_on_signals(execution) as stopped:
                     for wave in _waves(todo):
+                        if stopped():
+                            break
                         if execution.local:
                             _run_locally(wave, execution, tags, stopped)
                         else:
@@ -96,7 +98,7 @@ def _waves(trials: Sequence[Trial]) -> Iterator[list[Trial]]:
         wave = [trial for trial in left if not waiting & set(trial.needs)]
         assert wave, "trials need each other"
         yield wave
-        left = [trial for trial in left if trial not in wave]
+        left = [trial for trial in left if waiting & set(trial.needs)]
 
 
 def has_result(execution: Execution, trial: Trial) -> bool:
@@ -119,15 +121,12 @@ def close_stale(execution: Execution, reason: str) -> None:
 
 
 def check(trials: Sequence[Trial], execution: Execution) -> None:
-    """Raise `InputError` for what the user is to mend before any trial starts: processes, data, this machine."""
+    """Raise `InputError` for what the user is to mend before any trial starts: processes, data, weights, machine."""
     for trial in trials:
         execution.part(trial)
-    one_of_each = list({trial.data: trial for trial in trials}.values())
     if execution.local:
-        return _check(one_of_each, execution)
-    process, answer = _start(
-        _answer_check, one_of_each, execution
-    )  # it takes torch and the data out of memory when it ends
+        return _check(trials, execution)
+    process, answer = _start(_answer_check, trials, execution)  # it takes torch and the data out of memory at its end
     try:
         problem = answer.recv()
     except EOFError:
@@ -140,16 +139,15 @@ def check(trials: Sequence[Trial], execution: Execution) -> None:
         raise problem
 
 
-def _check(trials: list[Trial], execution: Execution) -> None:
+def _check(trials: Sequence[Trial], execution: Execution) -> None:
     from study.worker import check_data, check_machine
 
     if not execution.address:  # a cluster's nodes are not this machine
         check_machine(execution)
-    for trial in trials:
-        check_data(trial, execution)
+    check_data(trials, execution)
 
 
-def _answer_check(trials: list[Trial], execution: Execution, launcher: Connection) -> None:
+def _answer_check(trials: Sequence[Trial], execution: Execution, launcher: Connection) -> None:
     try:
         _check(trials, execution)
         launcher.send(None)

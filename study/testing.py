@@ -66,7 +66,7 @@ class Testing:
         nets = {}
         for trial in trials:
             saved = checkpoints.load_newest(self._folder((trial,)) / "checkpoints", self.device)
-            if lack := _lack(saved, self.tags[trial.id], ledger.columns(trial)):
+            if lack := lack_of(saved, self.tags[trial.id], ledger.columns(trial)):
                 self.lacking[trial.id] = lack
                 continue
             assert saved is not None
@@ -99,12 +99,7 @@ class Testing:
         if self._data is None or self._data.spec != trial.data:
             self._data = None
             self._data = self._load(trial)
-        digest, trained_on = self._data.digest, self.tags[trial.id].get("data_digest", "")
-        if digest != trained_on:
-            raise InputError(
-                f"{trial.data.name} in {self.execution.data_root} is not what {trial.id} was trained with (digest"
-                f" {digest[:12]}, not {trained_on[:12]}); name the folder of those data with --data-root"
-            )
+        check_digest(self._data.digest, trial, self.tags[trial.id], self.execution)
         return self._data
 
     def _add(self, of: Nets, protocol: str, errors: dict[str, float], images: int) -> None:
@@ -129,6 +124,15 @@ class Testing:
         return {"split": self._split(of[0]), "protocol": protocol, "nets": nets}
 
 
+def check_digest(digest: str, trial: Trial, tags: dict[str, str], execution: Execution) -> None:
+    """Raise `InputError` unless data of that digest are those that the trial, of these tags, was trained on."""
+    if digest != (trained_on := tags.get("data_digest", "")):
+        raise InputError(
+            f"{trial.data.name} in {execution.data_root} is not what {trial.id} was trained with (digest"
+            f" {digest[:12]}, not {trained_on[:12]}); name the folder of those data with --data-root"
+        )
+
+
 def _row(of: Nets, known: Sequence[Row]) -> Row:
     first = of[0]
     net = first.title if len(of) == 1 else f"ensemble of {len(of)}"
@@ -137,7 +141,7 @@ def _row(of: Nets, known: Sequence[Row]) -> Row:
     return about | tested | {row["measure"]: row["value"] for row in known}
 
 
-def _lack(saved: dict[str, Any] | None, tags: dict[str, str], schema: pa.Schema) -> str:
+def lack_of(saved: dict[str, Any] | None, tags: dict[str, str], schema: pa.Schema) -> str:
     """Why a state is not the one that was sealed with the result; '' if it is."""
     if saved is None:
         return "its weights are not in this store"

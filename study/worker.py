@@ -48,14 +48,19 @@ def device_of(execution: Execution) -> torch.device:
     return torch.device(automatic if execution.device == "auto" else execution.device)
 
 
-def check_data(trial: Trial, execution: Execution) -> None:
-    """Raise `InputError` unless the trial's data are there, and what it says."""
-    if isinstance(trial, DetectionTrial):
+def check_data(trials: Sequence[Trial], execution: Execution) -> None:
+    """Raise `InputError` unless the trials' data are there, and what they say, and what detectors start from."""
+    sources: list[Trial] = []
+    if detectors := [trial for trial in trials if isinstance(trial, DetectionTrial)]:
         from study.detection import data as scenes
+        from study.detection.worker import check_weights  # which knows this module
 
-        scenes.load(trial.data, execution.data_root)
-    else:
-        load(trial.data, execution.data_root, seed=trial.seed)
+        sources = check_weights(detectors, {trial.id for trial in trials}, execution)
+    for trial in {trial.data: trial for trial in (*trials, *sources)}.values():
+        if isinstance(trial, DetectionTrial):
+            scenes.load(trial.data, execution.data_root)
+        else:
+            load(trial.data, execution.data_root, seed=trial.seed)
 
 
 def check_machine(execution: Execution) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from study.detection.model import (
     take_backbone,
     take_detector,
     torchvision_backbone,
+    torchvision_file,
 )
 from study.detection.spec import Detection, DetectionTrial
 from study.models import BatchNorm
@@ -242,13 +244,23 @@ def test_of_another_detector_all_but_the_siblings_is_taken() -> None:
         assert torch.equal(tensor, before[name] if name.startswith("predictor.") else theirs[name])
 
 
-def test_with_torchvisions_weights_vgg_gives_torchvisions_features(tmp_path: Path) -> None:
-    """From a file where torchvision looks for it: the fifth pooling and the first two fully connected layers follow."""
+def publish(classifier: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Its weights as VGG-16's of torchvision, which names files by their hash; returns the file's name."""
+    torch.save(classifier.state_dict(), folder / "weights")
+    name = f"vgg16-{sha256((folder / 'weights').read_bytes()).hexdigest()[:8]}.pth"
+    (folder / "weights").rename(folder / name)
+    monkeypatch.setattr(torchvision.models.VGG16_Weights.IMAGENET1K_V1.value, "url", f"file:///nowhere/{name}")
+    return name
+
+
+def test_with_torchvisions_weights_vgg_gives_torchvisions_features(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a file under torchvision's name: the fifth pooling and the first two fully connected layers follow."""
     torch.manual_seed(0)
     classifier = torchvision.models.vgg16().eval()
     detector = build(trial(Model.vgg())).eval()
-    url = torchvision.models.VGG16_Weights.IMAGENET1K_V1.url
-    torch.save(classifier.state_dict(), tmp_path / url.rpartition("/")[2])
+    publish(classifier, tmp_path, monkeypatch)
     torchvision_backbone(detector, tmp_path)
     images = torch.randn(1, 3, 224, 224)
     with torch.no_grad():
@@ -279,12 +291,27 @@ def test_torchvisions_resnet_has_the_stride_in_the_3x3(tmp_path: Path) -> None:
         torchvision_backbone(build(trial(paper)), tmp_path)
 
 
-def test_weights_that_cannot_be_downloaded_are_an_input_error(tmp_path: Path) -> None:
-    with torch.device("meta"):
-        detector = build(trial(Model.vgg()))
-    (tmp_path / "file").write_text("where a folder should be")
-    with pytest.raises(InputError, match=r"vgg16-397923af.pth cannot be had .*; put the file into .*file$"):
-        torchvision_backbone(detector, tmp_path / "file")
+def test_torchvisions_weights_are_downloaded_from_mirrors_unless_offline_and_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror, root, vgg = tmp_path / "mirror", tmp_path / "root", trial(Model.vgg())
+    mirror.mkdir()
+    name = publish(nn.Linear(2, 2), mirror, monkeypatch)
+    monkeypatch.setenv("STUDY_DATA_MIRRORS", mirror.as_uri())
+    monkeypatch.setenv("STUDY_OFFLINE", "1")
+    with pytest.raises(InputError, match=f"weights .*{name} are missing; STUDY_OFFLINE forbids"):
+        torchvision_file(vgg, root)
+    monkeypatch.delenv("STUDY_OFFLINE")
+    assert torchvision_file(vgg, root).read_bytes() == (mirror / name).read_bytes()
+    (root / name).write_bytes(b"half")
+    with pytest.raises(InputError, match="is damaged or half-downloaded: its SHA-256 is .*; delete it, then run again"):
+        torchvision_file(vgg, root)
+    (root / name).unlink()
+    (mirror / name).write_bytes(b"half")
+    with pytest.raises(InputError, match="could not be downloaded .*half-downloaded.*nowhere"):
+        torchvision_file(vgg, root)
+    with pytest.raises(InputError, match="could not be downloaded"):
+        torchvision_file(vgg, mirror / name)  # where a folder should be
 
 
 def test_a_detector_sees_pixels_as_its_classifier_did(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """Detection trials: trained from other trials' nets, stopped and continued, tested, and refused in one line."""
 
+import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,10 +14,10 @@ import torch
 from experiments import detection_voc, planned
 from experiments.profiles import PAPER, SMOKE, Detectors
 from experiments.recipes import deviations
-from study import checkpoints, cost, ledger, worker
+from study import checkpoints, cost, ledger, storage, worker
 from study import launch as launching
 from study.detection import worker as detecting
-from study.detection.data import load
+from study.detection.data import Scenes, load
 from study.detection.model import build
 from study.detection.spec import TORCHVISION, DetectionTrial
 from study.detection.testing import DetectorTesting
@@ -75,7 +78,10 @@ def stopping_at(iteration: int) -> Callable[..., None]:
 def test_a_detector_stopped_between_any_two_updates_ends_bit_for_bit_as_one_that_was_not(
     whole: Execution, execution: Execution, monkeypatch: pytest.MonkeyPatch, which: int
 ) -> None:
-    """Also one that was stopped before its first update, and one whose backbone has gone by the time it goes on."""
+    """Also one that was stopped before its first update, and one whose backbone has gone by the time it goes on.
+
+    What it started from is known nevertheless.
+    """
     backbone, *_ = trials()
     trial = trials()[which]
     execution = replace(execution, data_root=whole.data_root)
@@ -85,8 +91,11 @@ def test_a_detector_stopped_between_any_two_updates_ends_bit_for_bit_as_one_that
             patch.setattr(worker.Attempt, "now", stopping_at(iteration))
             assert run_trial(trial, execution, TAGS) == "interrupted"
         if iteration:
-            shutil.rmtree(execution.trial_folder(backbone.id) / "checkpoints", ignore_errors=True)
+            shutil.rmtree(execution.trial_folder(backbone.id), ignore_errors=True)
+    worker.check_data([trial], execution)
     assert run_trial(trial, execution, TAGS) == "finished"
+    source = [ledger.account(e.trial_folder(trial.id))["tags"].get(detecting.SOURCE) for e in (execution, whole)]
+    assert source[0] == source[1] and bool(source[0]) is bool(trial.needs)
     (state, *rest), (theirs, *others) = end_of(trial, execution), end_of(trial, whole)
     assert rest == others
     assert state["net"].keys() == theirs["net"].keys()
@@ -127,13 +136,180 @@ def test_detectors_of_one_condition_start_from_their_own_seeds() -> None:
 def test_a_backbone_that_has_not_finished_or_has_no_weights_is_named(whole: Execution, execution: Execution) -> None:
     execution = replace(execution, data_root=whole.data_root)
     backbone, _, trial = trials()
-    with pytest.raises(InputError, match=f"weights {backbone.id} are of a trial that is not there; run it first"):
+    message = f"^{trial.id} cannot start from {backbone.id}: "
+    with pytest.raises(InputError, match=message + "neither its result nor its weights are in this store"):
         run_trial(trial, execution, TAGS)
     there = execution.trial_folder(backbone.id)
     shutil.copytree(whole.trial_folder(backbone.id), there)
-    shutil.rmtree(there / "checkpoints")
-    with pytest.raises(InputError, match=f"the weights of {backbone.id} are not in this store"):
+    saved = checkpoints.load_newest(there / "checkpoints")
+    assert saved is not None
+    checkpoints.save(there / "checkpoints", saved["iteration"] + 1, {**saved, "records": saved["records"][:-1]})
+    with pytest.raises(InputError, match=message + "the newest state is not the one it ended with; import a bundle"):
         run_trial(trial, execution, TAGS)
+    shutil.rmtree(there / "checkpoints")
+    with pytest.raises(InputError, match=message + "its weights are not in this store"):
+        run_trial(trial, execution, TAGS)
+    ledger.say(there, ledger.account(there) | {"outcome": "failed"})
+    with pytest.raises(InputError, match=message + "it is failed; run it to its end"):
+        run_trial(trial, execution, TAGS)
+
+
+def launched(trials: list[Trial], execution: Execution) -> list[Trial]:
+    """Launch the trials; those that were started."""
+    started: list[Trial] = []
+    launching.launch(
+        trials, execution, dict.fromkeys((t.id for t in trials), TAGS), lambda todo, _: started.extend(todo)
+    )
+    return started
+
+
+def test_a_backbone_that_has_a_result_and_no_weights_is_named_before_anything_runs(
+    whole: Execution, store: Execution
+) -> None:
+    """Whether the ledger has the result or, when the folder is gone, MLflow alone."""
+    execution = replace(store, data_root=whole.data_root)
+    backbone, vgg, trial = trials()
+    there = execution.trial_folder(backbone.id)
+    shutil.copytree(whole.trial_folder(backbone.id), there)
+    for gone, lack in (there / "checkpoints", "its weights are not in this"), (there, "neither its result nor its wei"):
+        shutil.rmtree(gone)
+        with pytest.raises(InputError, match=f"{trial.id} cannot start from {backbone.id}: {lack}"):
+            launched([backbone, vgg, trial], execution)
+        assert not execution.trial_folder(vgg.id).exists()
+
+
+def test_a_detector_whose_backbone_diverged_fails_once_and_is_refused_from_then_on(
+    store: Execution, caplog: pytest.LogCaptureFixture, whole: Execution
+) -> None:
+    execution = replace(store, data_root=whole.data_root)
+    backbone, _, trial = trials()
+    assert isinstance(trial, DetectionTrial)
+    backbone = replace(backbone, recipe=replace(backbone.recipe, learning_rate=1e30))
+    trial = replace(trial, detection=replace(trial.detection, weights=backbone.condition))
+    launched([trial, backbone], execution)
+    said = [ledger.account(execution.trial_folder(each.id)) for each in (backbone, trial)]
+    assert [each["outcome"] for each in said] == ["diverged", "failed"]
+    message = f"{trial.id} cannot start from {backbone.id}: it diverged, so it has no weights"
+    assert message in said[1]["reason"] and caplog.text.count(message) == 1 and said[1]["failures"] == 1
+    with pytest.raises(InputError, match=f"{message}.* choose other --seeds or --experiments"):
+        launched([trial, backbone], execution)
+
+
+def test_data_that_a_finished_backbone_is_recalibrated_with_are_looked_for_before_anything_runs(
+    execution: Execution, whole: Execution
+) -> None:
+    execution = replace(execution, data_root=whole.data_root)
+    backbone, _, trial = trials()
+    assert isinstance(trial, DetectionTrial) and trial.recipe.recalibrate
+    backbone = replace(backbone, data=replace(backbone.data, name="images:gone"))
+    trial = replace(trial, detection=replace(trial.detection, weights=backbone.condition))
+    folder = execution.trial_folder(backbone.id)
+    checkpoints.save(folder / "checkpoints", backbone.recipe.iterations, {})
+    storage.write(folder / "spec.json", json.dumps(backbone.to_dict()).encode())
+    ledger.say(folder, {"outcome": "finished", "tags": {}})
+    with pytest.raises(InputError, match="images:gone"):
+        worker.check_data([trial], execution)
+
+
+def test_other_data_than_the_backbones_do_not_recalibrate_it(whole: Execution, execution: Execution) -> None:
+    execution = replace(execution, data_root=whole.data_root)
+    backbone, _, trial = trials()
+    there = execution.trial_folder(backbone.id)
+    shutil.copytree(whole.trial_folder(backbone.id), there)
+    said = ledger.account(there)
+    ledger.say(there, said | {"tags": said["tags"] | {"data_digest": "another"}})
+    with pytest.raises(InputError, match=f"is not what {backbone.id} was trained with"):
+        run_trial(trial, execution, TAGS)
+
+
+def test_torchvisions_weights_are_looked_for_before_anything_runs(
+    execution: Execution, whole: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STUDY_OFFLINE", "1")
+    _, vgg, _ = trials()
+    assert isinstance(vgg, DetectionTrial)
+    data, detection = replace(vgg.data, normalise="imagenet"), replace(vgg.detection, weights=TORCHVISION)
+    of = replace(vgg, model=Model.vgg(), data=data, detection=detection)
+    with pytest.raises(InputError, match="vgg16-397923af.pth are missing; STUDY_OFFLINE forbids"):
+        worker.check_data([of], replace(execution, data_root=whole.data_root))
+
+
+@pytest.mark.parametrize("image", [3, 63, 123], ids=["untrained", "last record", "second protocol"])
+def test_a_detector_stopped_while_it_is_tested_goes_on_and_tests_no_net_twice(
+    whole: Execution, execution: Execution, monkeypatch: pytest.MonkeyPatch, image: int
+) -> None:
+    """60 images untrained, 60 at the last record, which are those of the first protocol, 60 by the second."""
+    _, vgg, _ = trials()
+    execution = replace(execution, data_root=whole.data_root)
+    attempts: list[worker.Attempt] = []
+    tested, enter, test = 0, worker.Attempt.__enter__, Scenes.test
+
+    def entered(self: worker.Attempt) -> worker.Attempt:
+        attempts.append(self)
+        return enter(self)
+
+    def counting(self: Scenes) -> Any:
+        nonlocal tested
+        for each in test(self):
+            tested += 1
+            attempts[-1].stopping |= tested == image
+            yield each
+
+    monkeypatch.setattr(worker.Attempt, "__enter__", entered)
+    monkeypatch.setattr(Scenes, "test", counting)
+    assert run_trial(vgg, execution, TAGS) == "interrupted" and tested == image
+    tested -= image % 60  # what was seen of a test that has to begin again
+    if image > 120:
+        tested -= 60  # and of the first protocol, which is not kept
+    image = -1
+    assert run_trial(vgg, execution, TAGS) == "finished" and tested == 180
+    (state, *rest), (theirs, *others) = end_of(vgg, execution), end_of(vgg, whole)
+    assert rest == others
+    assert all(torch.equal(tensor, theirs["net"][name]) for name, tensor in state["net"].items())
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["GPU", "CPU"])
+def test_a_detector_that_runs_out_of_memory_says_what_to_change_and_is_not_tried_again(
+    whole: Execution, execution: Execution, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    _, vgg, _ = trials()
+
+    def exhausted(*arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(detecting, "train", exhausted)
+    assert run_trial(vgg, replace(execution, data_root=whole.data_root), TAGS) == "failed"
+    reason = ledger.account(execution.trial_folder(vgg.id))["reason"]
+    assert reason.startswith("out of memory: about ") and "--memory-gib" in reason
+
+
+def test_what_a_detector_cannot_be_asked_for_is_said(
+    whole: Execution, execution: Execution, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, vgg, _ = trials()
+    asked = replace(execution, data_root=whole.data_root, compile=True, memory_gib=0.01)
+    assert run_trial(vgg, asked, TAGS) == "finished"
+    assert ledger.account(execution.trial_folder(vgg.id))["tags"]["compiled"] == "no"
+    assert caplog.text.count(f"{vgg.id} is a detector, so it is not compiled") == 1
+    assert caplog.text.count(f"memory may not suffice for {vgg.id}: about ") == 1
+    assert end_of(vgg, asked)[1:] == end_of(vgg, whole)[1:]
+
+
+def test_no_wave_is_begun_after_a_launch_was_stopped(
+    store: Execution, whole: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would start Ray again."""
+    waves: list[Any] = []
+
+    def stopped_in(trials: Any, *arguments: Any) -> None:
+        waves.append(trials)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(launching, "_run_locally", stopped_in)
+    backbone, _, trial = trials()
+    with pytest.raises(KeyboardInterrupt):
+        launched([backbone, trial], replace(store, data_root=whole.data_root))
+    assert waves == [[backbone]]
 
 
 def test_several_processes_are_refused(execution: Execution) -> None:

@@ -23,6 +23,8 @@ import tarfile
 import urllib.request
 import zipfile
 import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -156,7 +158,7 @@ def _obtain(name: str, file: str, places: list[Path]) -> bytes:
     try:
         return _verified(path, CHECKSUMS[file])
     except (OSError, ValueError) as error:
-        urls = ", ".join(_urls(name, places[-1].name))
+        urls = ", ".join(urls_of(places[-1].name, MIRRORS[name]))
         raise refusal(
             name, f"cannot be read: {path} {error}; delete it, then run again or get it from {urls}"
         ) from error
@@ -176,17 +178,28 @@ def _verified(path: Path, md5: str) -> bytes:
     return contents
 
 
-def _urls(name: str, file: str) -> list[str]:
+def urls_of(file: str, official: Sequence[str]) -> list[str]:
+    """Where a file may be had: below the mirrors that the user names, and below the `official` base URLs."""
     own = [base.strip() for base in os.environ.get("STUDY_DATA_MIRRORS", "").split(",") if base.strip()]
-    return [f"{base.rstrip('/')}/{file}" for base in (*own, *MIRRORS[name])]
+    return [f"{base.rstrip('/')}/{file}" for base in (*own, *official)]
 
 
 def _download(name: str, file: str, places: list[Path]) -> Path:
-    """Download to the last of `places`. Others that need the file wait for the one that has the lock, and share it."""
-    target, urls = places[-1], _urls(name, places[-1].name)
+    """Download to the last of `places`."""
     lacking = f"is missing: {file} (MD5 {CHECKSUMS[file]}) was looked for at {', '.join(map(str, places))}"
+    urls, verified = urls_of(places[-1].name, MIRRORS[name]), partial(_verified, md5=CHECKSUMS[file])
+    return download(places[-1], urls, verified, lambda problem: refusal(name, lacking + problem))
+
+
+def download(
+    target: Path, urls: Sequence[str], verified: Callable[[Path], object], refused: Callable[[str], InputError]
+) -> Path:
+    """Download from the first of `urls` that works. Others that need the file wait for the holder of its lock.
+
+    `verified` raises `ValueError` for a file that is not what it should be. Raises what `refused` makes of the problem.
+    """
     if os.environ.get("STUDY_OFFLINE", "0") not in ("", "0"):
-        raise refusal(name, f"{lacking}; STUDY_OFFLINE forbids to download it; put it there from {', '.join(urls)}")
+        raise refused(f"; STUDY_OFFLINE forbids to download it; put it there from {', '.join(urls)}")
     part = target.with_name(f".part-{target.name}")  # only the holder of the lock writes it; a rest is overwritten
     failures = []
     try:
@@ -195,21 +208,20 @@ def _download(name: str, file: str, places: list[Path]) -> Path:
             if target.exists():
                 return target
             for url in urls:
-                logging.getLogger(__name__).info("downloading %s from %s", name, url)
+                logging.getLogger(__name__).info("downloading %s", url)
                 try:
                     with urllib.request.urlopen(url, timeout=60) as response, part.open("wb") as out:
                         shutil.copyfileobj(response, out)
-                    _verified(part, CHECKSUMS[file])
+                    verified(part)
                     part.replace(target)
                     return target
                 except (OSError, ValueError, http.client.HTTPException) as error:
                     failures.append(f"{url}: {error}")
     except OSError as error:
         failures.append(f"{target.parent}: {error}")
-    raise refusal(
-        name,
-        f"{lacking}, and could not be downloaded ({'; '.join(failures)}); put it there by hand,"
-        " or name a mirror in STUDY_DATA_MIRRORS",
+    raise refused(
+        f", and could not be downloaded ({'; '.join(failures)}); put it there by hand,"
+        " or name a mirror in STUDY_DATA_MIRRORS"
     )
 
 

@@ -4,6 +4,7 @@ Owns the modules, their initial weights, the training losses, and whose weights 
 data sets, of the training loop, or of how detections are made of scores: that is `study/detection/inference.py`.
 """
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import RoIPool
 
 from study.data.photographs import IMAGENET_MEAN, IMAGENET_STD
+from study.data.sources import download, urls_of
 from study.detection.spec import DetectionTrial
 from study.models import BatchNorm, Net, initialise
 from study.seeds import generator
@@ -29,7 +31,7 @@ from study.weights import from_torchvision, vgg_from_torchvision
 
 STRIDE = 16  # pixels of the image between those of the shared map
 RATIOS = (0.5, 1.0, 2.0)  # of the anchors, height to width
-DEVIATIONS = {"imagenet": IMAGENET_STD, "pixel-mean": (1.0, 1.0, 1.0)}  # images are divided by, after ImageNet's mean
+DIVISORS = {"imagenet": IMAGENET_STD, "pixel-mean": (1.0, 1.0, 1.0)}  # of images, after ImageNet's mean
 
 
 class FrozenNorm(BatchNorm):
@@ -224,9 +226,9 @@ def resizing(trial: DetectionTrial, side: int) -> GeneralizedRCNNTransform:
     Pixels are normalised as those of the classifier were, whose weights a detector starts from: by ImageNet's mean, and
     by its deviations with 'imagenet', by nothing with 'pixel-mean'. Raises `InputError` for others.
     """
-    check_choice(f"normalise of {trial.label}", trial.data.normalise, DEVIATIONS)
+    check_choice(f"normalise of {trial.label}", trial.data.normalise, DIVISORS)
     longest = round(trial.detection.longest * side / trial.data.size)
-    return GeneralizedRCNNTransform(side, longest, list(IMAGENET_MEAN), list(DEVIATIONS[trial.data.normalise]))
+    return GeneralizedRCNNTransform(side, longest, list(IMAGENET_MEAN), list(DIVISORS[trial.data.normalise]))
 
 
 def _fp32(like: Tensor) -> torch.autocast:
@@ -290,11 +292,18 @@ def _take(module: nn.Module, given: Mapping[str, Tensor], otherwise: str) -> Non
 
 
 def torchvision_backbone(detector: Detector, root: Path) -> None:
-    """Give shared layers and head torchvision's ImageNet weights, downloaded to the folder `root` unless there.
+    """Give shared layers and head torchvision's ImageNet weights. Raises as `torchvision_file`."""
+    path = torchvision_file(detector.trial, root)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    take_backbone(detector, from_torchvision_classifier(detector.trial.model, state))
 
-    Raises `InputError` for a net or a normalisation that they are not of, and when the download fails.
+
+def torchvision_file(trial: DetectionTrial, root: Path) -> Path:
+    """The file of torchvision's ImageNet weights of the trial's net, checked; downloaded to `root` unless there.
+
+    Raises `InputError` for a net or a normalisation that they are not of, a damaged file, and when the download fails.
     """
-    trial, model = detector.trial, detector.trial.model
+    model = trial.model
     deep = model.block == "bottleneck"
     if model.width != 64 or model.family != "vgg" and (model.shortcut != "B" or deep != (model.stride == "3x3")):
         raise InputError(
@@ -306,15 +315,26 @@ def torchvision_backbone(detector: Detector, root: Path) -> None:
             f"normalise {trial.data.normalise!r} is not what weights 'torchvision' were trained with; choose 'imagenet'"
         )
     name = f"{'vgg' if model.family == 'vgg' else 'resnet'}{model.depth}"
-    weights = get_model_weights(name)["IMAGENET1K_V1"]
+    base, _, file = get_model_weights(name)["IMAGENET1K_V1"].url.rpartition("/")
+    path, urls = root / file, urls_of(file, (base,))
+    if not path.is_file():
+        download(path, urls, _verified, lambda problem: InputError(f"weights {path} are missing{problem}"))
     try:
-        state = weights.get_state_dict(
-            model_dir=str(root), check_hash=True, progress=False, map_location="cpu", weights_only=True
-        )
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{weights.url} cannot be had ({reason}); put the file into {root}") from error
-    take_backbone(detector, from_torchvision_classifier(model, state))
+        _verified(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"weights {path} {error}; delete it, then run again or get it from {', '.join(urls)}"
+        ) from error
+    return path
+
+
+def _verified(path: Path) -> None:
+    """Raise `ValueError` unless the file's SHA-256 begins as torchvision's name for it ends: `vgg16-397923af.pth`."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    wanted = path.stem.rpartition("-")[2]
+    if not found.startswith(wanted):
+        raise ValueError(f"is damaged or half-downloaded: its SHA-256 is {found} and must begin with {wanted}")
 
 
 def from_torchvision_classifier(model: Model, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

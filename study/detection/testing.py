@@ -4,11 +4,9 @@ Owns which metric is a data set's: VOC 2007's is the 11-point AP, later ones the
 overlaps. How a detector detects is `study/detection/inference.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from study import storage
 from study.detection.annotations import test_split
@@ -22,20 +20,19 @@ from study.spec import InputError, Trial
 from study.testing import Nets, Testing
 
 
-@torch.no_grad()
-def detections(nets: Sequence[Detector], scenes: Scenes, protocol: str, precision: str) -> list[Found]:
-    """What the nets, together if there are several, find in each test image, in order."""
+def detections(nets: Sequence[Detector], scenes: Scenes, protocol: str, precision: str) -> Iterator[Found]:
+    """What the nets, together if there are several, find in each test image, in order; in evaluation mode meanwhile."""
     training = [net.training for net in nets]
     for net in nets:
         net.eval()
-    found = []
-    for image, _ in scenes.test():
-        with autocast(image.device, precision):
-            boxes, scores, labels = (each.cpu().numpy() for each in detect(nets, image, protocol))
-        found.append(Found(boxes, scores, labels))
-    for net, was_training in zip(nets, training, strict=True):
-        net.train(was_training)
-    return found
+    try:
+        for image, _ in scenes.test():
+            with autocast(image.device, precision):
+                boxes, scores, labels = (each.cpu().numpy() for each in detect(nets, image, protocol))
+            yield Found(boxes, scores, labels)
+    finally:
+        for net, was_training in zip(nets, training, strict=True):
+            net.train(was_training)
 
 
 def precisions_pct(found: Sequence[Found], scenes: Scenes) -> dict[str, float]:
@@ -89,6 +86,6 @@ class DetectorTesting(Testing):
         scenes = self._loaded(next(iter(nets)))
         measured: dict[Nets, tuple[dict[str, float], int]] = {}
         for of in [*((trial,) for trial in nets), *([tuple(nets)] if len(nets) > 1 else [])]:
-            found = detections([nets[trial] for trial in of], scenes, protocol, of[0].recipe.precision)
+            found = list(detections([nets[trial] for trial in of], scenes, protocol, of[0].recipe.precision))
             measured[of] = precisions_pct(found, scenes), len(found)
         return measured

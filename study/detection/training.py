@@ -27,14 +27,13 @@ def train(trial: DetectionTrial, state: TrainState, scenes: Scenes, test: Test) 
     """Train from where `state` stands to the last iteration, or to divergence; one item an update.
 
     Yields records as `study.training.train` does. `test` gives the average precisions of the net as it stands, by
-    measure; the first record, before any update, says what the net does untrained.
+    measure; the first record, before any update, says what the net does untrained. Where `test` raises, the state can
+    be saved: the record is then the first thing that training from there makes.
     """
     recipe = trial.recipe
-    if not state.records:
-        state.records.append(_record(state, None, test()))
-        yield state.records[-1]
-    diverged = state.diverged_at is not None
-    while state.iteration < recipe.iterations and not diverged:
+    if record := _due(trial, state, test):
+        yield record
+    while state.iteration < recipe.iterations and not _diverged(trial, state):
         images, targets = zip(*scenes.batch(trial.seed, state.iteration, recipe.batch), strict=True)
         rate = learning_rate(recipe, state.iteration, state.warmed_at)
         set_learning_rate(state.optimizer, rate, recipe.momentum_rule)
@@ -53,18 +52,29 @@ def train(trial: DetectionTrial, state: TrainState, scenes: Scenes, test: Test) 
         state.window_batches += 1
         bad = ~torch.isfinite(loss.detach()) & (state.first_bad < 0)
         state.first_bad = torch.where(bad, state.iteration, state.first_bad)
-        last = state.iteration == recipe.iterations
-        checked = last or state.iteration % CHECK_EVERY == 0 or state.iteration < CHECK_EVERY
-        diverged = checked and state.diverged_at is not None
-        record = None
-        if last or diverged or state.iteration % recipe.record_every == 0:
-            tested = not diverged and (last or state.iteration % recipe.evaluate_every == 0)
-            record = _record(state, rate, test() if tested else {}, diverged)
-            state.records.append(record)
-        yield record
+        yield _due(trial, state, test)
 
 
-def _record(state: TrainState, rate: float | None, tested: dict[str, float], diverged: bool = False) -> Record:
+def _diverged(trial: DetectionTrial, state: TrainState) -> bool:
+    """Whether the loss was seen not to be finite, where one looks."""
+    looks = state.iteration in (*range(CHECK_EVERY), trial.recipe.iterations) or state.iteration % CHECK_EVERY == 0
+    return looks and state.diverged_at is not None
+
+
+def _due(trial: DetectionTrial, state: TrainState, test: Test) -> Record | None:
+    """The record that is due after so many updates and is not there, now appended."""
+    recipe, diverged = trial.recipe, _diverged(trial, state)
+    last = state.iteration == recipe.iterations
+    there = bool(state.records) and state.records[-1]["iteration"] == state.iteration
+    if there or not (last or diverged or state.iteration % recipe.record_every == 0):
+        return None
+    rate = learning_rate(recipe, state.iteration - 1, state.warmed_at) if state.iteration else None
+    tested = not diverged and (last or state.iteration % recipe.evaluate_every == 0)
+    state.records.append(_record(state, rate, test() if tested else {}, diverged))
+    return state.records[-1]
+
+
+def _record(state: TrainState, rate: float | None, tested: dict[str, float], diverged: bool) -> Record:
     """One row of measurements; losses are means since the last record, None where the net diverged."""
     record: Record = {"iteration": state.iteration, "learning_rate": rate}
     none = diverged or not state.window_batches
