@@ -27,7 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from study import cost, ledger, progress, storage
-from study.placement import Node, Share, gpus, share, this_machine
+from study.placement import Node, Share, gpus, share, this_machine, waves
 from study.spec import Execution, InputError, Trial
 
 ACTOR_DEATHS = 100  # of one trial; whatever kills a process this often before it can say a word will not stop
@@ -74,7 +74,7 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
                 check(todo, execution)
                 on_start(todo, execution)
                 with _stopping_on_signals(execution) as stopped:
-                    for wave in _waves(todo):
+                    for wave in waves(todo):
                         if stopped():
                             break
                         if execution.local:
@@ -85,20 +85,6 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
             fan.end()
             close_stale(execution, "interrupted")
             mirror.update()
-
-
-def _waves(trials: Sequence[Trial]) -> Iterator[list[Trial]]:
-    """The trials in their order, those that need others' weights after those; what is not launched is not waited for.
-
-    A trial whose needs came to nothing says so itself.
-    """
-    left = list(trials)
-    while left:
-        waiting = {trial.id for trial in left}
-        wave = [trial for trial in left if not waiting & set(trial.needs)]
-        assert wave, "trials need each other"
-        yield wave
-        left = [trial for trial in left if waiting & set(trial.needs)]
 
 
 def has_result(execution: Execution, trial: Trial) -> bool:

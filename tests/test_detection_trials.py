@@ -14,7 +14,7 @@ import torch
 from experiments import detection_voc, planned
 from experiments.profiles import PAPER, SMOKE, Detectors
 from experiments.recipes import deviations
-from study import checkpoints, cost, ledger, storage, worker
+from study import checkpoints, cost, ledger, placement, storage, worker
 from study import launch as launching
 from study.detection import worker as detecting
 from study.detection.data import Scenes, load
@@ -319,14 +319,14 @@ def test_several_processes_are_refused(execution: Execution) -> None:
 
 def test_trials_that_need_others_are_launched_after_them() -> None:
     of_paper = list(planned(PAPER, ["detection-voc"]))
-    waves = list(launching._waves(of_paper))
+    waves = list(placement.waves(of_paper))
     assert [trial for wave in waves for trial in wave] != of_paper and sum(map(len, waves)) == len(of_paper)
     done: set[str] = set()
     for wave in waves:
         assert all(set(trial.needs) <= done for trial in wave)
         done |= {trial.id for trial in wave}
     assert len(waves) == 3  # ImageNet, COCO, VOC from COCO
-    assert list(launching._waves(waves[-1])) == [waves[-1]]  # what is not launched is not waited for
+    assert list(placement.waves(waves[-1])) == [waves[-1]]  # what is not launched is not waited for
 
 
 def test_detectors_are_tested_together_and_what_was_known_is_not_measured_again(whole: Execution) -> None:

@@ -233,7 +233,7 @@ def test_a_trial_that_fails_is_retried_then_left_while_the_rest_goes_on(
 
     monkeypatch.setattr(worker, "train", poisoned)
     launch([bad, good], store, tags([bad, good]), lambda *_: None)
-    outcomes = {run.trial: (run.outcome, run.tags.get("reason")) for run in tracking.read(store, [good, bad])}
+    outcomes = {run.trial: (run.outcome, run.tags.get("reason", "")) for run in tracking.read(store, [good, bad])}
     assert outcomes == {good: ("finished", ""), bad: ("failed", "RuntimeError: poison")}
     assert caplog.text.count("failed (attempt") == store.retries + 1
     monkeypatch.undo()
