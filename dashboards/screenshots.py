@@ -63,26 +63,24 @@ def command(name: str, storage: Path, results: Path, to: Path) -> None:
 
 
 def _shoot(
-    browser: Any, url: str, path: Path, size: tuple[int, int], scheme: str, at: str = "", click: str = "", ms: int = 0
+    browser: Any, url: str, path: Path, size: tuple[int, int], scheme: str, at: str = "", ms: int = SETTLED_MS
 ) -> None:
-    """A picture of an address, scrolled to the element `at`, or after a click on this text; `ms` is for drawing."""
+    """A picture of an address, scrolled to the element `at`, when it has had `ms` to draw."""
     tab = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
     if url.startswith("http"):
         tab.add_init_script(MLFLOW_SETTINGS % ("true" if scheme == "dark" else "false"))
     tab.goto(url)
-    if click:
-        tab.get_by_role("link", name=click, exact=True).first.click(timeout=MLFLOW_MS)
     if at:
         tab.locator(at).scroll_into_view_if_needed()
         tab.evaluate("id => document.querySelector(id).scrollIntoView()", at)
-    tab.wait_for_timeout(ms or SETTLED_MS)
+    tab.wait_for_timeout(ms)
     tab.screenshot(path=str(path))
     tab.close()
     print(path)
 
 
 def _mlflow(shoot: Shoot, name: str, storage: Path) -> None:
-    """The list, the charts, one run and the report."""
+    """The list, the charts, and one run."""
     from study import tracking
 
     execution, chosen = Execution(storage=storage, data_root=storage), profile(name)
@@ -94,10 +92,9 @@ def _mlflow(shoot: Shoot, name: str, storage: Path) -> None:
         every, compared, *_ = views(chosen)
         shoot(address(server, experiment, every), "mlflow_runs", WIDE, ms=MLFLOW_MS // 2)
         shoot(address(server, experiment, compared), "mlflow_charts", WIDE, ms=MLFLOW_MS)
-        shoot(address(server, experiment, every), "mlflow_report", WIDE, click="Report", ms=MLFLOW_MS // 3)
         one = next(iter(planned(chosen)))
         (run,) = tracking.read(execution, [one], records=False)
-        page = f"{server}/#/experiments/{experiment}/runs/{run.run_id}?{LANGUAGE_MODELS_ASIDE}"
+        page = f"{server}/#/experiments/{experiment}/runs/{run.run_id}/model-metrics?{LANGUAGE_MODELS_ASIDE}"
         shoot(page, "mlflow_run", WIDE, ms=MLFLOW_MS // 3)
         shoot(address(server, experiment, compared), "mlflow_charts_dark", WIDE, "dark", ms=MLFLOW_MS)
 
