@@ -1,7 +1,7 @@
 """`python -m dashboards screenshots`: pictures of every screen, of a finished store and of a small study that runs.
 
-Owns which screens there are and how they are photographed: wide and as on a phone, light and dark. Needs Chromium and
-the package playwright, which come with neither the study nor each other.
+Owns which screens there are and how they are photographed: wide and as on a phone, light and dark. Needs Chromium, and
+the package playwright, which `make` installs.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from dashboards.ui import free_port
 from dashboards.views import LANGUAGE_MODELS_ASIDE, address, views
 from experiments import planned
 from experiments.profiles import profile
+from study.ledger import is_store
 from study.spec import Execution, InputError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -47,6 +48,7 @@ def command(name: str, storage: Path, results: Path, to: Path) -> None:
     page = results / name / "index.html"
     if not page.exists():
         raise InputError(f"{page} does not exist; render it first: make degradation-study PROFILE={name}")
+    _check_runs(name, storage)
     with _browser() as browser, tempfile.TemporaryDirectory() as scratch:
         to.mkdir(parents=True, exist_ok=True)
 
@@ -60,6 +62,17 @@ def command(name: str, storage: Path, results: Path, to: Path) -> None:
         _mlflow(shoot, name, storage)
         _watch(shoot, Path(scratch))
     print(f"{len(list(to.glob('*.png')))} pictures are in {to}")
+
+
+def _check_runs(name: str, storage: Path) -> None:
+    """Raise `InputError` unless the store has runs of the profile."""
+    from study import tracking
+
+    there = tracking.profiles(Execution(storage=storage, data_root=storage)) if is_store(storage) else {}
+    if name not in there:
+        raise InputError(
+            f"store {storage} has runs of {', '.join(there) or 'no profile'}, and not of {name}; name another --storage"
+        )
 
 
 def _shoot(

@@ -118,7 +118,7 @@ def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[type["
     from study.testing import Testing
 
     detectors = [trial for trial in finished if isinstance(trial, DetectionTrial)]
-    classifiers = [trial for trial in finished if trial not in detectors]
+    classifiers = [trial for trial in finished if not isinstance(trial, DetectionTrial)]
     named = list(dict.fromkeys(named)) or [CENTRE if classifiers else protocols_of(detectors[0])[0]]
     of_detectors = [protocol for protocol in named if protocol in PROTOCOLS]
     of_classifiers = [protocol for protocol in named if protocol not in PROTOCOLS]

@@ -128,8 +128,7 @@ def interval(left: float, pairs: Sequence[tuple[float, float]]) -> Interval | No
     each end, between which the next one lies in (n + 1 - 2k) of n + 1 cases, whatever its distribution: the outermost
     ones up to 18 trials (67 % with 5, 80 % with 9), and 80 % or a little more beyond. Not covered is what finished
     trials cannot show: that short trials, which come last, are predicted worse than long ones, or that others begin to
-    use the machine; nor the second or so between trials. Replayed at 14 moments of a study of 64 trials on two cores
-    that others used in bursts, it held at 3 of them, and was too short at 11.
+    use the machine; nor the second or so between trials. On a machine that others use in bursts it is too short.
     """
     pairs = [(predicted, took) for predicted, took in pairs if predicted > 0 and took > 0]
     if len(pairs) < NAMED:

@@ -16,34 +16,11 @@ from torchvision.ops import roi_pool
 from experiments import recipes
 from study import cost as nets
 from study.detection import cost
-from study.detection.spec import RANDOM, Detection, DetectionTrial
+from study.detection.spec import RANDOM, DetectionTrial
 from study.models import BatchNorm, Net
 from study.spec import Data, Model
 
-VOC = Data(
-    name="voc07+12",
-    channels=3,
-    size=600,
-    classes=20,
-    held_out=0,
-    padding=0,
-    flip=True,
-    scales=(0, 0),
-    colour="none",
-    normalise="imagenet",
-    labels="true",
-    digest="",
-)
-FASTER_RCNN = Detection(
-    weights=RANDOM,
-    norm="frozen",
-    fixed_stages=2,
-    context=False,
-    anchors=(128, 256, 512),
-    longest=1000,
-    proposals=300,
-    regions=128,
-)
+VOC, FASTER_RCNN = recipes.VOC_DATA, replace(recipes.FASTER_RCNN, weights=RANDOM, regions=128)
 VGG = Model.vgg()
 NETS = {
     model.title: model

@@ -22,7 +22,7 @@ from click.testing import CliRunner
 
 from analysis import browsing, report, runs
 from analysis.verdicts import evaluate
-from dashboards import ui, views
+from dashboards import screenshots, ui, views
 from experiments import EXPERIMENTS, name_of, planned
 from experiments.profiles import PROFILES, QUICK, SMOKE
 from study import ledger, tracking
@@ -230,3 +230,20 @@ def test_a_browser_sees_names_the_runs_chart_both_families_and_the_report(store:
 
 def strokes(lines) -> list[str]:
     return lines.evaluate_all("paths => paths.map(path => path.style.stroke)")
+
+
+def test_screenshots_without_a_page_or_without_runs_of_the_profile_are_refused(
+    store: Execution, tmp_path: Path
+) -> None:
+    fill(store, TRIALS[:1])
+    results = tmp_path / "results"
+    for profile, storage, message in (
+        ("quick", store.storage, "index.html does not exist; render it first: make degradation-study PROFILE=quick"),
+        ("smoke", store.storage, "has runs of quick, and not of smoke; name another --storage"),
+        ("smoke", tmp_path / "none", "has runs of no profile, and not of smoke"),
+    ):
+        words = ["--profile", profile, "--storage", str(storage), "--results", str(results)]
+        refused = CliRunner().invoke(screenshots.command, words).exception
+        assert isinstance(refused, InputError) and message in str(refused)
+        (results / "smoke").mkdir(parents=True, exist_ok=True)
+        (results / "smoke" / "index.html").write_text("a page")

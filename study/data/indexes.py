@@ -411,14 +411,23 @@ def write_shards(source: str, name: str, root: Path, shard_mib: int) -> tuple[Pa
 
 def _photographs(name: str, root: Path) -> Path:
     """root/photographs, made if it is not there: seeded crops, 80 to 240 pixels wide and high, of four pictures."""
-    target, part = root / "photographs", root / ".part-photographs"
+
+    def write(folder: Path) -> None:
+        for label in PICTURES:
+            _crops(name, label, folder)
+
+    return made(name, root, "photographs", write)
+
+
+def made(name: str, root: Path, folder: str, write: Callable[[Path], None]) -> Path:
+    """root/folder, which `write` fills if it is not there: whole or not at all, by one of several processes."""
+    target, part = root / folder, root / f".part-{folder}"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".photographs.lock"):
+        with FileLock(root / f".{folder}.lock"):
             if not target.exists():
                 shutil.rmtree(part, ignore_errors=True)
-                for label in PICTURES:
-                    _crops(name, label, part)
+                write(part)
                 part.replace(target)
     except OSError as error:
         raise refusal(name, f"cannot be made in {target} ({error}); make its folder writable") from error

@@ -26,11 +26,10 @@ from xml.etree import ElementTree
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image
 
 from study import data
-from study.data.indexes import cached, picture
+from study.data.indexes import cached, made, picture
 from study.data.sources import decode, refusal
 from study.detection.spec import VOC_CLASSES
 from study.seeds import generator
@@ -149,7 +148,7 @@ def load(name: str, root: Path) -> Annotated:
     check_choice("data set", name, NAMES)
     classes, parts, last, test_split = _SETS[name]
     if name.startswith("pasted-"):
-        _pasted(name, root)
+        made(name, root, "pasted", lambda folder: _write_scenes(name, folder))
     read = _coco if "coco" in name else _voc
     sha = hashlib.sha256(json.dumps(classes).encode())
 
@@ -359,21 +358,8 @@ class _Thing:
     kind: str  # '', 'truncated' by the edge of the image, 'faint' and so difficult in VOC, or a 'group' of one digit
 
 
-def _pasted(name: str, root: Path) -> None:
-    """Make root/pasted if it is not there: the same scenes as VOC and as COCO."""
-    target, part = root / "pasted", root / ".part-pasted"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / ".pasted.lock"):
-            if not target.exists():
-                shutil.rmtree(part, ignore_errors=True)
-                _write_scenes(name, part)
-                part.replace(target)
-    except OSError as error:
-        raise refusal(name, f"cannot be made in {target} ({error}); make its folder writable") from error
-
-
 def _write_scenes(name: str, folder: Path) -> None:
+    """The same scenes as VOC and as COCO."""
     voc, coco = folder / _VOC07, folder / _COCO
     for place in (voc / "JPEGImages", voc / "Annotations", voc / "ImageSets/Main", coco / "annotations"):
         place.mkdir(parents=True)
