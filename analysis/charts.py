@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
-from analysis import paper, quantities
+from analysis import effects, paper
 from analysis.figures import (
     FAMILY_COLOURS,
     TEST,
@@ -216,10 +216,10 @@ def gaps_against_depth(frames: Frames) -> Chart:
     panels, values = {}, []
     for measure, column in _FINAL.items():
         gaps = [
-            (f"gap of {family} nets", pair, quantities.degradation_gap(finals, column, family))
+            (f"gap of {family} nets", pair, effects.degradation_gap(finals, column, family))
             for family, pair in FAMILIES.items()
         ]
-        benefit = quantities.residual_benefit(finals, column)
+        benefit = effects.residual_benefit(finals, column)
         traces = []
         for shift, (part, pair, rows) in enumerate((*gaps, (BENEFIT, GREY, benefit))):
             known = []

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from analysis import evaluations
-from analysis.evaluations import Number
+from analysis import paper_numbers
+from analysis.paper_numbers import Number
 from analysis.runs import one_image_pct
 from analysis.statistics import Greater, p_equivalent, p_greater
 from experiments.profiles import Profile
@@ -111,7 +111,7 @@ def imagenet_net(study: Study, experiment: str, title: str) -> pd.DataFrame:
     """As `net`, for nets that have a title in an experiment whatever the profile. Raises `NotTestable`."""
     wanted = _planned(study, experiment, title)
     if wanted.empty:
-        raise NotTestable(f"needs {title}: {evaluations.takes(experiment)}")
+        raise NotTestable(f"needs {title}: {paper_numbers.takes(experiment)}")
     assert wanted["condition"].nunique() == 1, "an experiment gives a net one recipe"
     return wanted
 
@@ -230,11 +230,11 @@ def evaluated(study: Study, number: Number) -> Evaluated:
 
     Any net of the experiment may be in an ensemble until one is evaluated.
     """
-    rows, ensemble = evaluations.found(study.evaluations, number), number.title.startswith("ensemble")
+    rows, ensemble = paper_numbers.found(study.evaluations, number), number.title.startswith("ensemble")
     nets = _planned(study, number.experiment, "" if ensemble else number.title)
     if nets.empty:
-        raise NotTestable(f"needs {number.title}: {evaluations.takes(number.experiment)}")
-    if rows.empty and number.split in evaluations.SERVERS:
+        raise NotTestable(f"needs {number.title}: {paper_numbers.takes(number.experiment)}")
+    if rows.empty and number.split in paper_numbers.SERVERS:
         raise NotTestable(f"needs {number}, and only that split's server has its labels")
     if rows.empty:
         return Evaluated(number, pd.Series(dtype=float), nets, 0.0)
@@ -279,7 +279,7 @@ def part_of(
     """A comparison made of evaluations. Where a number of the paper is in it, only nets on the paper's data will do."""
     for each in of:
         others = set(each.nets["data"]) if of_the_paper else set()
-        others = {data for data in others if not data.startswith(evaluations.PAPER_DATA)}
+        others = {data for data in others if not data.startswith(paper_numbers.PAPER_DATA)}
         if others:
             raise NotTestable(f"the number it is compared with is not one on {some(sorted(others))}")
     return Part(

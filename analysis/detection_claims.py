@@ -10,7 +10,8 @@ Owns which evaluations would test each, and how its words become a test:
 """
 
 from analysis.comparisons import NotTestable, Part, Study, Tested, difference, evaluated, level, part_of
-from analysis.evaluations import (
+from analysis.imagenet_claims import MARGIN
+from analysis.paper_numbers import (
     CENTRE,
     COCO,
     COCO_TEST_DEV,
@@ -33,7 +34,6 @@ from analysis.evaluations import (
     localised,
     voc,
 )
-from analysis.imagenet_claims import MARGIN
 
 BOTH = (MAP_50, MAP_50_95)
 VGG = detector("VGG-16")

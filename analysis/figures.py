@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 
-from analysis import files, paper, quantities
+from analysis import effects, files, paper
 from analysis.runs import TARGETS_PCT, WITHOUT_RESULT, Frames, thinned
-from study.ledger import RESULTS
 from study.spec import PROTOCOL, SCHEMA, check_choice
+from study.store.ledger import RESULTS
 
 TRAINING = "final_train_error_pct"
 TEST = "test_error_pct"
@@ -286,11 +286,11 @@ def gaps_against_depth(frames: Frames, profile: str) -> Figure:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, measure, title in zip(panels, (TRAINING, TEST), ("training error", "test error"), strict=True):
-        plain, residual = (quantities.degradation_gap(finals, measure, family) for family in FAMILY_COLOURS)
+        plain, residual = (effects.degradation_gap(finals, measure, family) for family in FAMILY_COLOURS)
         lines: tuple[tuple[pd.DataFrame, dict[str, Any]], ...] = (
             (plain, {"label": "gap of plain nets", **_FAMILY["plain"]}),
             (residual, {"label": "gap of residual nets", **_FAMILY["residual"]}),
-            (quantities.residual_benefit(finals, measure), {"label": "residual benefit", **_BENEFIT}),
+            (effects.residual_benefit(finals, measure), {"label": "residual benefit", **_BENEFIT}),
         )
         for shift, (rows, style) in enumerate(lines):
             at = rows["depth"].astype(float) * (1 + 0.025 * (shift - 1))  # so that intervals do not hide one another
@@ -317,7 +317,7 @@ def generalisation_gap(frames: Frames, profile: str) -> Figure:
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     for axes, (title, rows) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
         for shift, (family, style) in enumerate(_FAMILY.items()):
-            gap = quantities.generalisation_gap(rows, family)
+            gap = effects.generalisation_gap(rows, family)
             at = gap["depth"].astype(float) * (0.985 + 0.03 * shift)  # so that intervals do not hide one another
             axes.errorbar(at, gap["mean"], _bars(gap), capsize=3, markersize=5, **style)
         axes.axhline(0, color=_GREY, linewidth=0.8)
@@ -348,7 +348,7 @@ def iterations_to_target(frames: Frames, profile: str) -> Figure:
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, target in zip(figure.subplots(1, len(TARGETS_PCT), sharey=True), TARGETS_PCT, strict=True):
         for shift, (family, style) in enumerate(_FAMILY.items()):
-            medians = quantities.iterations_to_target(finals, target, family)
+            medians = effects.iterations_to_target(finals, target, family)
             aside = 0.96 + 0.08 * shift
             axes.plot(aside * medians["depth"], medians["median"], linewidth=2, **style | {"marker": ""})
             rows = ended[ended["family"] == family]
@@ -385,7 +385,7 @@ def shortcut_differences(frames: Frames, profile: str) -> Figure:
     finals = beside_plain(frames.finals)
     done = finals[finals["outcome"] == "finished"]
     depths = sorted(set(finals["depth"]))
-    found = [quantities.shortcut_differences(finals, measure) for measure in (TRAINING, TEST)]
+    found = [effects.shortcut_differences(finals, measure) for measure in (TRAINING, TEST)]
     figure = Figure(figsize=(8, 1.4 + 0.6 * max(len(depths), 1) * 2), layout="constrained")
     for axes, (title, names) in zip(figure.subplots(1, 2), _DIFFERENCES.items(), strict=True):
         lines = list(product(depths, names))
@@ -540,8 +540,8 @@ _BAND = Line2D([], [], color=_GREY, linewidth=8, alpha=0.25, label="range over s
 _MEAN = Line2D([], [], color=_GREY, linewidth=1.8, label="mean over seeds")
 _WITH_DEPTHS = {"plain against residual": "plain-vs-residual", "depth scaling": "depth-scaling"}
 _DIFFERENCES = {
-    "plain net minus option": list(quantities.PAIRS)[:3],
-    "option minus option": list(quantities.PAIRS)[3:],
+    "plain net minus option": list(effects.PAIRS)[:3],
+    "option minus option": list(effects.PAIRS)[3:],
 }
 _SEED: dict[str, Any] = {
     "linestyle": "none",

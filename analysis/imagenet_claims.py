@@ -37,7 +37,7 @@ from analysis.comparisons import (
     record_every,
     resolution,
 )
-from analysis.evaluations import (
+from analysis.paper_numbers import (
     DEPTH,
     ENSEMBLES,
     LONGER,

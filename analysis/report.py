@@ -28,16 +28,16 @@ from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
 from analysis import charts, figures, files, tables
-from analysis.problems import NAMED, Problem, problems
+from analysis.gaps import NAMED, Problem, problems
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
 from analysis.verdicts import evaluate
-from experiments.plan import duration
 from experiments.profiles import Profile
-from experiments.verifying import MANIFEST
-from study.ledger import RESULTS
+from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
+from study.store.ledger import RESULTS
 
 VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention first
+MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
 DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside the report, and no part of it

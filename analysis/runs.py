@@ -13,9 +13,10 @@ import pandas as pd
 import pyarrow as pa
 
 from experiments.recipes import deviations
-from study import cost, ledger
-from study.ledger import COLUMNS, LAYERS, MEND, RECALIBRATED, RESULTS, UNUSABLE, Run, flaw
+from study import cost
 from study.spec import Trial
+from study.store import ledger
+from study.store.ledger import COLUMNS, LAYERS, MEND, RECALIBRATED, RESULTS, UNUSABLE, Run, flaw
 
 MEASURES = (
     "final_train_error_pct",

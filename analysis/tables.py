@@ -2,7 +2,7 @@
 
 Owns rows, rounding and how a table becomes files. A row is a condition: mean and deviation over its finished seeds.
 A diverged net has no error and says so; a trial without a result is a dash and the command that fills it. The paper's
-tables of ImageNet nets and detectors have ours where these were evaluated (`analysis.evaluations`), else a dash. Must
+tables of ImageNet nets and detectors have ours where these were evaluated (`analysis.paper_numbers`), else a dash. Must
 not know where runs are kept.
 """
 
@@ -14,15 +14,15 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import controls, coverage, evaluations, files, paper, quantities
+from analysis import controls, effects, files, paper, paper_numbers, reproduced
 from analysis.counted_claims import imagenet_net
 from analysis.figures import PAPER_ITERATIONS, TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, Frames, one_image_pct
 from analysis.statistics import estimate
 from experiments.recipes import DEVIATIONS, IMAGENET_DATA, PAPER_DATA, PAPER_WIDTH
 from study import cost
-from study.ledger import RECALIBRATION_BATCHES, UNUSABLE
 from study.spec import Model
+from study.store.ledger import RECALIBRATION_BATCHES, UNUSABLE
 
 DASH = "—"
 COMPARABLE = (
@@ -69,40 +69,40 @@ def every(frames: Frames, profile: str) -> list[Table]:
         table_1(),
         *detectors(frames),
         *normalisation(frames),
-        *(evaluated(number, frames) for number in evaluations.TABLES),
+        *(evaluated(number, frames) for number in paper_numbers.TABLES),
     ]
 
 
 def measured_quantities(frames: Frames) -> Table:
-    """What `analysis.quantities` defines, a row a depth.
+    """What `analysis.effects` defines, a row a depth.
 
     `mean`, `sd`, `low` and `high` are percentage points; iterations to a target have the `median` of `n` trials, of
     which `reached` got there.
     """
     finals, shortcuts = serving(frames.finals, "plain-vs-residual"), beside_plain(frames.finals)
     rows, notes = [], [
-        "Percentage points; paired by seed, 95 % t intervals. Defined in analysis/quantities.py.",
+        "Percentage points; paired by seed, 95 % t intervals. Defined in analysis/effects.py.",
         "Iterations: the median over seeds of the first record at most so large. A trial that never gets there comes"
         " after all that do.",
     ]  # fmt: skip
     for measure, error in ((TRAINING, "training error"), (TEST, "test error")):
         for family in ("plain", "residual"):
-            gap = quantities.degradation_gap(finals, measure, family)
+            gap = effects.degradation_gap(finals, measure, family)
             rows.append(gap.assign(quantity=f"degradation gap of {family} nets", error=error))
             if len(gap):
-                before, at = quantities.critical_depth(gap)
+                before, at = effects.critical_depth(gap)
                 where = f"between {before} and {at} layers" if at else f"nowhere up to {before} layers"
                 notes.append(f"Critical depth of {family} nets in {error}: {where}.")
-        rows.append(quantities.residual_benefit(finals, measure).assign(error=error))
-        differences = quantities.shortcut_differences(shortcuts, measure)
+        rows.append(effects.residual_benefit(finals, measure).assign(error=error))
+        differences = effects.shortcut_differences(shortcuts, measure)
         rows.append(differences.assign(quantity="shortcuts, " + differences["quantity"], error=error))
     for family in ("plain", "residual"):
-        gap = quantities.generalisation_gap(finals, family)
+        gap = effects.generalisation_gap(finals, family)
         rows.append(gap.assign(quantity=f"generalisation gap of {family} nets", error="test minus training error"))
         for target in TARGETS_PCT:
-            reached = quantities.iterations_to_target(finals, target, family)
+            reached = effects.iterations_to_target(finals, target, family)
             rows.append(reached.assign(quantity=f"iterations of {family} nets to {target} %", error="training error"))
-    columns = ["quantity", "error", *quantities.COLUMNS[1:], "reached", "median"]
+    columns = ["quantity", "error", *effects.COLUMNS[1:], "reached", "median"]
     numbers = pd.concat([each for each in rows if len(each)] or rows).reindex(columns=columns).reset_index(drop=True)
     text = numbers.astype({"depth": str, "n": str}).assign(
         mean=[
@@ -295,8 +295,8 @@ def _others_results() -> Iterator[dict[str, Any]]:
 
 
 def covered() -> Table:
-    """Which of the paper's values this study reproduces, by table and figure (`analysis.coverage`)."""
-    numbers = coverage.counts()
+    """Which of the paper's values this study reproduces, by table and figure (`analysis.reproduced`)."""
+    numbers = reproduced.counts()
     text = (
         numbers.astype(str)
         .replace("0", DASH)
@@ -376,7 +376,7 @@ def evaluated(number: int, frames: Frames) -> Table:
     printed_table = paper.table(f"table_{number}")
     numbers, text, lacking = [], [], set()
     for row in printed_table["rows"]:
-        ours = evaluations.numbers(number, row)
+        ours = paper_numbers.numbers(number, row)
         results = {measure: row.pop(measure) for measure in printed_table["results"]}
         if "ap" in results:
             results |= dict(zip(printed_table["classes"], results.pop("ap"), strict=True))
@@ -388,8 +388,8 @@ def evaluated(number: int, frames: Frames) -> Table:
                 split = ours[measure].split
                 lacking.add(
                     f"The labels of {split} are with its server alone: its numbers are dashes"
-                    if split in evaluations.SERVERS
-                    else f"A dash is what was not evaluated: {evaluations.takes(ours[measure].experiment)}"
+                    if split in paper_numbers.SERVERS
+                    else f"A dash is what was not evaluated: {paper_numbers.takes(ours[measure].experiment)}"
                 )
             numbers.append({**said, "measure": measure, "paper": value, **found})
             cells[measure] = _cell(found, value)
@@ -412,9 +412,11 @@ def detectors(frames: Frames) -> list[Table]:
     """
     if not frames.finals["id"].str.startswith("faster-rcnn").any():
         return []
-    measures = {name: evaluations.WORDS[name] for name in (evaluations.MAP, evaluations.MAP_50, evaluations.MAP_50_95)}
+    measures = {
+        name: paper_numbers.WORDS[name] for name in (paper_numbers.MAP, paper_numbers.MAP_50, paper_numbers.MAP_50_95)
+    }
     rows = frames.evaluations[frames.evaluations["measure"].isin(measures)]
-    order = rows["protocol"].map(evaluations.DETECTION_PROTOCOLS.index)
+    order = rows["protocol"].map(paper_numbers.DETECTION_PROTOCOLS.index)
     rows = rows.iloc[order.argsort(kind="stable")].sort_values(["title", "data"], kind="stable")
     rows = rows.assign(condition=rows["ids"].str.replace(r"-s\d+(?=,|$)", "", regex=True))
     by, numbers, text = ["title", "condition", "experiments", "data", "split", "protocol"], [], []
@@ -443,11 +445,12 @@ def normalisation(frames: Frames) -> list[Table]:
     Columns of the numbers: detector, planned, n, mean, sd, diverged, difference, difference_low, difference_high. No
     table where the experiment is not planned.
     """
-    planned = serving(frames.finals, evaluations.NORMALISATION)
+    planned = serving(frames.finals, paper_numbers.NORMALISATION)
     planned = planned[planned["id"].str.startswith("faster-rcnn")]
     rows = frames.evaluations[frames.evaluations["ids"].isin(planned["id"])]
     rows = rows[
-        (rows["protocol"] == evaluations.SINGLE_SCALE) & rows["measure"].isin((evaluations.MAP, evaluations.MAP_50))
+        (rows["protocol"] == paper_numbers.SINGLE_SCALE)
+        & rows["measure"].isin((paper_numbers.MAP, paper_numbers.MAP_50))
     ]
     if planned.empty:
         return []
@@ -473,19 +476,19 @@ def normalisation(frames: Frames) -> list[Table]:
         }
     )
     notes = [
-        f"Average precision in percent at IoU 0.5, {evaluations.SINGLE_SCALE}; differences are paired by seed,"
+        f"Average precision in percent at IoU 0.5, {paper_numbers.SINGLE_SCALE}; differences are paired by seed,"
         " with 95 % t intervals."
     ]
     return [Table("normalisation", "Which normalisation a detector wants", table, text, notes, "measured")]
 
 
-def _evaluated(frames: Frames, number: evaluations.Number | None, theirs: float | None) -> dict[str, float]:
+def _evaluated(frames: Frames, number: paper_numbers.Number | None, theirs: float | None) -> dict[str, float]:
     """n, mean, sd, low, high and difference of a number of the paper's; NaN where there is none."""
-    rows = frames.evaluations.iloc[:0] if number is None else evaluations.found(frames.evaluations, number)
+    rows = frames.evaluations.iloc[:0] if number is None else paper_numbers.found(frames.evaluations, number)
     ours, images = estimate(rows["value"]), rows["images"].min()
     if ours.n > 1 and images > 0:
         ours = estimate(rows["value"], 100 / images)
-    comparable = theirs is not None and rows["data"].str.startswith(evaluations.PAPER_DATA).all()
+    comparable = theirs is not None and rows["data"].str.startswith(paper_numbers.PAPER_DATA).all()
     return {**asdict(ours), "difference": ours.mean - theirs if comparable and theirs is not None else float("nan")}
 
 

@@ -1,20 +1,7 @@
-"""`python -m dashboards ui`, `watch`, `metrics`, `screenshots`: look at a study."""
+"""`python -m dashboards ui | watch | metrics | screenshots`: an entry point into `commands/`."""
 
-import click
-
-from dashboards import screenshots, ui
-from dashboards.metrics import metrics_command
-from dashboards.watch import watch_command
-from experiments.command import main
-
-
-@click.group()
-def cli() -> None:
-    """Look at a study."""
-
-
-for command in (ui.command, watch_command, metrics_command, screenshots.command):
-    cli.add_command(command)
+from commands.look import cli
+from commands.options import main
 
 if __name__ == "__main__":
     main(cli)

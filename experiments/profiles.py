@@ -6,8 +6,18 @@ from typing import Any
 
 from experiments import recipes
 from experiments.recipes import PRESETS, Preset
-from study.detection.spec import RANDOM, TORCHVISION, Detection, DetectionTrial
-from study.spec import Data, Model, Recipe, Trial, check_at_least, check_choice
+from study.spec import (
+    RANDOM,
+    TORCHVISION,
+    Data,
+    Detection,
+    DetectionTrial,
+    Model,
+    Recipe,
+    Trial,
+    check_at_least,
+    check_choice,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

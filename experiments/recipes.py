@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from study.detection.spec import TORCHVISION, Detection, DetectionTrial
-from study.spec import Data, Model, Recipe, Trial
+from study.spec import TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial
 
 PAPER_DATA = Data(
     name="cifar10",

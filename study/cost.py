@@ -1,6 +1,6 @@
 """What a trial costs, by arithmetic alone: parameters, multiply-adds, predicted seconds and memory.
 
-Owns the counts that plans and tables print, without importing torch; those of detectors are `study/detection/cost.py`,
+Owns the counts that plans and tables print, without importing torch; those of detectors are `study/detection_cost.py`,
 which registers itself for their trials. The tests hold them against the real modules
 and against the paper's printed numbers. Predictions rest on five constants measured on one CPU core and are scaled by
 what finished trials really took.
@@ -130,7 +130,7 @@ def predicted_seconds(trial: Trial) -> float:
 def activation_bytes(trial: Trial) -> int:
     """What autograd keeps for the backward pass: of a convolution its input and its output, which BatchNorm needs.
 
-    `study.memory` measures the same on the net itself, and divides it where the machine has too little memory.
+    `study.training.memory` measures the same on the net itself, and divides it where the machine has too little memory.
     """
     return _kept(trial.model, trial.data) * trial.recipe.batch * BYTES[trial.recipe.precision]
 
@@ -196,3 +196,11 @@ def calibration(took: Iterable[tuple[Trial, float]], predicted: Callable[[Trial]
     pairs = list(took)
     total = sum(predicted(trial) for trial, _ in pairs)
     return sum(seconds for _, seconds in pairs) / total if total else 1.0
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `7 min`, `3.4 h` or `12 days`."""
+    for unit, size, digits in (("days", 86_400, 0), ("h", 3_600, 1), ("min", 60, 0)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.{digits}f} {unit}"
+    return f"{seconds:.0f} s"

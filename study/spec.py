@@ -7,12 +7,9 @@ only: this file must not know torch, ray, mlflow or any particular experiment.
 
 import hashlib
 import json
-import math
-import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 SCHEMA = 3  # raise when a field is added, removed or renamed
@@ -35,6 +32,13 @@ def check_at_least(what: str, value: float, least: float) -> None:
     if not value >= least:
         raise InputError(f"{what} {value} is too small; it must be at least {least}")
 
+
+RANDOM, TORCHVISION = "random", "torchvision"  # weights of a backbone that no trial trained
+VOC_CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
+NORMS = ("frozen", "frozen-affine", "batch", "group")
 
 # Table 1: blocks of each stage, by kind of block and depth.
 IMAGENET_STAGES = {
@@ -158,7 +162,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """A data set as training sees it. `study.data` checks that what it loads is what this says."""
+    """A data set as training sees it. `study.data.arrays` checks that what it loads is what this says."""
 
     # 'digits', 'fashion-mnist', 'cifar10', 'cifar100', 'folder:NAME' or 'synthetic', whose images have one size; or
     # photographs of any size: 'imagenet', 'images:NAME', 'shards:NAME' or 'photographs'.
@@ -323,8 +327,6 @@ class Trial:
     def from_dict(cls, spec: dict[str, Any]) -> "Trial":
         """The inverse of `to_dict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
         if "detection" in spec and cls is Trial:
-            from study.detection.spec import DetectionTrial
-
             return DetectionTrial.from_dict(spec)
         return cls(**cls._parts(exactly(cls, spec)))
 
@@ -340,6 +342,82 @@ class Trial:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Faster R-CNN around a net: of a ResNet conv1 to conv4 are shared, and conv5 is the head of each region; of VGG-16
+    conv1 to conv5, and the fully connected layers (Sec. 4.3, Appendix A).
+    """
+
+    # What the backbone starts from: 'random', 'torchvision' (its ImageNet weights), or the condition (an id without its
+    # seed), of classifiers or detectors, from whose final nets those of the same seeds start.
+    weights: str
+    # BatchNorm in the detector: 'frozen' statistics and affine, as in the paper; 'frozen-affine', whose affine is
+    # trained; 'batch' statistics over `recipe.bn_batch` images, synchronised where these are the whole batch; or
+    # 'group' normalisation instead. VGG-16 has none: 'frozen'.
+    norm: str
+    fixed_stages: int  # conv1, conv2, ... that keep the weights they start with; 2 in Faster R-CNN's VGG-16
+    context: bool  # whether a feature of the whole image is concatenated to each region's (Appendix B)
+    anchors: tuple[int, ...]  # sides of the square anchors, in pixels of the resized image
+    longest: int  # pixels of the longer side at most; the shorter one is `data.size`
+    proposals: int  # regions an image that are classified in testing; 300 in the paper
+    regions: int  # regions an image that the loss is taken over; 64 in Fast R-CNN, which has 128 of 2 images
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, NORMS)
+        if not self.anchors or list(self.anchors) != sorted(set(self.anchors)) or self.anchors[0] < 1:
+            raise InputError(f"anchors {self.anchors} must rise strictly from 1 or more, for example (128, 256, 512)")
+        for what in ("proposals", "regions", "longest"):
+            check_at_least(what, getattr(self, what), 1)
+        if not self.weights:
+            raise InputError(f"weights '' name nothing; choose {RANDOM}, {TORCHVISION} or the condition of trials")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionTrial(Trial):
+    """One detector, one data set, one recipe, one seed; `model` is its backbone, `data.size` the shorter side."""
+
+    detection: Detection
+
+    shared = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model.stem != "imagenet":
+            raise InputError(f"{self.model.title} has no conv5 to be a detector's head; choose a net of Table 1")
+        if self.model.family == "vgg" and self.detection.norm != "frozen":
+            raise InputError(f"norm {self.detection.norm!r} is of BatchNorm, which VGG-16 has not; choose 'frozen'")
+        stages = 1 + len(self.model.stages[:-1]) if self.model.family != "vgg" else len(self.model.stages)
+        check_choice(f"fixed_stages of {self.model.title}", self.detection.fixed_stages, range(stages + 1))
+        if self.recipe.recalibrate and not self.needs:
+            raise InputError(
+                f"recalibrate {self.recipe.recalibrate} takes the data of the trial that the weights are of, and"
+                f" weights {self.detection.weights!r} are of none; choose 0"
+            )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        weights = self.detection.weights
+        return () if weights in (RANDOM, TORCHVISION) else (f"{weights}-s{self.seed}",)
+
+    @property
+    def label(self) -> str:
+        return f"faster-rcnn-{self.model.label}-{self.data.label}"
+
+    @property
+    def title(self) -> str:
+        """As Tables 7-12 name it: `Faster R-CNN, ResNet-101`; normalisation that is not the paper's is named."""
+        images = "1 image" if self.recipe.bn_batch == 1 else f"{self.recipe.bn_batch} images"
+        norm = {"frozen-affine": "affine trained", "batch": f"BatchNorm over {images}", "group": "GroupNorm"}
+        named = norm.get(self.detection.norm)
+        return f"Faster R-CNN, {self.model.title}" + (f" ({named})" if named else "")
+
+    @classmethod
+    def _parts(cls, spec: dict[str, Any]) -> dict[str, Any]:
+        detection = dict(exactly(Detection, spec["detection"]))
+        detection["anchors"] = tuple(detection["anchors"])
+        return super()._parts(spec) | {"detection": Detection(**detection)}
+
+
 def exactly(kind: type, spec: dict[str, Any]) -> dict[str, Any]:
     """The same, if it has the fields of that kind and no other, else `InputError`."""
     expected = {field.name for field in fields(kind)}
@@ -347,63 +425,3 @@ def exactly(kind: type, spec: dict[str, Any]) -> dict[str, Any]:
         wrong = ", ".join(sorted(set(spec) ^ expected))
         raise InputError(f"{kind.__name__} has other fields than its specification: {wrong}")
     return spec
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How trials are run: recorded as tags, never part of an id."""
-
-    storage: Path  # holds the store: tracking database, artifacts, a folder a trial; see `storage.place` for URLs
-    data_root: Path  # where data sets are looked for and downloaded to
-    tracking_uri: str = ""  # '' is the sqlite database inside the storage
-    device: str = "auto"  # 'auto', 'cpu' or 'cuda'
-    processes: int = 1  # that share the batches of one trial, each with its own GPU or threads
-    threads: int = 1  # CPU threads of each; small nets want one thread each and several trials at a time
-    cpus: int = 0  # cores to fill; 0 is all that there are
-    gpus_per_trial: float = 1.0  # share of a GPU that each process takes where there are GPUs; 0 is what it needs
-    retries: int = 2  # further attempts at a trial that failed; processes that die of something else do not count
-    checkpoint_seconds: float = 30.0  # at most so much work is lost when a trial is killed
-    memory_gib: float = 0.0  # memory each process may take; 0 is an equal share of the machine's, or of its GPU's
-    compile: bool = False  # torch.compile the training pass; on a GPU with CUDA graphs
-    deterministic: bool = True  # on a GPU: choose kernels whose results repeat; CPUs always do
-    profile_trace: str = ""  # id of a trial to profile; 'longest' is the one that is started first
-    address: str = ""  # of a running Ray cluster; '' starts Ray on this machine
-    local: bool = False  # a plain for-loop instead of Ray Tune
-    launch: str = ""  # name of the launch that a worker belongs to; its launcher sets it
-
-    def __post_init__(self) -> None:
-        check_choice("device", self.device, ("auto", "cpu", "cuda"))
-        check_at_least("processes", self.processes, 1)
-        check_at_least("threads", self.threads, 1)
-        check_at_least("cpus", self.cpus, 0)
-        check_at_least("retries", self.retries, 0)
-        check_at_least("checkpoint-seconds", self.checkpoint_seconds, 0)
-        check_at_least("memory-gib", self.memory_gib, 0)
-        if not 0 <= self.gpus_per_trial < math.inf or self.memory_gib == math.inf:
-            raise InputError(
-                f"gpus-per-trial {self.gpus_per_trial} must be 0 (as measured) or more,"
-                f" and memory-gib {self.memory_gib} finite"
-            )
-
-    @property
-    def trials_at_once(self) -> int:
-        """How many trials run at a time on this machine's cores; where there are GPUs, their shares may allow fewer."""
-        return 1 if self.local else max(1, (self.cpus or os.cpu_count() or 1) // (self.threads * self.processes))
-
-    def part(self, trial: Trial) -> Trial:
-        """The trial as each of its processes has it, with its part of every batch; what follows from its id is void.
-
-        Raises `InputError` unless BatchNorm's sub-batches can be shared equally, and for a detector.
-        """
-        recipe, parts = trial.recipe, trial.recipe.batch // trial.recipe.bn_batch
-        if self.processes > 1 and not trial.shared:
-            raise InputError(f"processes {self.processes} cannot share {trial.id}, a detector; choose 1")
-        if parts % self.processes:
-            raise InputError(
-                f"processes {self.processes} cannot share batch {recipe.batch} of {trial.id}, which BatchNorm"
-                f" normalises in {parts} parts of {recipe.bn_batch} images; choose a divisor of {parts}"
-            )
-        return replace(trial, recipe=replace(recipe, batch=recipe.batch // self.processes))
-
-    def trial_folder(self, trial_id: str) -> Path:
-        return self.storage / "trials" / trial_id

@@ -11,8 +11,9 @@ import torch
 
 from experiments.profiles import DIGITS
 from experiments.recipes import minutes
-from study import tracking
-from study.spec import Execution, Model, Trial
+from study.execution import Execution
+from study.spec import Model, Trial
+from study.store.mlflow import tracking
 
 
 @pytest.fixture(autouse=True)

@@ -12,15 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from analysis import evaluations, paper
-from analysis.evaluations import Number
+from analysis import paper, paper_numbers
+from analysis.paper_numbers import Number
 from analysis.runs import EVALUATIONS, Frames, load
 from experiments import planned as planned_trials
 from experiments.profiles import Profile
-from study import ledger
-from study.detection.spec import DetectionTrial
-from study.ledger import LAYERS, RECALIBRATED, Run
-from study.spec import Trial
+from study.spec import DetectionTrial, Trial
+from study.store import ledger
+from study.store.ledger import LAYERS, RECALIBRATED, Run
 
 
 def degradation(trial: Trial) -> float:
@@ -175,12 +174,12 @@ DAMAGES: dict[str, tuple[Callable[[Run], list[Run]], str]] = {
 
 SEEDS, ITERATIONS, ABOVE_THE_AXIS_PCT = 5, 600_000, 63.0
 # Standard deviation between seeds: about what retrainings of one ImageNet net differ by; of mAP a guess.
-NOISE = {evaluations.TOP1: 0.15, evaluations.TOP5: 0.05}
+NOISE = {paper_numbers.TOP1: 0.15, paper_numbers.TOP5: 0.05}
 NOISE_ELSE = 0.1
 SHARED = {  # nets of several experiments
-    "plain-34": (evaluations.PLAIN_RESIDUAL, evaluations.OPTIONS),
-    "ResNet-34": (evaluations.PLAIN_RESIDUAL, evaluations.OPTIONS),
-    "ResNet-34 (B)": (evaluations.OPTIONS, evaluations.DEPTH),
+    "plain-34": (paper_numbers.PLAIN_RESIDUAL, paper_numbers.OPTIONS),
+    "ResNet-34": (paper_numbers.PLAIN_RESIDUAL, paper_numbers.OPTIONS),
+    "ResNet-34 (B)": (paper_numbers.OPTIONS, paper_numbers.DEPTH),
 }
 
 
@@ -191,7 +190,7 @@ def printed() -> dict[Number, float]:
         classes = paper.table(f"table_{table}").get("classes", [])
         for row in paper.table(f"table_{table}")["rows"]:
             values = row | dict(zip(classes, row.get("ap", []), strict=True))
-            for column, number in evaluations.numbers(table, row).items():
+            for column, number in paper_numbers.numbers(table, row).items():
                 if values[column] is not None:
                     found[replace(number, experiment=_net(number)[0][0])] = values[column]
     return found
@@ -219,18 +218,18 @@ def tabled(
     """
     numbers = printed() if evaluated else {}
     singles = {_net(number) for number in printed() if not number.title.startswith("ensemble")}
-    singles |= {((evaluations.LONGER,), title, "") for title in ("plain-18", "plain-34")}
+    singles |= {((paper_numbers.LONGER,), title, "") for title in ("plain-18", "plain-34")}
     nets = {net: [_trial(*net, seed, data) for seed in range(SEEDS)] for net in sorted(singles)}
     curves = []
     for (experiments, title, _), trials in nets.items():
         for trial, noise in zip(trials, spread(0.15, *experiments, title), strict=True):
-            if evaluations.PLAIN_RESIDUAL in experiments:
+            if paper_numbers.PLAIN_RESIDUAL in experiments:
                 own = _fig_4(curve(title)).assign(id=trial["id"], seed=trial["seed"])
                 own[["train_error_pct", "test_error_pct"]] += noise
                 curves.append(own)
                 last = own[own["iteration"] > 0.9 * ITERATIONS]
                 trial["final_train_error_pct"] = last["train_error_pct"].mean()
-            elif evaluations.LONGER in experiments:
+            elif paper_numbers.LONGER in experiments:
                 trial["final_train_error_pct"] = longer(title) + noise
     rows = []
     for number, value in numbers.items():
@@ -256,7 +255,7 @@ def tabled(
 
 def _net(number: Number) -> tuple[tuple[str, ...], str, str]:
     """The experiments of a number's net, its title, and what else tells its training from others."""
-    trained_on = number.split if number.experiment == evaluations.VOC else ""  # 07+12 and 07++12 are two trainings
+    trained_on = number.split if number.experiment == paper_numbers.VOC else ""  # 07+12 and 07++12 are two trainings
     return SHARED.get(number.title, (number.experiment,)), number.title, trained_on
 
 
@@ -266,7 +265,7 @@ def _trial(experiments: tuple[str, ...], title: str, trained_on: str, seed: int,
     return {
         **{"id": f"{condition} {seed}", "condition": condition, "experiments": ",".join(experiments), "title": title},
         **{"seed": seed, "outcome": "finished", "run_id": f"run of {condition} {seed}", "iterations": ITERATIONS},
-        **{"data": data or ("voc" if trained_on else "coco" if evaluations.COCO in experiments else "imagenet")},
+        **{"data": data or ("voc" if trained_on else "coco" if paper_numbers.COCO in experiments else "imagenet")},
         **{"evaluations_sha256": "", "records_sha256": "", "deviations": ""},
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from study import checkpoints
+from study.training import checkpoints
 
 
 def saved(folder: Path, *iterations: int) -> list[str]:

@@ -24,11 +24,11 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from analysis.__main__ import cli as analysis_cli
-from dashboards.__main__ import cli as dashboards_cli
-from experiments.__main__ import cli as experiments_cli
+from commands.look import cli as dashboards_cli
+from commands.render import cli as analysis_cli
+from commands.study import cli as experiments_cli
 from experiments.profiles import profile
-from study.launch import GRACE_SECONDS
+from study.run.launch import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "cluster"

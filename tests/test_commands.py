@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from experiments import EXPERIMENTS, name_of, planned, recipes
-from experiments.plan import duration
 from experiments.profiles import CLASS, PAPER, PROFILES, QUICK, SMOKE, Profile
-from study.detection.spec import DetectionTrial
-from study.spec import Trial
+from study.cost import duration
+from study.spec import DetectionTrial, Trial
 
 ROOT = Path(__file__).parents[1]
 

@@ -9,10 +9,19 @@ from test_detection_model import RESNET, SMALL, VGG, as_if_trained, photographs,
 from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
-from study.detection import inference
-from study.detection.inference import CONTEXT, MULTI_SCALE, REFINED, SINGLE_SCALE, detect, levels, protocols_of, vote
-from study.detection.model import Detector, build
+from study.nets.faster_rcnn import Detector, build
 from study.spec import InputError, Model
+from study.tasks import detection_inference
+from study.tasks.detection_inference import (
+    CONTEXT,
+    MULTI_SCALE,
+    REFINED,
+    SINGLE_SCALE,
+    detect,
+    levels,
+    protocols_of,
+    vote,
+)
 
 
 def detector(model: Model = SMALL, context: bool = False, seed: int = 0) -> Detector:
@@ -70,12 +79,12 @@ def test_an_ensemble_of_a_net_with_itself_is_the_net(image: Tensor) -> None:
 
 def test_an_ensemble_averages_what_its_nets_make_of_the_union_of_their_proposals(image: Tensor) -> None:
     nets = [detector(seed=seed) for seed in (0, 1)]
-    views = [inference._view(net, image, 96) for net in nets]
+    views = [detection_inference._view(net, image, 96) for net in nets]
     size = views[0].size
     with torch.no_grad():
-        regions = inference._proposals(nets, views)
+        regions = detection_inference._proposals(nets, views)
         own = [net.propose(view.batch, view.shared)[0][0] for net, view in zip(nets, views, strict=True)]
-        scores, boxes = inference._predict(nets, [{96: view} for view in views], regions, size)
+        scores, boxes = detection_inference._predict(nets, [{96: view} for view in views], regions, size)
         logits, deltas = zip(
             *(n.classify(n.describe(v.shared, [regions], [size])) for n, v in zip(nets, views, strict=True)),
             strict=True,
@@ -105,14 +114,14 @@ def test_refinement_adds_as_many_predictions_from_the_regressed_boxes(
 ) -> None:
     """300 new ones and 300 old: a region's new box is the one regressed for its likeliest class."""
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    predict = inference._predict
+    predict = detection_inference._predict
 
     def noted(detectors: object, pyramids: object, regions: Tensor, shape: object) -> tuple[Tensor, Tensor]:
         scores, boxes = predict(detectors, pyramids, regions, shape)  # type: ignore[arg-type]
         seen.append((regions, scores, boxes))
         return scores, boxes
 
-    monkeypatch.setattr(inference, "_predict", noted)
+    monkeypatch.setattr(detection_inference, "_predict", noted)
     boxes, scores, _ = detect([detector()], image, REFINED)
     (first, first_scores, regressed), (second, second_scores, _) = seen
     assert len(first) == len(second) == 50
@@ -146,7 +155,7 @@ def test_a_region_is_pooled_at_the_two_scales_that_enclose_224_pixels() -> None:
 def test_several_scales_of_which_there_is_one_are_a_single_scale(
     image: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inference, "SIDES", (600,))
+    monkeypatch.setattr(detection_inference, "SIDES", (600,))
     net = detector(context=True)
     for a, b in zip(detect([net], image, MULTI_SCALE), detect([net], image, CONTEXT), strict=True):
         assert torch.equal(a, b)
@@ -154,7 +163,7 @@ def test_several_scales_of_which_there_is_one_are_a_single_scale(
 
 def test_features_at_two_scales_are_merged_by_maxout(image: Tensor) -> None:
     net = detector()
-    views = {side: inference._view(net, image, side) for side in (64, 96, 160)}
+    views = {side: detection_inference._view(net, image, side) for side in (64, 96, 160)}
     assert views[64].size == (64, 88) and views[160].size == (160, 220)
     region = torch.tensor([[10.0, 10, 42, 42]])  # 32 pixels at 96: 224 * 96 / 600 at 107.5, between 96 and 160
     with torch.no_grad():
@@ -162,7 +171,7 @@ def test_features_at_two_scales_are_merged_by_maxout(image: Tensor) -> None:
             net.describe(views[side].shared, [region * scale], [views[side].size])
             for side, scale in ((96, 1), (160, torch.tensor([220 / 132, 160 / 96, 220 / 132, 160 / 96])))
         ]
-        scores, _ = inference._predict([net], [views], region, views[96].size)
+        scores, _ = detection_inference._predict([net], [views], region, views[96].size)
         expected = net.classify(torch.maximum(*each))[0].softmax(1)
     assert not torch.allclose(each[0], each[1])
     torch.testing.assert_close(scores, expected)

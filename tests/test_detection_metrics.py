@@ -12,8 +12,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from study.detection.metrics import Found, coco_map, voc_ap
 from study.spec import InputError
+from study.tasks.detection_metrics import Found, coco_map, voc_ap
 
 CLASSES = ("cat", "dog", "cow")
 SETS = range(20)  # random ones, by seed
@@ -21,7 +21,7 @@ SETS = range(20)  # random ones, by seed
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Of `study.detection.annotations.Example` what metrics read."""
+    """Of `study.data.annotations.Example` what metrics read."""
 
     image_id: str
     boxes: np.ndarray

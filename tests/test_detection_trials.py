@@ -14,15 +14,18 @@ import torch
 from experiments import detection_voc, planned
 from experiments.profiles import PAPER, SMOKE, Detectors
 from experiments.recipes import deviations
-from study import checkpoints, cost, ledger, placement, storage, worker
-from study import launch as launching
-from study.detection import worker as detecting
-from study.detection.data import Scenes, load
-from study.detection.model import build
-from study.detection.spec import TORCHVISION, DetectionTrial
-from study.detection.testing import DetectorTesting
-from study.spec import Execution, InputError, Model, Recipe, Trial
-from study.worker import run_trial
+from study import cost
+from study.data.scenes import Scenes, load
+from study.execution import Execution
+from study.nets.faster_rcnn import build
+from study.run import detection_worker as detecting
+from study.run import launch as launching
+from study.run import placement, worker
+from study.run.worker import run_trial
+from study.spec import TORCHVISION, DetectionTrial, InputError, Model, Recipe, Trial
+from study.store import atomic, ledger
+from study.tasks.detection_testing import DetectorTesting
+from study.training import checkpoints
 
 TAGS = {"profile": "smoke"}
 CPU = torch.device("cpu")
@@ -205,7 +208,7 @@ def test_data_that_a_finished_backbone_is_recalibrated_with_are_looked_for_befor
     trial = replace(trial, detection=replace(trial.detection, weights=backbone.condition))
     folder = execution.trial_folder(backbone.id)
     checkpoints.save(folder / "checkpoints", backbone.recipe.iterations, {})
-    storage.write(folder / "spec.json", json.dumps(backbone.to_dict()).encode())
+    atomic.write(folder / "spec.json", json.dumps(backbone.to_dict()).encode())
     ledger.say(folder, {"outcome": "finished", "tags": {}})
     with pytest.raises(InputError, match="images:gone"):
         worker.check_data([trial], execution)

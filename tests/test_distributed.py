@@ -13,13 +13,16 @@ import pytest
 import torch
 
 from experiments.profiles import PAPER
-from study import cost, ledger, progress, worker
-from study.checkpoints import load_newest
-from study.distributed import HERE, Assist, Ended, Meeting, Peers, spawned
-from study.launch import launch
-from study.placement import Node, Share, schedule, share
-from study.spec import Execution, InputError, Trial
-from study.training import TrainState
+from study import cost
+from study.execution import Execution
+from study.run import worker
+from study.run.launch import launch
+from study.run.placement import Node, Share, schedule, share
+from study.spec import InputError, Trial
+from study.store import heartbeat, ledger
+from study.training.checkpoints import load_newest
+from study.training.distributed import HERE, Assist, Ended, Meeting, Peers, spawned
+from study.training.loop import TrainState
 
 Small = Callable[..., Trial]
 TAGS = {"profile": "test"}
@@ -201,7 +204,7 @@ def test_others_end_when_the_first_is_killed(dozen: Small, store: Execution) -> 
     first = get_context("spawn").Process(target=worker.run_trial, args=(trial, execution, {}))
     first.start()
     deadline = time.monotonic() + 60
-    while progress.read(store.trial_folder(trial.id)).get("iteration", 0) < 5 and time.monotonic() < deadline:
+    while heartbeat.read(store.trial_folder(trial.id)).get("iteration", 0) < 5 and time.monotonic() < deadline:
         time.sleep(0.1)
     others = psutil.Process(first.pid).children()
     first.kill()

@@ -10,8 +10,8 @@ import pytest
 
 from experiments import planned
 from experiments.profiles import SMOKE
-from study import tracking
-from study.spec import Execution
+from study.execution import Execution
+from study.store.mlflow import tracking
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("study")

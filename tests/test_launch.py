@@ -16,10 +16,13 @@ import pytest
 from tiny import TINY
 
 from experiments import planned
-from study import launch as launching
-from study import ledger, progress, tracking, worker
-from study.launch import launch
-from study.spec import Execution, InputError, Trial
+from study.execution import Execution
+from study.run import launch as launching
+from study.run import worker
+from study.run.launch import launch
+from study.spec import InputError, Trial
+from study.store import heartbeat, ledger
+from study.store.mlflow import tracking
 
 ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
@@ -50,7 +53,7 @@ def wait_until_training(storage: Path, least: int) -> Trial:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         for trial in trials():
-            said = progress.read(storage / "trials" / trial.id)
+            said = heartbeat.read(storage / "trials" / trial.id)
             if said.get("iteration", 0) > least and "outcome" not in said:
                 return trial
         time.sleep(0.1)
@@ -256,7 +259,7 @@ def test_what_trying_again_cannot_mend_is_not_retried(
 
 def test_a_trial_whose_process_dies_again_and_again_at_one_point_is_left(store: Execution, small: Small) -> None:
     trial, execution = small(), replace(store, launch="this")
-    progress.Launch(execution).begin()
+    heartbeat.Launch(execution).begin()
     folder, outcomes = store.trial_folder(trial.id), []
     while "failed" not in outcomes:
         outcomes.append(worker.run_trial(trial, replace(execution, checkpoint_seconds=1e9), {"profile": "test"}))
@@ -266,7 +269,7 @@ def test_a_trial_whose_process_dies_again_and_again_at_one_point_is_left(store: 
             ledger.say(folder, {**said, "outcome": "running"})
     assert len(outcomes) == store.retries + worker.DEATHS + 2
     assert "its process died" in said["reason"] and "after iteration 0" in said["reason"]
-    progress.Launch(replace(execution, launch="next")).begin()
+    heartbeat.Launch(replace(execution, launch="next")).begin()
     assert worker.run_trial(trial, replace(store, launch="next"), {"profile": "test"}) == "finished"
 
 
@@ -281,24 +284,24 @@ def test_of_the_silent_only_what_runs_in_this_launch_is_killed(
         outcome, by = said.get(name, ("running", "ours"))
         folder = execution.trial_folder(trials[name].id)
         ledger.say(folder, {"outcome": outcome, "launch": by, "tags": {}, "name": name})
-        progress.write(folder, iteration=1)
+        heartbeat.write(folder, iteration=1)
     killed: list[str] = []
     monkeypatch.setattr(launching, "_kill", lambda ray, said: killed.append(said["name"]))
-    monkeypatch.setattr(progress, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeat, "SILENCE_SECONDS", 0.5)
     with launching._killing_the_silent(None, list(trials.values()), execution):
         deadline = time.monotonic() + 30
         while len(killed) < 2 and time.monotonic() < deadline:
-            progress.write(execution.trial_folder(trials["speaks"].id), iteration=1)
+            heartbeat.write(execution.trial_folder(trials["speaks"].id), iteration=1)
             time.sleep(0.02)
     assert killed == ["silent", "silent"]  # the second time after another silence
 
 
 def test_the_seconds_of_earlier_attempts_count_from_the_first_beat_on(store: Execution, small: Small) -> None:
     folder = store.trial_folder(small().id)
-    progress.write(folder, iteration=7, train_error_pct=50.0, seconds=12.5, seconds_left=1.0)
+    heartbeat.write(folder, iteration=7, train_error_pct=50.0, seconds=12.5, seconds_left=1.0)
     with worker.Attempt(small(), store, {}) as attempt:
-        assert progress.read(folder) == {
+        assert heartbeat.read(folder) == {
             **{"launch": "", "iteration": 7, "train_error_pct": 50.0},
             **{"seconds": 12.5, "seconds_left": None},
         }
@@ -307,7 +310,7 @@ def test_the_seconds_of_earlier_attempts_count_from_the_first_beat_on(store: Exe
 
 def test_preemption_does_not_eat_the_retries(store: Execution, small: Small) -> None:
     trial, execution = small(), replace(store, launch="this", retries=0)
-    progress.Launch(execution).begin()
+    heartbeat.Launch(execution).begin()
     folder = store.trial_folder(trial.id)
     for iteration in range(10):  # each life comes a little further
         worker.run_trial(trial, execution, {"profile": "test"})

@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from study import layers, ledger, tracking
-from study.data import load
-from study.models import build
-from study.spec import Execution, Trial
-from study.training import TrainState, train
-from study.worker import run_trial
+from study.data.arrays import load
+from study.execution import Execution
+from study.nets import layers
+from study.nets.resnet import build
+from study.run.worker import run_trial
+from study.spec import Trial
+from study.store import ledger
+from study.store.mlflow import tracking
+from study.training.loop import TrainState, train
 
 Small = Callable[..., Trial]
 CPU = torch.device("cpu")

@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from experiments.command import Selection
-from experiments.following import follow, lines, looks
-from experiments.live import Watch, watching
-from experiments.plan import Forecast, Plan, make_plan
+from commands.follow import follow, lines, looks
+from commands.live import Watch, watching
+from commands.options import Selection
+from commands.plan import Forecast, Plan, make_plan
+from commands.status import Interval, Onlooker, Tracked, interval, tracked
 from experiments.profiles import SMOKE
-from experiments.standing import Interval, Onlooker, Tracked, interval, tracked
-from study import launch as launching
-from study import ledger, progress
-from study.placement import Node, Share
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.run import launch as launching
+from study.run.placement import Node, Share
+from study.spec import Trial
+from study.store import heartbeat, ledger
 
 Small = Callable[..., Trial]
 CLEAN = {"clean_train_error_pct": 5.0, "test_error_pct": 6.0}
@@ -38,7 +39,7 @@ def said(execution: Execution, trial: Trial, **more: object) -> None:
     folder = execution.trial_folder(trial.id)
     folder.mkdir(parents=True, exist_ok=True)
     now = {"iteration": 12, "train_error_pct": 41.7, "seconds": 3.0, "seconds_left": 5.0} | more
-    progress.write(folder, **({"launch": execution.launch} | now))
+    heartbeat.write(folder, **({"launch": execution.launch} | now))
 
 
 def test_trials_are_running_ended_or_waiting_and_the_rest_is_predicted(execution: Execution, small: Small) -> None:
@@ -194,11 +195,11 @@ def test_as_many_trials_are_expected_at_once_as_were_seen_to_run(execution: Exec
 def test_a_launch_that_touches_its_file_no_more_is_silent(execution: Execution, small: Small) -> None:
     now = 0.0
     onlooker = Onlooker(selection(execution, [small()]), Tracked(), clock=lambda: now)
-    launch = progress.Launch(execution)
+    launch = heartbeat.Launch(execution)
     execution.storage.mkdir()
     launch.begin()
     assert onlooker.look().launch == "running"
-    now = progress.SILENCE_SECONDS + 1
+    now = heartbeat.SILENCE_SECONDS + 1
     assert onlooker.look().launch == "silent" and "silent" in onlooker.look().remark()
     os.utime(launch.path, ns=(0, 1))
     assert onlooker.look().launch == "running"

@@ -17,11 +17,15 @@ import torch
 from torch.nn import functional
 
 from experiments.profiles import DIGITS
-from study import cost, ledger, memory, worker
-from study.data import describe, load
-from study.models import build
-from study.spec import Execution, InputError, Model, Trial
-from study.training import TrainState, train
+from study import cost
+from study.data.arrays import describe, load
+from study.execution import Execution
+from study.nets.resnet import build
+from study.run import worker
+from study.spec import InputError, Model, Trial
+from study.store import ledger
+from study.training import memory
+from study.training.loop import TrainState, train
 
 CPU = torch.device("cpu")
 Small = Callable[..., Trial]
@@ -182,7 +186,8 @@ WORKER = """
 import json, sys
 from pathlib import Path
 from study import worker
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.spec import Trial
 
 execution = Execution(
     storage=Path(sys.argv[2]), data_root=Path(sys.argv[2]), threads=2, local=True, checkpoint_seconds=0, memory_gib=5
@@ -226,8 +231,9 @@ from dataclasses import replace
 from pathlib import Path
 import psutil, torch
 from study import memory, worker
-from study.data import load
-from study.spec import Execution, Trial
+from study.data.arrays import load
+from study.execution import Execution
+from study.spec import Trial
 
 trial = Trial.from_dict(json.loads(sys.argv[1]))
 execution = Execution(storage=Path(sys.argv[2]), data_root=Path(sys.argv[2]), local=True)

@@ -6,16 +6,15 @@ from functools import reduce
 
 import pytest
 
-from analysis import coverage, evaluations, paper
-from analysis.coverage import Value
+from analysis import paper, paper_numbers, reproduced
+from analysis.reproduced import Value
 from analysis.runs import MEASURES, RECORD
 from experiments import planned
 from experiments.profiles import PAPER
 from experiments.recipes import PAPER_DATA, PAPER_WIDTH, paper_cifar
 from study import cost
-from study.detection.spec import DetectionTrial
-from study.ledger import LAYERS
-from study.spec import InputError, Model
+from study.spec import DetectionTrial, InputError, Model
+from study.store.ledger import LAYERS
 
 ROWS = paper.table("cifar_architecture")["rows"]
 
@@ -116,7 +115,7 @@ def test_what_the_caller_changes_does_not_change_the_paper():
     assert paper.claims()[0]["paper"]
 
 
-VALUES = list(coverage.values())
+VALUES = list(reproduced.values())
 PLANNED = planned(PAPER)
 LABELS = {  # columns that say which net a row is of
     *("method", "ref", "depth", "layers", "n", "shortcut", "set", "ensemble", "networks", "runs", "error_is", "block"),
@@ -127,7 +126,7 @@ OURS = {"params", "params_without_bn_A", "mega_multiply_adds_A"}  # counted by t
 
 
 def named(path: str) -> object:
-    """What `study.data.Dataset.batch` names; raises where there is no such thing."""
+    """What `study.data.arrays.Dataset.batch` names; raises where there is no such thing."""
     parts = path.split(".")
     for cut in range(len(parts), 0, -1):
         try:
@@ -168,7 +167,7 @@ def trained(value: Value) -> set[str]:
     trials = [
         trial
         for trial in PLANNED
-        if coverage.trains(trial, value)
+        if reproduced.trains(trial, value)
         and (isinstance(trial, DetectionTrial) or trial.recipe == recipes[trial.model.stem](trial.model))
     ]
     return {name for trial in trials for name in PLANNED[trial]}
@@ -176,22 +175,22 @@ def trained(value: Value) -> set[str]:
 
 def wrong(value: Value) -> str:
     """What is wrong with the account of a value; '' where it is what is planned."""
-    found = coverage.covered(value)
+    found = reproduced.covered(value)
     if "by" in found:
         if not trained(value) & set(found["by"]):
             return f"no trial of {found['by']} is of it"
         return (
             ""
-            if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names, *evaluations.WORDS)
+            if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names, *paper_numbers.WORDS)
             else f"nothing measures {found['measure']}"
         )
     if "counted" in found:
         return "" if callable(named(found["counted"])) else f"{found['counted']} does not count"
-    if found["reason"] not in (*coverage.NEEDS, coverage.QUOTED):
+    if found["reason"] not in (*reproduced.NEEDS, reproduced.QUOTED):
         return f"unknown reason {found['reason']}"
-    if found["reason"] == coverage.SERVER:  # whether or not its net is trained
+    if found["reason"] == reproduced.SERVER:  # whether or not its net is trained
         return ""
-    listed = [trial for trial in PLANNED if coverage.trains(trial, value)]
+    listed = [trial for trial in PLANNED if reproduced.trains(trial, value)]
     return f"listed as not reproduced, but {listed[0].id} is planned" if listed else ""
 
 

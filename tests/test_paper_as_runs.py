@@ -18,8 +18,8 @@ from analysis.runs import RECORD, load
 from analysis.verdicts import evaluate
 from experiments import planned
 from experiments.profiles import PAPER
-from study.ledger import LAYERS, Run
 from study.spec import Trial
+from study.store.ledger import LAYERS, Run
 
 EVERY = 1_000
 ABOVE_THE_AXIS_PCT, PLAIN_110_PCT = 25.0, 65.0

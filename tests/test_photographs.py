@@ -22,13 +22,15 @@ from torch import Tensor
 from torchvision.datasets import imagenet as torchvisions
 from torchvision.transforms import functional as reference
 
-from experiments.__main__ import cli
-from study import data, ledger, worker
-from study.data import indexes, photographs
+from commands.study import cli
+from study.data import arrays, indexes, photographs
 from study.data.photographs import Photographs
+from study.execution import Execution
+from study.run import worker
 from study.seeds import generator
-from study.spec import Data, Execution, InputError, Model, Trial
-from study.training import TrainState, train
+from study.spec import Data, InputError, Model, Trial
+from study.store import ledger
+from study.training.loop import TrainState, train
 
 CPU = torch.device("cpu")
 WNIDS = ("n01440764", "n01443537", "n02119789")  # ascending, as their class numbers
@@ -55,11 +57,11 @@ def zoo(root: Path, train: int = 8, test: int = 3) -> Data:
             for at, label in enumerate(("cat", "dog")):
                 size = (40 + 5 * number, 60 - 3 * number)
                 write(root / "zoo" / split / label / f"{number}.jpg", jpeg(1000 * at + 100 * len(split) + number, size))
-    return data.describe("images:zoo", root, size=16)
+    return arrays.describe("images:zoo", root, size=16)
 
 
 def load(spec: Data, root: Path, **more: int) -> Photographs:
-    found = data.load(spec, root, **more)  # type: ignore[arg-type]
+    found = arrays.load(spec, root, **more)  # type: ignore[arg-type]
     assert isinstance(found, Photographs)
     return found
 
@@ -71,7 +73,7 @@ def same(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
 def refused(spec: Data | str, root: Path, *parts: str) -> None:
     """Refused in one line that has all of `parts`."""
     with pytest.raises(InputError) as error:
-        data.describe(spec, root) if isinstance(spec, str) else data.load(spec, root)
+        arrays.describe(spec, root) if isinstance(spec, str) else arrays.load(spec, root)
     assert "\n" not in str(error.value)
     for part in parts:
         assert part in str(error.value)
@@ -135,11 +137,11 @@ def ilsvrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]
 
 
 def imagenet() -> Data:
-    return data.describe("imagenet", Path("/nonexistent"), size=16)
+    return arrays.describe("imagenet", Path("/nonexistent"), size=16)
 
 
 def test_imagenet_is_the_papers_by_its_name_alone() -> None:
-    spec = data.describe("imagenet", Path("/nonexistent"))
+    spec = arrays.describe("imagenet", Path("/nonexistent"))
     assert (spec.channels, spec.size, spec.classes, spec.scales, spec.digest) == (3, 224, 1000, (256, 480), "")
     assert indexes.COUNTS == {"train": 1_281_167, "val": 50_000}
 
@@ -243,7 +245,7 @@ def test_a_damaged_cache_is_refused_by_name(tmp_path: Path) -> None:
         content = cache.read_bytes()
         cache.write_bytes(content[:100])
         with pytest.raises(InputError, match=f"cannot be kept in .*{cache.name} .*delete what is there"):
-            load(data.describe("images:zoo", tmp_path, size=16), tmp_path)
+            load(arrays.describe("images:zoo", tmp_path, size=16), tmp_path)
         cache.write_bytes(content)
 
 
@@ -253,7 +255,7 @@ def test_what_does_not_go_with_photographs_is_refused(tmp_path: Path) -> None:
     refused(replace(spec, held_out=16), tmp_path, "held_out 16 leaves no training image")
     refused(replace(spec, classes=3), tmp_path, "has classes 2, not 3")
     with pytest.raises(InputError, match="size 16 is for photographs"):
-        data.describe("digits", tmp_path, size=16)
+        arrays.describe("digits", tmp_path, size=16)
     with pytest.raises(InputError, match="batch 17 is larger than the 16 training images"):
         load(spec, tmp_path).batch(0, 0, 17)
 
@@ -263,7 +265,7 @@ def test_shards_hold_the_images_of_their_source(tmp_path: Path) -> None:
     command = ["shard", "images:zoo", "packed", "--data-root", str(tmp_path)]
     result = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert result.exit_code == 0 and "24 training and 6 validation images" in result.output
-    packed, loose = load(data.describe("shards:packed", tmp_path, size=16), tmp_path), load(spec, tmp_path)
+    packed, loose = load(arrays.describe("shards:packed", tmp_path, size=16), tmp_path), load(spec, tmp_path)
     assert [packed.count(split) for split in ("train", "test")] == [24, 6]
     mean, scale = loose._mean, loose._scale
     assert torch.equal(packed._mean, mean)
@@ -294,7 +296,7 @@ def shards(root: Path, count: int, images: int) -> Data:
             key = f"{number * images + i:05d}"
             members |= {f"{key}.cls": str(i % 2).encode(), f"{key}.jpg": jpeg(number * images + i, (20, 20))}
         write(root / "many" / f"{split}-{number:06d}.tar", tar(members))
-    return data.describe("shards:many", root, size=16)
+    return arrays.describe("shards:many", root, size=16)
 
 
 def test_an_epoch_of_shards_shows_every_image_once_and_reads_few_shards_at_a_time(
@@ -329,11 +331,11 @@ def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_shipped_pictures_make_a_small_set_once(tmp_path: Path) -> None:
-    spec = data.describe("photographs", tmp_path, size=32, held_out=10)
+    spec = arrays.describe("photographs", tmp_path, size=32, held_out=10)
     assert (spec.classes, spec.size, spec.scales) == (4, 32, (37, 69))
     files = sorted((tmp_path / "photographs").rglob("*.jpg"))
     assert len(files) == 200 and len({Image.open(file).size for file in files}) > 150
-    again = data.describe("photographs", tmp_path / "again", size=32, held_out=10)
+    again = arrays.describe("photographs", tmp_path / "again", size=32, held_out=10)
     assert spec == again
     found = load(spec, tmp_path)
     assert [found.count(split) for split in ("train", "validation", "test")] == [150, 10, 40]
@@ -363,8 +365,8 @@ def test_a_batch_is_a_pure_function_however_calls_are_ordered_and_threads_are_ma
 
 def test_a_part_of_a_batch_is_what_the_whole_has_there(tmp_path: Path) -> None:
     spec = replace(zoo(tmp_path), flip=True, colour="pca")
-    arrays = replace(data.describe("synthetic", tmp_path), padding=1, flip=True)
-    for found in (load(spec, tmp_path), data.load(arrays, tmp_path)):
+    synthetic = replace(arrays.describe("synthetic", tmp_path), padding=1, flip=True)
+    for found in (load(spec, tmp_path), arrays.load(synthetic, tmp_path)):
         for i in range(3):
             images, labels = found.batch(0, i, 8)
             for part in (slice(0, 4), slice(4, 8), slice(6, None)):
@@ -524,7 +526,7 @@ def test_a_damaged_image_gives_its_place_to_the_next_and_is_named(tmp_path: Path
     write(bad, content[: len(content) // 2])
     for name in ("0.jpg", "1.jpg"):
         write(tmp_path / "zoo" / "val" / "dog" / name, b"no image")
-    spec = data.describe("images:zoo", tmp_path, size=16)
+    spec = arrays.describe("images:zoo", tmp_path, size=16)
     found = load(spec, tmp_path)
     labels = next(found.clean("train", 16))[1]
     assert labels.tolist() == [0] * 7 + [1] * 9
@@ -546,7 +548,7 @@ def test_a_damaged_image_gives_its_place_to_the_next_and_is_named(tmp_path: Path
 def test_a_set_without_one_image_that_can_be_decoded_is_refused(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path / "zoo" / split / "cat" / "0.jpg", b"no image")
-    refused(data.describe("images:zoo", tmp_path, size=16), tmp_path, "can be decoded", "train/cat/0.jpg")
+    refused(arrays.describe("images:zoo", tmp_path, size=16), tmp_path, "can be decoded", "train/cat/0.jpg")
 
 
 def test_no_thread_outlives_its_data_set_or_keeps_a_process_alive(tmp_path: Path) -> None:
@@ -563,8 +565,8 @@ def test_no_thread_outlives_its_data_set_or_keeps_a_process_alive(tmp_path: Path
     assert not started & set(threading.enumerate())
     script = (
         "from pathlib import Path; from study import data\n"
-        f"root = Path({str(tmp_path)!r}); spec = data.describe('images:zoo', root, size=16)\n"
-        "found = data.load(spec, root, threads=2); found.batch(0, 0, 8); print('done'); raise SystemExit(3)"
+        f"root = Path({str(tmp_path)!r}); spec = arrays.describe('images:zoo', root, size=16)\n"
+        "found = arrays.load(spec, root, threads=2); found.batch(0, 0, 8); print('done'); raise SystemExit(3)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (3, "done\n", "")
@@ -578,7 +580,7 @@ def trial(small: Callable[..., Trial], execution: Execution) -> Callable[..., Tr
     """ResNet-18 of width 8 on the shipped pictures for some iterations."""
 
     def make(**changes: object) -> Trial:
-        spec = data.describe("photographs", execution.data_root, size=32, flip=True, colour="pca")
+        spec = arrays.describe("photographs", execution.data_root, size=32, flip=True, colour="pca")
         short = {"iterations": 8, "drops": (6,), "batch": 16, "bn_batch": 8, "record_every": 2, "evaluate_every": 4}
         model = Model.imagenet(family="residual", depth=18, shortcut="B", width=8)
         return replace(small(**short), model=model, data=replace(spec, **changes))  # type: ignore[arg-type]
@@ -591,7 +593,7 @@ def test_a_trial_trains_on_photographs_and_survives_a_kill_bit_for_bit(
 ) -> None:
     its, killed = trial(), replace(execution, storage=execution.storage.with_name("killed"))
     state = TrainState(its, CPU)
-    for _ in islice(train(its, state, data.load(its.data, execution.data_root)), 5):
+    for _ in islice(train(its, state, arrays.load(its.data, execution.data_root)), 5):
         pass
     state.save(killed.trial_folder(its.id) / "checkpoints")
     tags = []

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from experiments.profiles import CLASS, PAPER, QUICK, Profile
-from study import cost, memory, placement
-from study.models import build
-from study.placement import Node, Placed, Share, schedule, share
-from study.spec import Execution, InputError, Trial
-from study.training import TrainState
+from study import cost
+from study.execution import Execution
+from study.nets.resnet import build
+from study.run import placement
+from study.run.placement import Node, Placed, Share, schedule, share
+from study.spec import InputError, Trial
+from study.training import memory
+from study.training.loop import TrainState
 
 GIB = 2**30
 Small = Callable[..., Trial]

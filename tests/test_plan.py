@@ -12,15 +12,19 @@ from typing import Any
 
 import pytest
 
-from experiments import plan, planned, with_needed
-from experiments.command import Selection
-from experiments.plan import Forecast, Plan
+from commands import plan
+from commands.options import Selection
+from commands.plan import Forecast, Plan
+from commands.run import accounts, compared
+from experiments import planned, with_needed
 from experiments.profiles import PAPER, QUICK, SMOKE
-from experiments.running import accounts, compared
-from study import cost, ledger, placement, probe, progress
-from study.placement import Node, Share
-from study.probe import Probe
-from study.spec import Execution, InputError, Trial
+from study import cost
+from study.execution import Execution
+from study.run import placement, timing
+from study.run.placement import Node, Share
+from study.run.timing import Probe
+from study.spec import InputError, Trial
+from study.store import heartbeat, ledger
 
 ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
@@ -36,7 +40,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def probed(trial: Trial, execution: Execution, **more: Any) -> Probe:
     """A probe of this trial: 0.1 s an update, 1 s the first one, 2 s an evaluation, 5 s the last."""
-    condition, machine, device, threads, torch, python = probe.key(trial, execution)
+    condition, machine, device, threads, torch, python = timing.key(trial, execution)
     measured: dict[str, Any] = {
         **{"condition": condition, "machine": machine, "device": device, "threads": threads},
         **{"torch": torch, "python": python, "updates": 9, "first_seconds": 1.0, "update_seconds": 0.1},
@@ -115,7 +119,7 @@ def test_a_gpu_is_shared_by_the_memory_that_a_probe_has_seen(
     execution: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execution = replace(execution, gpus_per_trial=0, local=False)
-    monkeypatch.setattr(probe, "_device", lambda device: "cpu" if device == "cpu" else "NVIDIA X")
+    monkeypatch.setattr(timing, "_device", lambda device: "cpu" if device == "cpu" else "NVIDIA X")
     seen = probed(small(), execution, memory_bytes=4 * 2**30)
     (forecast,) = plan.forecast([small()], execution, GPU, {}, {seen.key: seen})
     assert (forecast.share, forecast.memory_bytes, forecast.probed_gpu_bytes) == (Share(1, 0.5), 2**32, 2**32)
@@ -142,13 +146,13 @@ def test_the_probe_of_a_net_is_measured_once_for_all_its_seeds(
     execution: Execution, small: Small, tmp_path: Path
 ) -> None:
     work = [(small(seed=seed), execution) for seed in range(3)] + [(small("plain"), execution)]
-    lacking = probe.lacking(work, tmp_path)
+    lacking = timing.lacking(work, tmp_path)
     assert [trial.condition for trial, _ in lacking] == [small().condition, small("plain").condition]
-    probe.measure_all(lacking, tmp_path, 2)
-    assert probe.lacking(work, tmp_path) == []
-    residual, plain = (probe.load(tmp_path)[probe.key(*each)] for each in lacking)
+    timing.measure_all(lacking, tmp_path, 2)
+    assert timing.lacking(work, tmp_path) == []
+    residual, plain = (timing.load(tmp_path)[timing.key(*each)] for each in lacking)
     for found in (residual, plain):
-        assert found.updates > probe.UPDATES and found.diverged_at is None and found.device == "cpu"
+        assert found.updates > timing.UPDATES and found.diverged_at is None and found.device == "cpu"
         assert 0 < found.update_seconds < found.last_evaluation_seconds <= found.evaluation_seconds + 1e-9
         assert 0 < found.memory_bytes < 200 * 2**20
     assert residual.seconds(small().recipe) > 23 * residual.update_seconds
@@ -156,7 +160,7 @@ def test_the_probe_of_a_net_is_measured_once_for_all_its_seeds(
 
 def test_a_probe_sees_a_net_diverge(execution: Execution, small: Small) -> None:
     wild = small("plain", learning_rate=1e30)
-    found = probe.measure(wild, execution)
+    found = timing.measure(wild, execution)
     assert found.diverged_at is not None and found.seconds(wild.recipe) < probed(wild, execution).seconds(wild.recipe)
 
 
@@ -167,9 +171,9 @@ def test_many_images_are_not_predicted_as_dear_as_few() -> None:
         asked.append(images)
         return 0.02 + 0.001 * images
 
-    assert probe._evaluation_costs(seconds, 8, 500) == (pytest.approx(0.02), pytest.approx(0.001))
+    assert timing._evaluation_costs(seconds, 8, 500) == (pytest.approx(0.02), pytest.approx(0.001))
     assert asked == [8, 32, 128, 500]
-    assert probe._evaluation_costs(lambda images: 3.0, 8, 500) == (0, 3 / 8)  # too slow for a second look
+    assert timing._evaluation_costs(lambda images: 3.0, 8, 500) == (0, 3 / 8)  # too slow for a second look
 
 
 def test_a_condition_that_cannot_be_probed_leaves_the_others_theirs(
@@ -177,26 +181,26 @@ def test_a_condition_that_cannot_be_probed_leaves_the_others_theirs(
 ) -> None:
     from concurrent.futures import Future
 
-    def answers(work: probe.Work, at_once: int) -> list[Future[Probe]]:
+    def answers(work: timing.Work, at_once: int) -> list[Future[Probe]]:
         out_of_memory, fine = Future[Probe](), Future[Probe]()
         out_of_memory.set_exception(RuntimeError("can't allocate memory"))
         fine.set_result(probed(*work[0]))
         return [out_of_memory, fine]
 
     work = [(small(), execution), (small("plain"), execution)]
-    probe.measure_all(work, tmp_path, 2, answers)
-    assert probe.lacking(work, tmp_path) == work[1:]
+    timing.measure_all(work, tmp_path, 2, answers)
+    assert timing.lacking(work, tmp_path) == work[1:]
     assert "a probe failed (can't allocate memory); its condition is predicted without one" in caplog.text
 
 
 def test_probes_that_cannot_be_read_are_measured_anew(
     execution: Execution, small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    probe.save(tmp_path, [probed(small(), execution)])
-    probe.save(tmp_path, [probed(small("plain"), execution)])
-    assert len(probe.load(tmp_path)) == 2
+    timing.save(tmp_path, [probed(small(), execution)])
+    timing.save(tmp_path, [probed(small("plain"), execution)])
+    assert len(timing.load(tmp_path)) == 2
     (tmp_path / "probes.json").write_text('[{"condition": "of another version"}]')
-    assert probe.load(tmp_path) == {} and "probes.json cannot be read" in caplog.text
+    assert timing.load(tmp_path) == {} and "probes.json cannot be read" in caplog.text
 
 
 def test_totals_count_what_is_still_to_run(small: Small) -> None:
@@ -263,9 +267,9 @@ def test_a_study_that_would_fill_the_disk_is_refused(
     with pytest.raises(InputError, match=r"the 4 trials still to run need about \d+ .iB in .*yet, where \d+ .iB are"):
         plan.check_space(four, tmp_path / "not" / "yet")
     plan.check_space(made([], []), tmp_path)
-    from study import storage
+    from study.store import atomic
 
-    plan.check_space(four, storage.place("memory://study"))  # an object store has no end
+    plan.check_space(four, atomic.place("memory://study"))  # an object store has no end
 
 
 def test_what_was_predicted_is_compared_with_what_was_taken(small: Small) -> None:
@@ -299,7 +303,7 @@ def plant(storage: Path, trial: Trial, said: dict[str, Any], **now: Any) -> None
         ledger.seal(folder, said["outcome"], [record], said)
     else:
         ledger.say(folder, said)
-    progress.write(folder, **now)
+    heartbeat.write(folder, **now)
 
 
 def test_status_says_what_was_predicted_what_it_took_and_why_a_trial_failed(tmp_path: Path) -> None:
@@ -344,7 +348,7 @@ def test_plan_and_status_of_a_thousand_trials_read_the_ledger_alone(tmp_path: Pa
     (tmp_path / "mlflow.db").touch()  # opening it would fail
     options = f"['--seeds', '48', '--json', '--storage', {str(tmp_path)!r}]"
     code = (
-        "import sys; from experiments.__main__ import cli\n"
+        "import sys; from commands.study import cli\n"
         f"for name in ('plan', 'status'): cli.main([name, *{options}], standalone_mode=False)\n"
         "assert not {'mlflow', 'torch', 'ray'} & set(sys.modules)"
     )

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from experiments import recipes
-from study import protocols
-from study.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
-from study.models import BatchNorm, Net
-from study.protocols import errors_pct, probabilities
+from study.nets.resnet import BatchNorm, Net
 from study.spec import Data, InputError, Model
+from study.store.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
+from study.tasks import protocols
+from study.tasks.protocols import errors_pct, probabilities
 
 CPU = torch.device("cpu")
 SIZE, CLASSES = 32, 7

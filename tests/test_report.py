@@ -11,14 +11,15 @@ import pytest
 from planted import DAMAGES, frames, planted, tabled
 
 from analysis import files, report, tables
-from analysis.__main__ import cli
-from analysis.problems import problems
+from analysis.gaps import problems
 from analysis.runs import load
 from analysis.verdicts import evaluate
+from commands.render import cli
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE
-from study import ledger, tracking
 from study.spec import InputError, Trial
+from study.store import ledger
+from study.store.mlflow import tracking
 
 
 def outcomes(trial: Trial) -> str:

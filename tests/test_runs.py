@@ -8,13 +8,14 @@ import pyarrow as pa
 import pytest
 from planted import DAMAGES, Run, frames, planted
 
-from analysis.__main__ import so_far
 from analysis.runs import MEASURES, PIXELS, load, thinned
+from commands.render import so_far
 from experiments import planned
 from experiments.profiles import profile
-from study import ledger
-from study.ledger import EVALUATIONS
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.spec import Trial
+from study.store import ledger
+from study.store.ledger import EVALUATIONS
 
 QUICK = profile("quick")
 

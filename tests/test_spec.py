@@ -11,7 +11,8 @@ import pytest
 
 from experiments import planned, recipes
 from experiments.profiles import PAPER, QUICK
-from study.spec import Data, Execution, InputError, Model, Recipe, Trial
+from study.execution import Execution
+from study.spec import Data, InputError, Model, Recipe, Trial
 
 RESNET110 = Trial(
     model=PAPER.model("residual", 110),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from planted import frames, tabled
 
-from analysis import coverage, evaluations, paper, tables
+from analysis import paper, paper_numbers, reproduced, tables
 from analysis.runs import Frames, load
 from experiments import planned
 from experiments.profiles import PAPER, QUICK
@@ -151,7 +151,7 @@ def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
         *("shortcut_options", "quantities", "selection", "controls", "cifar_architecture"),
         *("deviations", "protocol", "replications", "coverage"),
     }
-    for number in evaluations.TABLES:
+    for number in paper_numbers.TABLES:
         table = rendered[f"table_{number}"]
         assert (table.numbers["n"] == 0).all() and table.numbers[["mean", "difference"]].isna().all(axis=None)
         assert any(
@@ -237,7 +237,7 @@ def test_the_protocol_table_has_a_row_an_ambiguity():
 def test_the_coverage_table_accounts_for_every_value():
     numbers = tables.covered().numbers.set_index("place")
     parts = numbers[["reproduced", "counted", "quoted", "not_reproduced"]].sum(axis=1)
-    assert (parts == numbers["values"]).all() and numbers["values"].sum() == len(list(coverage.values()))
+    assert (parts == numbers["values"]).all() and numbers["values"].sum() == len(list(reproduced.values()))
     assert numbers.loc["table_6", "reproduced"] == 8 and numbers.loc["figure_4", "reproduced"] == 8
 
 
@@ -261,7 +261,7 @@ def test_every_number_of_an_untrained_table_is_the_papers():
     assert set(tables.evaluated(3, study).text["top1"]) > {"—"}  # GoogLeNet's is not printed
 
 
-@pytest.mark.parametrize("number", evaluations.TABLES)
+@pytest.mark.parametrize("number", paper_numbers.TABLES)
 def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(number):
     study = tabled(frames(QUICK))
     numbers = tables.evaluated(number, study).numbers
@@ -371,9 +371,9 @@ def test_every_table_compiles_as_latex(tmp_path):
     assert (tmp_path / "all.pdf").stat().st_size > 10_000
 
 
-def of_detectors(values: dict[str, tuple[float, ...]], protocol: str = evaluations.SINGLE_SCALE) -> Frames:
+def of_detectors(values: dict[str, tuple[float, ...]], protocol: str = paper_numbers.SINGLE_SCALE) -> Frames:
     """The paper profile's normalisation experiment; `values`: mAP by seed of the detectors whose titles end so."""
-    study = load(planned(PAPER, [evaluations.NORMALISATION]), [])
+    study = load(planned(PAPER, [paper_numbers.NORMALISATION]), [])
     rows = []
     for end, maps in values.items():
         of = study.finals[study.finals["title"].str.endswith(end) & study.finals["id"].str.startswith("faster")]

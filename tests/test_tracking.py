@@ -15,10 +15,12 @@ import pytest
 
 from experiments.profiles import DIGITS
 from experiments.recipes import minutes
-from study import ledger, tracking
-from study.spec import Execution, InputError, Model, Trial
-from study.training import Record
-from study.worker import run_trial
+from study.execution import Execution
+from study.run.worker import run_trial
+from study.spec import InputError, Model, Trial
+from study.store import ledger
+from study.store.mlflow import tracking
+from study.training.loop import Record
 
 Small = Callable[..., Trial]
 TAGS = {"profile": "test", "experiments": "none"}

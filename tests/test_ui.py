@@ -20,13 +20,16 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from analysis import browsing, report, runs
+from analysis import report, runs
 from analysis.verdicts import evaluate
-from dashboards import screenshots, ui, views
+from commands import mlflow_report, screenshots, ui
+from dashboards import views
 from experiments import EXPERIMENTS, name_of, planned
 from experiments.profiles import PROFILES, QUICK, SMOKE
-from study import ledger, tracking
-from study.spec import Execution, InputError, Trial
+from study.execution import Execution
+from study.spec import InputError, Trial
+from study.store import ledger
+from study.store.mlflow import tracking
 
 ROOT = Path(__file__).parents[1]
 TRIALS = [trial for trial, serves in planned(QUICK).items() if "plain-vs-residual" in serves and trial.seed == 0]
@@ -53,7 +56,7 @@ def render(store: Execution, folder: Path) -> runs.Frames:
     frames = runs.load(serves, tracking.each(store, serves))
     folder.mkdir(parents=True)
     (folder / "index.html").write_text("the study page")
-    (folder / "curves.parquet").write_bytes(b"x" * (browsing.LARGEST + 1))
+    (folder / "curves.parquet").write_bytes(b"x" * (mlflow_report.LARGEST + 1))
     files = dict.fromkeys(("index.html", "curves.parquet"), "a digest")
     (folder / "manifest.json").write_text(json.dumps({"files": files}))
     return frames
@@ -92,7 +95,7 @@ def test_a_rendering_adds_pictures_and_the_report_once(store: Execution, tmp_pat
     frames, folder = render(store, tmp_path / "quick"), tmp_path / "quick"
     verdicts = evaluate(frames, QUICK)
     for _ in range(2):
-        browsing.show(frames, verdicts, QUICK, store, folder)
+        mlflow_report.show(frames, verdicts, QUICK, store, folder)
     pictures = list((store.storage / "artifacts").rglob("curve.png"))
     assert len(pictures) == 2 and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
     (page,) = (store.storage / "artifacts").rglob("index.html")
@@ -109,8 +112,8 @@ def test_pictures_differ_as_curves_do(store: Execution, tmp_path: Path) -> None:
     fill(store, TRIALS[:2])
     curves = render(store, tmp_path / "quick").curves
     ids = {trial.id: trial.seed for trial in TRIALS[:2]}
-    first, second = (png for _, png in browsing.pictures(curves, dict.fromkeys(ids, "a run")))
-    again = [png for _, png in browsing.pictures(curves, dict.fromkeys(ids, "a run"))]
+    first, second = (png for _, png in mlflow_report.pictures(curves, dict.fromkeys(ids, "a run")))
+    again = [png for _, png in mlflow_report.pictures(curves, dict.fromkeys(ids, "a run"))]
     assert first != second and [first, second] == again
     assert max(map(len, again)) < 40_000
 
@@ -123,14 +126,14 @@ def test_a_rendering_outlives_an_outage_of_mlflow(
     frames = render(store, tmp_path / "quick")
     out = replace(store, tracking_uri="http://127.0.0.1:9")
     with caplog.at_level(logging.WARNING):
-        browsing.show(frames, evaluate(frames, QUICK), QUICK, out, tmp_path / "quick")
+        mlflow_report.show(frames, evaluate(frames, QUICK), QUICK, out, tmp_path / "quick")
     assert "and not in MLflow: tracking http://127.0.0.1:9 is out of reach" in caplog.text
 
 
 def test_without_a_store_a_rendering_logs_nothing_and_makes_none(execution: Execution, tmp_path: Path) -> None:
     tmp_path.joinpath("manifest.json").write_text('{"files": {}}')
     frames = runs.load(planned(SMOKE), [])
-    browsing.show(frames, [], SMOKE, execution, tmp_path)
+    mlflow_report.show(frames, [], SMOKE, execution, tmp_path)
     assert not execution.storage.exists() and isinstance(frames.finals, pd.DataFrame)
 
 
@@ -190,7 +193,7 @@ def test_a_browser_sees_names_the_runs_chart_both_families_and_the_report(store:
 
     fill(store)
     frames = render(store, tmp_path / "quick")
-    browsing.show(frames, evaluate(frames, QUICK), QUICK, store, tmp_path / "quick")
+    mlflow_report.show(frames, evaluate(frames, QUICK), QUICK, store, tmp_path / "quick")
     with serving(store) as (printed, _), sync_playwright() as playwright:
         addresses = {line.split(": ")[1].rsplit(maxsplit=1)[0].strip(): line.split()[-1] for line in printed[1:]}
         arguments = ["--no-sandbox", "--disable-gpu"]

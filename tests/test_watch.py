@@ -16,13 +16,14 @@ from typing import Any
 
 import pytest
 
-from dashboards.watch import HOST, Site, serving
-from experiments.command import Selection, select
+from commands.options import Selection, select
+from commands.status import Onlooker, Tracked, tracked
+from commands.watch import HOST, Site, serving
 from experiments.profiles import SMOKE
-from experiments.standing import Onlooker, Tracked, tracked
-from study import launch as launching
-from study import ledger, progress
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.run import launch as launching
+from study.spec import Trial
+from study.store import heartbeat, ledger
 
 ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
@@ -50,7 +51,7 @@ def site(execution: Execution, small: Small, tmp_path: Path) -> Site:
     running, failed, *_ = trials = [small(seed=seed) for seed in range(4)]
     for trial, said in ((running, {"outcome": "running"}), (failed, {"outcome": "failed", "reason": "<b>why</b>: x"})):
         ledger.say(execution.trial_folder(trial.id), {"tags": {}, "reason": ""} | said)
-    progress.write(
+    heartbeat.write(
         execution.trial_folder(running.id), iteration=12, train_error_pct=41.7, seconds=3.0, seconds_left=5.0
     )
     selected = selection(execution, trials)

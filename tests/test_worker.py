@@ -10,13 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from study import ledger, tracking, worker
-from study.data import Dataset, load
-from study.evaluation import loss_and_error
-from study.launch import launch
-from study.models import Net, without_observing
-from study.spec import Execution, InputError, Trial
-from study.training import TrainState, train
+from study.data.arrays import Dataset, load
+from study.execution import Execution
+from study.nets.resnet import Net, without_observing
+from study.run import worker
+from study.run.launch import launch
+from study.spec import InputError, Trial
+from study.store import ledger
+from study.store.mlflow import tracking
+from study.training.evaluation import loss_and_error
+from study.training.loop import TrainState, train
 
 Small = Callable[..., Trial]
 CPU = torch.device("cpu")

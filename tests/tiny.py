@@ -12,7 +12,7 @@ TINY = replace(
 profiles.PROFILES += (TINY,)
 
 if __name__ == "__main__":
-    from experiments.__main__ import cli
-    from experiments.command import main
+    from commands.options import main
+    from commands.study import cli
 
     main(cli)

@@ -44,7 +44,7 @@ def for_size(length: int, size: int) -> int:
 
 
 class Photographs:
-    """A data set of photographs, with the interface that training uses of `study.data.Dataset`.
+    """A data set of photographs, with the interface that training uses of `study.data.arrays.Dataset`.
 
     A training image is resized, its shorter side drawn from `spec.scales`; cropped at random to `spec.size`; flipped,
     if `spec.flip`; its pixels are divided by 255, less the mean image (or as `spec.normalise` says); and, with colour

@@ -8,8 +8,8 @@ from typing import Any
 
 from experiments.profiles import PAPER
 from experiments.recipes import whole_batch_norm
-from study import provenance
 from study.spec import Trial
+from study.store import provenance
 
 BATCH = 128
 OUT = Path("results/bench")
@@ -17,7 +17,7 @@ OUT = Path("results/bench")
 
 def trial(depth: int, precision: str) -> Trial:
     """ResNet of this depth, width 16, on 32x32 colour images in batches of 128."""
-    from study.data import describe  # not above: torch would come with it
+    from study.data.arrays import describe  # not above: torch would come with it
 
     model = PAPER.model("residual", depth)
     data = replace(describe("synthetic", Path()), channels=3, size=32, classes=10, padding=4, flip=True)

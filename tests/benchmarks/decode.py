@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from study.data import AnyDataset, describe, load
+from study.data.arrays import AnyDataset, describe, load
 from study.data.indexes import PICTURES, picture
 from study.seeds import generator
 

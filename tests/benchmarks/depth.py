@@ -16,12 +16,12 @@ import psutil
 import torch
 from torch.nn import functional
 
-from study import memory
-from study.data import load
-from study.evaluation import autocast
-from study.models import build
+from study.data.arrays import load
+from study.nets.resnet import build
 from study.spec import Trial
-from study.training import TrainState, train
+from study.training import memory
+from study.training.evaluation import autocast
+from study.training.loop import TrainState, train
 
 CPU = torch.device("cpu")
 DEPTH, STEPS = 1202, 4

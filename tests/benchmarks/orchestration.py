@@ -23,9 +23,11 @@ import psutil
 from experiments import planned
 from experiments.profiles import PAPER, QUICK
 from experiments.recipes import minutes
-from study import ledger, tracking
-from study.launch import launch
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.run.launch import launch
+from study.spec import Trial
+from study.store import ledger
+from study.store.mlflow import tracking
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,15 +16,18 @@ import common
 
 from experiments.profiles import QUICK
 from experiments.recipes import minutes
-from study import ledger, progress, tracking, training, worker
-from study.spec import Execution, Trial
-from study.training import TrainState
+from study.execution import Execution
+from study.run import worker
+from study.spec import Trial
+from study.store import heartbeat, ledger
+from study.store.mlflow import tracking
+from study.training.loop import TrainState, loop
 
 CALLS = (
-    ("records", training, "_observe"),
+    ("records", loop, "_observe"),
     ("checkpoints", TrainState, "save"),
     ("records", ledger, "write_records"),
-    ("heartbeat", progress, "write"),
+    ("heartbeat", heartbeat, "write"),
     ("opening and sealing", worker.Attempt, "__init__"),
     ("opening and sealing", worker.Attempt, "seal"),
     ("MLflow, in the launcher", tracking.Mirror, "update"),

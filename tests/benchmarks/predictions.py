@@ -13,8 +13,10 @@ import common
 
 from experiments import planned
 from experiments.profiles import QUICK
-from study import cost, ledger, tracking
-from study.spec import Execution
+from study import cost
+from study.execution import Execution
+from study.store import ledger
+from study.store.mlflow import tracking
 
 
 def main() -> None:

@@ -24,8 +24,9 @@ import pyarrow as pa
 
 from experiments import planned
 from experiments.profiles import PAPER, Profile
-from study import ledger, storage, tracking
-from study.spec import Execution
+from study.execution import Execution
+from study.store import atomic, ledger
+from study.store.mlflow import tracking
 
 ROOT = Path(__file__).parents[2]
 RUNS = os.environ.get("RUNS", "111")
@@ -71,7 +72,7 @@ def make_store(profile: Profile, execution: Execution) -> None:
             ledger.seal(folder, "finished", curve(*kind), said)
             sealed[kind] = folder
         else:
-            storage.write(folder / "records.parquet", (sealed[kind] / "records.parquet").read_bytes())
+            atomic.write(folder / "records.parquet", (sealed[kind] / "records.parquet").read_bytes())
             ledger.say(folder, ledger.account(sealed[kind]))
     mirror = tracking.Mirror(execution, trials)
     mirror.logged = dict.fromkeys(mirror.trials, sys.maxsize)

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2 as transforms
 
-from study.data import load
+from study.data.arrays import load
 from study.spec import Trial
 
 

@@ -15,9 +15,10 @@ import common
 import textbook
 import torch
 
-from study import cost, memory
-from study.data import load
-from study.training import TrainState, train
+from study import cost
+from study.data.arrays import load
+from study.training import memory
+from study.training.loop import TrainState, train
 
 CPU = torch.device("cpu")
 ROUNDS, SECONDS = int(os.environ.get("ROUNDS", "2")), 6.0

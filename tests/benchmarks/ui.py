@@ -23,8 +23,10 @@ import pyarrow as pa
 from playwright.sync_api import sync_playwright
 
 from experiments.profiles import QUICK
-from study import ledger, tracking
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.spec import Trial
+from study.store import ledger
+from study.store.mlflow import tracking
 
 ROOT = Path(__file__).parents[2]
 RUNS = os.environ.get("RUNS", "64 1000")

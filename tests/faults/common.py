@@ -23,9 +23,11 @@ import torch
 from tiny import TINY
 
 from experiments import planned
-from study import ledger, progress, storage, tracking
-from study.checkpoints import load_newest
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.spec import Trial
+from study.store import atomic, heartbeat, ledger
+from study.store.mlflow import tracking
+from study.training.checkpoints import load_newest
 
 ROOT = Path(__file__).parents[2]
 TRIALS = list(planned(TINY, ["learning-rate"]))
@@ -116,13 +118,13 @@ class Study(Processes):
 
 
 def execution_of(where: str | Path, tracking_uri: str = "") -> Execution:
-    return Execution(storage=storage.place(where), data_root=ROOT / "data", tracking_uri=tracking_uri)
+    return Execution(storage=atomic.place(where), data_root=ROOT / "data", tracking_uri=tracking_uri)
 
 
 def training(execution: Execution, least: int = 60) -> list[Trial]:
     """The trials that some process trains now, past iteration `least`."""
     said = {trial: ledger.account(execution.trial_folder(trial.id)) for trial in TRIALS}
-    now = {trial: progress.read(execution.trial_folder(trial.id)) for trial in TRIALS}
+    now = {trial: heartbeat.read(execution.trial_folder(trial.id)) for trial in TRIALS}
     return [
         trial
         for trial in TRIALS
@@ -152,8 +154,8 @@ def seconds_until_it_goes_on(execution: Execution, trial: Trial, before: int) ->
     """From now to the trial's first heartbeat by another process than `before`."""
     began, path = time.monotonic(), execution.trial_folder(trial.id) / "progress.json"
     wait_for(lambda: worker_of(execution, trial) != before, f"{trial.id} begins in another process", 180)
-    beat = progress.version(path)
-    wait_for(lambda: progress.version(path) != beat, f"{trial.id} beats again")
+    beat = heartbeat.version(path)
+    wait_for(lambda: heartbeat.version(path) != beat, f"{trial.id} beats again")
     return time.monotonic() - began
 
 

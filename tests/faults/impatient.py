@@ -6,12 +6,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny  # noqa: F401 (adds its profile)
 
-from study import progress
+from study.store import heartbeat
 
-progress.SILENCE_SECONDS = 8.0  # also in the process that runs Ray Tune: it begins by importing this file
+heartbeat.SILENCE_SECONDS = 8.0  # also in the process that runs Ray Tune: it begins by importing this file
 
 if __name__ == "__main__":
-    from experiments.__main__ import cli
-    from experiments.command import main
+    from commands.options import main
+    from commands.study import cli
 
     main(cli)

@@ -29,9 +29,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import TINY
 
 from experiments import planned
-from study import ledger, progress, tracking
-from study.checkpoints import load_newest
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.spec import Trial
+from study.store import heartbeat, ledger
+from study.store.mlflow import tracking
+from study.training.checkpoints import load_newest
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("worker", "worker", "fan", "raylet", "gcs", "launcher", "server")
@@ -117,7 +119,7 @@ class Study:
 
     def training(self) -> bool:
         running = [self.execution.trial_folder(trial.id) for trial in trials(self.seeds)]
-        said = [(ledger.account(folder).get("outcome"), progress.read(folder)) for folder in running]
+        said = [(ledger.account(folder).get("outcome"), heartbeat.read(folder)) for folder in running]
         return any(outcome == "running" and now.get("iteration", 0) > 0 for outcome, now in said)
 
     def victim(self, kind: str) -> psutil.Process | None:
@@ -207,7 +209,7 @@ def _torment_one(
             kind, pause = chance.choice(KINDS), chance.uniform(0.2, 3.0)
             starting = chance.randrange(100) < STARTING_PCT
             wait_until = time.monotonic() + 60
-            while not starting and not study.training() and not study.ended() and time.monotonic() < wait_until:
+            while not starting and not study.training.loop() and not study.ended() and time.monotonic() < wait_until:
                 time.sleep(0.1)
             time.sleep(pause)
             if kind == "server" and server.process:

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from study import ledger, progress, tracking, worker
-from study.checkpoints import load_newest
-from study.launch import launch
-from study.progress import Launch, Leash
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.run import worker
+from study.run.launch import launch
+from study.spec import Trial
+from study.store import heartbeat, ledger
+from study.store.heartbeat import Launch, Leash
+from study.store.mlflow import tracking
+from study.training.checkpoints import load_newest
 
 Small = Callable[..., Trial]
 YEAR = 365 * 86400.0
@@ -74,7 +77,7 @@ def test_a_clock_that_jumps_by_years_during_a_trial_changes_nothing(
     undisturbed = replace(store, storage=shutil.copytree(store.storage, tmp_path / "undisturbed"))
     launch([trial], undisturbed, tags(trial), lambda *_: None)
     monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.02)  # so that it looks at its launch often
-    monkeypatch.setattr(progress, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
     often = replace(store, checkpoint_seconds=0)
     with jumping(monkeypatch, store):
         launch([trial], often, tags(trial), lambda *_: None)
@@ -97,7 +100,7 @@ def test_a_trial_that_goes_on_a_year_earlier_keeps_its_points_in_order(
     def stop_midway(*_: object) -> None:
         def wait() -> None:
             until = time.monotonic() + 60
-            while progress.read(folder).get("iteration", 0) < 60 and time.monotonic() < until:
+            while heartbeat.read(folder).get("iteration", 0) < 60 and time.monotonic() < until:
                 time.sleep(0.01)
             os.kill(os.getpid(), 15)
 
@@ -123,7 +126,7 @@ def test_beats_from_another_year_are_beats(store: Execution, monkeypatch: pytest
     leash = Leash(launched)
     for beat in range(5):
         os.utime(launched.storage / "launch.json", (wall - beat, wall - beat))  # of a host whose clock runs backwards
-        now += 0.9 * progress.SILENCE_SECONDS
+        now += 0.9 * heartbeat.SILENCE_SECONDS
         assert leash.pulled() == ""
-    now += 1.1 * progress.SILENCE_SECONDS  # however late in the future the last one says it was
+    now += 1.1 * heartbeat.SILENCE_SECONDS  # however late in the future the last one says it was
     assert leash.pulled() == "replaced"

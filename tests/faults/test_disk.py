@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from common import Results, Study, complete_and_equal, execution_of, wait_for, wait_until_training
 
-from study import ledger, progress, tracking
-from study.checkpoints import newest_iteration
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.spec import Trial
+from study.store import heartbeat, ledger
+from study.store.mlflow import tracking
+from study.training.checkpoints import newest_iteration
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Study]
@@ -54,9 +56,9 @@ def full_while_training(disk: Path, start: Start, log: Path) -> tuple[Study, Exe
     folders = [execution.trial_folder(trial.id) for trial in trials]
     reached = [newest_iteration(folder / "checkpoints") for folder in folders]
     for _ in range(5):
-        beats = [progress.version(folder / "progress.json") for folder in folders]
+        beats = [heartbeat.version(folder / "progress.json") for folder in folders]
         for folder, beat in zip(folders, beats, strict=True):
-            wait_for(lambda folder=folder, beat=beat: progress.version(folder / "progress.json") != beat, "it beats")
+            wait_for(lambda folder=folder, beat=beat: heartbeat.version(folder / "progress.json") != beat, "it beats")
     fill(disk)
     assert [newest_iteration(folder / "checkpoints") for folder in folders] == reached
     assert [ledger.account(folder)["outcome"] for folder in folders] == ["running", "running"]

@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 from common import MLflowServer, wait_for
 
-from study import ledger, tracking
-from study.spec import Execution, Trial
+from study.execution import Execution
+from study.spec import Trial
+from study.store import ledger
+from study.store.mlflow import tracking
 
 pytestmark = pytest.mark.slow
 REQUESTS = ("experiments/create", "runs/create", "runs/log-batch", "runs/update")

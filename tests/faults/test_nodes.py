@@ -27,8 +27,9 @@ from common import (
     worker_of,
 )
 
-from study.spec import Execution, InputError, Trial
-from study.worker import run_trial
+from study.execution import Execution
+from study.run.worker import run_trial
+from study.spec import InputError, Trial
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Study]

@@ -21,9 +21,9 @@ from common import (
     worker_of,
 )
 
-from study import ledger, storage
-from study.checkpoints import newest_iteration
-from study.spec import Execution
+from study.execution import Execution
+from study.store import atomic, ledger
+from study.training.checkpoints import newest_iteration
 
 pytest.importorskip("moto")
 pytest.importorskip("s3fs")
@@ -51,9 +51,9 @@ def refuse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             environment.setenv("AWS_ACCESS_KEY_ID", "study")
             environment.setenv("AWS_SECRET_ACCESS_KEY", "study")
             environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
-            files = storage.place("s3://studies").fs  # type: ignore[attr-defined]
+            files = atomic.place("s3://studies").fs  # type: ignore[attr-defined]
             type(files).clear_instance_cache()  # of another test's server
-            storage.place("s3://studies").fs.mkdir("studies")  # type: ignore[attr-defined]
+            atomic.place("s3://studies").fs.mkdir("studies")  # type: ignore[attr-defined]
             yield refuse
     finally:
         server.kill_all()

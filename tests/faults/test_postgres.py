@@ -25,7 +25,7 @@ from common import (
     worker_of,
 )
 
-from study.spec import Execution
+from study.execution import Execution
 
 pytest.importorskip("psycopg2")
 pytestmark = pytest.mark.slow

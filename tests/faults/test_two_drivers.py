@@ -21,10 +21,12 @@ from common import (
     worker_of,
 )
 
-from study import ledger, progress, worker
-from study.progress import Launch, Leash
-from study.spec import Execution, Trial
-from study.worker import run_trial
+from study.execution import Execution
+from study.run import worker
+from study.run.worker import run_trial
+from study.spec import Trial
+from study.store import heartbeat, ledger
+from study.store.heartbeat import Launch, Leash
 
 Start = Callable[..., Study]
 Small = Callable[..., Trial]
@@ -113,7 +115,7 @@ def in_a_thread(trial: Trial, execution: Execution) -> tuple[threading.Thread, l
     thread = threading.Thread(target=lambda: outcomes.append(run_trial(trial, execution, {"profile": "test"})))
     thread.start()
     folder = execution.trial_folder(trial.id)
-    wait_for(lambda: progress.read(folder).get("iteration", 0) > 0, "it trains")
+    wait_for(lambda: heartbeat.read(folder).get("iteration", 0) > 0, "it trains")
     return thread, outcomes
 
 
@@ -131,7 +133,7 @@ def test_an_orphan_stops_when_another_launch_begins_and_says_nothing_more(launch
 def test_an_orphan_stops_when_its_launcher_falls_silent(
     launched: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "SILENCE_SECONDS", 0.5)
     trial = small(iterations=100_000)
     thread, outcomes = in_a_thread(trial, launched)
     thread.join(60)
@@ -154,12 +156,12 @@ def test_a_leash_goes_by_beats_not_by_how_old_they_look(launched: Execution, mon
     monkeypatch.setattr(time, "monotonic", lambda: now)
     leash, launch = Leash(launched), Launch(launched)
     for _ in range(3):
-        now += 0.9 * progress.SILENCE_SECONDS
+        now += 0.9 * heartbeat.SILENCE_SECONDS
         launch.beat()
         assert leash.pulled() == ""
-    now += 0.9 * progress.SILENCE_SECONDS
+    now += 0.9 * heartbeat.SILENCE_SECONDS
     assert leash.pulled() == ""
-    now += 0.2 * progress.SILENCE_SECONDS
+    now += 0.2 * heartbeat.SILENCE_SECONDS
     assert leash.pulled() == "replaced"
     launch.end()
     assert leash.pulled() == "ended"

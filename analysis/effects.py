@@ -1,0 +1,115 @@
+"""What the study measures, each defined in one place: gaps, benefits, critical depth, iterations to a target.
+
+Owns the definitions; pure functions of the finals. Differences between nets are of nets that share a seed, hence data
+order and, where shapes agree, initial weights; a seed counts where both nets of a difference finished. Percentage
+points, with intervals none of which is narrower than one image allows; or iterations.
+"""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.runs import one_image_pct
+from analysis.statistics import estimate
+from study.store.ledger import RESULTS
+
+COLUMNS = ["quantity", "depth", "n", "mean", "sd", "low", "high"]
+# Of shortcuts: the error of the first minus that of the second. What each option gains; what more parameters do.
+PAIRS = {
+    **{f"plain - {option}": ("none", option) for option in "ABC"},
+    **{f"{more} - {less}": (more, less) for more, less in ("BA", "CA", "CB")},
+}
+
+
+def degradation_gap(finals: pd.DataFrame, measure: str, family: str = "plain") -> pd.DataFrame:
+    """gap(d): error at depth d minus error at the family's shallowest depth, `since`. Positive: deeper is worse."""
+    errors = _by_depth(finals, family, measure)
+    since, *deeper = errors.columns if len(errors.columns) else (0,)
+    gaps = {depth: errors[depth] - errors[since] for depth in deeper}
+    return _estimates("degradation gap", gaps, finals, measure).assign(since=since)
+
+
+def residual_benefit(finals: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """benefit(d): error of the plain net of depth d minus error of the residual net (option A) of the same depth."""
+    plain, residual = (_by_depth(finals, family, measure) for family in ("plain", "residual"))
+    benefits = {depth: plain[depth] - residual[depth] for depth in plain.columns if depth in residual.columns}
+    return _estimates("residual benefit", benefits, finals, measure)
+
+
+def generalisation_gap(finals: pd.DataFrame, family: str) -> pd.DataFrame:
+    """gap(d): test error minus clean training error of the last iterate of the family's net of depth d.
+
+    Clean, because the running training error is of augmented batches and of weights that were still moving.
+    """
+    test, training = (_by_depth(finals, family, of) for of in ("test_error_pct", "clean_train_error_pct"))
+    gaps = {depth: test[depth] - training[depth] for depth in test.columns}
+    return _estimates("generalisation gap", gaps, finals, "test_error_pct")
+
+
+def shortcut_differences(finals: pd.DataFrame, measure: str) -> pd.DataFrame:
+    """Differences of `PAIRS`, plain nets and options A, B and C as deep. Positive: the second of the pair is better.
+
+    `finals` holds one net of each depth and shortcut.
+    """
+    done, found = finals[finals["outcome"] == "finished"], []
+    errors = {
+        depth: rows.pivot(index="seed", columns="shortcut", values=measure) for depth, rows in done.groupby("depth")
+    }
+    for name, (first, second) in PAIRS.items():
+        differences = {
+            depth: nets[first] - nets[second] for depth, nets in errors.items() if {first, second} <= set(nets)
+        }
+        found.append(_estimates(name, differences, finals, measure))
+    return pd.concat(found)
+
+
+def iterations_to_target(finals: pd.DataFrame, target_pct: int, family: str) -> pd.DataFrame:
+    """When the family's nets first have a running training error of at most `target_pct`: by depth, over seeds.
+
+    n trials with a result, of which `reached` got there, and the `median` iteration. A trial that did not, because its
+    training ended or diverged before, is censored: it is known only to take longer. In the median it comes after all
+    that did; the median is NaN where it lies among those that did not. No mean could count them, and one over the
+    others would be of the quick ones only.
+    """
+    nets, found = _nets(finals, family), []
+    for depth, rows in nets[nets["outcome"].isin(RESULTS)].groupby("depth"):
+        median = float(rows[f"reached_{target_pct}_pct"].fillna(np.inf).median())
+        reached = int(rows[f"reached_{target_pct}_pct"].notna().sum())
+        found.append(
+            [f"iterations to {target_pct} %", depth, len(rows), reached, median if median < np.inf else np.nan]
+        )
+    return pd.DataFrame(found, columns=["quantity", "depth", "n", "reached", "median"])
+
+
+def critical_depth(gap: pd.DataFrame) -> tuple[int, int | None]:
+    """Between which depths degradation begins: the last depth before, and the first at which, the gap exceeds 0.
+
+    It exceeds 0 where its interval does. (d, None): nowhere up to d. `gap` is a `degradation_gap` of a depth or more.
+    """
+    before = int(gap["since"].iloc[0])
+    for row in gap.sort_values("depth").to_dict("records"):
+        if row["low"] > 0:
+            return before, int(row["depth"])
+        before = int(row["depth"])
+    return before, None
+
+
+def _by_depth(finals: pd.DataFrame, family: str, measure: str) -> pd.DataFrame:
+    """Errors of finished trials [seed, depth] of plain nets, or of residual nets with option A, of basic blocks."""
+    nets = _nets(finals, family)
+    rows = nets[nets["outcome"] == "finished"]
+    return rows.pivot(index="seed", columns="depth", values=measure).sort_index(axis=1)
+
+
+def _nets(finals: pd.DataFrame, family: str) -> pd.DataFrame:
+    option = "none" if family == "plain" else "A"
+    return finals[(finals["family"] == family) & (finals["block"] == "basic") & (finals["shortcut"] == option)]
+
+
+def _estimates(quantity: str, differences: dict[Any, pd.Series], finals: pd.DataFrame, measure: str) -> pd.DataFrame:
+    rows = []
+    for depth, values in differences.items():
+        found = estimate(values.dropna(), one_image_pct(finals["data"].iloc[0], measure))
+        rows.append([quantity, depth, found.n, found.mean, found.sd, found.low, found.high])
+    return pd.DataFrame(rows, columns=COLUMNS)

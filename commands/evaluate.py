@@ -1,0 +1,210 @@
+"""`python -m experiments evaluate`: finished nets, tested as the paper tests them.
+
+Owns which nets are tested and where their numbers go: those of trials into the ledger and MLflow, those of imported
+weights to the reader alone. How nets are tested is `study/run/evaluate.py`, and the protocols' arithmetic
+`study/tasks/protocols.py`.
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from commands.options import Selection, accepting, print_aligned, select
+from commands.run import accounts
+from study.execution import Execution
+from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
+from study.store.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
+
+if TYPE_CHECKING:
+    from study.run.evaluate import Testing
+
+Row = dict[str, Any]
+TORCHVISION = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
+MEASURES = {
+    **{TOP1: "top-1 error", TOP5: "top-5 error"},
+    **{"map": "mAP", "map_50": "mAP@.5", "map_50_95": "mAP@[.5, .95]"},
+}
+OF_WEIGHTS = ("weights", "model", "stride", "protocol", "data", "data_root", "device", "threads", "as_json")
+
+
+@click.command("evaluate")
+@accepting(
+    click.option(
+        "--protocol",
+        multiple=True,
+        help=f"{CENTRE!r} (default), {TEN_CROP!r}, {MULTI_SCALE!r}, or of detectors one of Table 9's; may be repeated.",
+    ),
+    click.option("--trials", "ids", default="", help="Of the selected trials only these ids, separated by spaces."),
+    click.option("--ensemble", is_flag=True, help="Also the selected nets together: the mean of their probabilities."),
+    click.option("--again", is_flag=True, help="Also what has been evaluated, in place of its older numbers."),
+    click.option("--weights", type=Path, help="Instead of trials: a state dict under torchvision's names."),
+    click.option("--model", default="", help=f"The net that --weights are of: {', '.join(TORCHVISION)}."),
+    click.option("--stride", default="", help="Where bottlenecks of --weights stride: 3x3 (torchvision's) or first."),
+    click.option("--device", default="auto", help="auto, cpu or cuda (default: auto)."),
+    click.option("--json", "as_json", is_flag=True, help="Machine-readable output."),
+)
+@click.pass_context
+def evaluate_command(context: click.Context, **arguments: Any) -> int:
+    """Test finished nets on the validation images (of digits and CIFAR the test images), and log what they do.
+
+    Exit code 1 if the weights of a finished net are not on this machine.
+    """
+    protocols = list(dict.fromkeys(arguments["protocol"])) or [CENTRE]
+    if arguments["weights"] is None:
+        if wrong := [name for name in ("model", "stride") if arguments[name]]:
+            raise InputError(f"--{wrong[0]} is for --weights; leave it out, or name a file of weights")
+        return _of_trials(select(arguments))
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name not in OF_WEIGHTS:
+            raise InputError(f"{option.opts[0]} is for trials; leave it out, or leave out --weights")
+    rows = _of_weights(arguments, protocols)
+    _print({"weights": str(arguments["weights"]), "evaluations": rows}, arguments["as_json"])
+    return 0
+
+
+def _of_trials(selected: Selection) -> int:
+    """Test those of the selected trials that are finished."""
+    execution, arguments = selected.execution, selected.arguments
+    said, trials = accounts(selected, checked=True), _chosen(selected.trials, arguments["ids"].split())
+    finished = [trial for trial in trials if said.get(trial.id, {}).get("outcome") == "finished"]
+    if not finished:
+        raise InputError(
+            f"none of the {len(trials)} selected trials is finished in {execution.storage}; run them:"
+            f" python -m experiments run --profile {selected.profile.name}"
+        )
+    if arguments["ensemble"]:
+        _check_ensemble(trials, finished)
+    from study.run.launch import only_launcher
+    from study.store.mlflow import tracking
+
+    tasks = _tasks(finished, arguments["protocol"])
+    tracking.create_store(execution)
+    rows: list[Row] = []
+    lacking: dict[str, str] = {}
+    with only_launcher(execution.storage):
+        for kind, tested, protocols in tasks:
+            testing = kind(execution, {trial.id: said[trial.id]["tags"] for trial in tested}, arguments["again"])
+            if arguments["ensemble"]:  # by id: the same nets are one ensemble, whatever selected them
+                testing.test(sorted(tested, key=lambda trial: trial.id), protocols, together=True)
+            else:
+                for trial in sorted(tested, key=lambda trial: trial.data.name):
+                    testing.test([trial], protocols)
+            rows += testing.rows
+            lacking |= testing.lacking
+        tracking.publish(execution, finished)
+    found = {
+        **{"profile": selected.profile.name, "evaluations": rows, "without_weights": lacking},
+        "not_finished": [trial.id for trial in trials if trial not in finished],
+    }
+    _print(found, arguments["as_json"])
+    return 1 if lacking else 0
+
+
+def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[type["Testing"], list[Trial], list[str]]]:
+    """Classifiers and detectors with the protocols that are theirs, and what tests them.
+
+    Unless any are named, classifiers are tested by the centre crop, or else detectors at a single scale. Raises
+    `InputError` for a protocol that a trial cannot be tested by, or that none of them has.
+    """
+    from study.run.evaluate import Testing
+    from study.tasks.detection_inference import PROTOCOLS, protocols_of
+    from study.tasks.detection_testing import DetectorTesting
+    from study.tasks.protocols import check_protocol
+
+    detectors = [trial for trial in finished if isinstance(trial, DetectionTrial)]
+    classifiers = [trial for trial in finished if not isinstance(trial, DetectionTrial)]
+    named = list(dict.fromkeys(named)) or [CENTRE if classifiers else protocols_of(detectors[0])[0]]
+    of_detectors = [protocol for protocol in named if protocol in PROTOCOLS]
+    of_classifiers = [protocol for protocol in named if protocol not in PROTOCOLS]
+    for protocols, trials, others in (
+        (of_detectors, detectors, "classifiers"),
+        (of_classifiers, classifiers, "detectors"),
+    ):
+        if protocols and not trials:
+            raise InputError(
+                f"protocol {protocols[0]!r} is not for {others}, and no others are among the finished trials"
+            )
+    for protocol, classifier in product(of_classifiers, classifiers):
+        check_protocol(protocol, classifier.data)
+    tasks: list[tuple[type[Testing], list[Trial], list[str]]] = []
+    if of_classifiers:
+        tasks.append((Testing, classifiers, of_classifiers))
+    for protocol in of_detectors:
+        having = [detector for detector in detectors if protocol in protocols_of(detector)]
+        if not having:
+            raise InputError(
+                f"protocol {protocol!r} is of detectors with context, or of those without, and none is such"
+            )
+        tasks.append((DetectorTesting, list[Trial](having), [protocol]))
+    return tasks
+
+
+def _chosen(trials: list[Trial], ids: Sequence[str]) -> list[Trial]:
+    if unknown := set(ids) - {trial.id for trial in trials}:
+        raise InputError(f"trial {min(unknown)!r} is not among the {len(trials)} selected; `status` names them")
+    return [trial for trial in trials if trial.id in ids] if ids else trials
+
+
+def _check_ensemble(trials: Sequence[Trial], finished: Sequence[Trial]) -> None:
+    """An ensemble is of what was selected, never of what happens to be there."""
+    if missing := [trial.id for trial in trials if trial not in finished]:
+        raise InputError(
+            f"an ensemble is of all selected nets, and {len(missing)} of {len(trials)} are not finished"
+            f" ({missing[0]}); run them, or choose others with --trials"
+        )
+    if len(trials) < 2:
+        raise InputError(f"an ensemble has two nets or more, not {trials[0].id} alone")
+    if len({trial.data for trial in trials}) > 1:
+        raise InputError(
+            f"an ensemble's nets see the same data; these see {', '.join(sorted({t.data.label for t in trials}))}, or"
+            " the same in several ways: choose with --experiments or --trials"
+        )
+
+
+def _of_weights(arguments: dict[str, Any], protocols: Sequence[str]) -> list[Row]:
+    """Test a file of weights."""
+    check_choice("model", arguments["model"], TORCHVISION)
+    depth, stride = int(arguments["model"].removeprefix("resnet")), arguments["stride"]
+    if depth >= 50 and not stride:
+        raise InputError(
+            f"weights do not say where the bottlenecks of {arguments['model']} stride; say --stride 3x3, as"
+            " torchvision's, or --stride first, as the paper's"
+        )
+    model = Model.imagenet(family="residual", depth=depth, shortcut="B", stride=stride or "first")
+    if not arguments["data"]:
+        raise InputError("--weights are tested on data of their own: say --data imagenet, or --data images:NAME")
+    from study.data.arrays import describe
+    from study.run.evaluate import tested_weights
+
+    data = describe(arguments["data"], arguments["data_root"], normalise="imagenet")  # as torchvision's nets are fed
+    execution = Execution(storage=Path(), **{name: arguments[name] for name in ("data_root", "device", "threads")})
+    return tested_weights(arguments["weights"], model, data, protocols, execution)
+
+
+def _print(found: dict[str, Any], as_json: bool) -> None:
+    """A table a protocol: numbers of different protocols never stand in one column."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    rows: list[Row] = found["evaluations"]
+    for protocol in dict.fromkeys(row["protocol"] for row in rows):
+        tested = [row for row in rows if row["protocol"] == protocol]
+        measures = [name for name in MEASURES if any(name in row for row in tested)]
+        lines = [("net", "data", "seed", "protocol", *(MEASURES[name] for name in measures), "images")]
+        for row in tested:
+            numbers = [f"{row[name]:.2f} %" if name in row else "-" for name in measures]
+            about = (row["net"], row["data"], str(row.get("seed", "-")), protocol)
+            lines.append((*about, *numbers, str(row["images"])))
+        print_aligned(lines)
+        print()
+    for id, why in found.get("without_weights", {}).items():
+        print(f"not tested: {id}: {why}")
+    if "profile" in found:
+        new, not_finished = sum(row["new"] for row in rows), len(found["not_finished"])
+        print(f"{new} tested, {len(rows) - new} were already, {not_finished} trials are not finished")

@@ -1,0 +1,274 @@
+"""`python -m experiments export | import | merge`: results that travel between sites as one file.
+
+Owns what of a run travels, and what a store does with results from elsewhere. The file itself is
+`study/store/bundle.py`.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands.options import Selection, selecting
+from experiments.profiles import profile
+from study.execution import Execution
+from study.spec import InputError, check_choice
+from study.store import atomic, bundle, heartbeat, ledger, provenance
+from study.store.bundle import Bundle, Conflict, Scope, Weights
+from study.store.ledger import RESULTS, UNUSABLE, Run
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+OWN = ("study", "trial_id", "outcome", "spec", "storage", "reason")  # tags that a store says of its own runs
+
+
+@click.command("export")
+@selecting(
+    click.argument("out", type=Path),
+    click.option("--weights", default="none", help="Last states to add: none, all, or ids (default: none)."),
+    JSON,
+)
+def export_command(selected: Selection) -> None:
+    """Write the selected trials' results to one file, OUT: curves, specifications and, if asked for, weights."""
+    from study.store.mlflow import tracking
+
+    execution, out = selected.execution, selected.arguments["out"]
+    logged = tracking.read(execution, selected.trials)
+    runs = [_travelling(run, execution) for run in logged if run.outcome in RESULTS]
+    if not runs:
+        raise InputError(
+            f"none of the {len(selected.trials)} selected trials has a result in {execution.storage}; run them:"
+            f" python -m experiments run --profile {selected.profile.name}"
+        )
+    weights = _chosen_weights(selected.arguments["weights"], runs, execution)
+    scope = Scope(selected.arguments["experiments"], selected.arguments["seeds"], selected.profile.data)
+    commit = provenance.tags()["git_commit"]
+    bundle.write(out, runs, selected.profile.name, weights, scope=scope, code=commit)
+    has = {run.trial.id for run in runs}
+    said = {**_counts(out, runs, weights), "missing": [trial.id for trial in selected.trials if trial.id not in has]}
+    unusable = [f"{run.trial.id}: {run.tags['reason']}" for run in logged if run.outcome == UNUSABLE]
+    said |= {"unusable": unusable} if unusable else {}
+    _print(said, selected.arguments["as_json"])
+
+
+@click.command("import")
+@click.argument("path", metavar="BUNDLE", type=Path)
+@click.option("--storage", "where", default="store", help="Folder of the store (default: store).")
+@click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database.")
+@JSON
+def import_command(path: Path, where: str, tracking_uri: str, as_json: bool) -> int:
+    """Add a bundle's results to a store that lacks them. Exit code 1 if the store has other results of a trial."""
+    from study.run.launch import only_launcher
+    from study.store.mlflow import tracking
+
+    found = bundle.read(path)
+    execution = Execution(storage=atomic.place(where), data_root=Path("data"), tracking_uri=tracking_uri)
+    tracking.create_store(execution)
+    with only_launcher(execution.storage):
+        said = _import(found, execution)
+    _print({"bundle": str(path), **said}, as_json)
+    return 1 if said["conflicts"] else 0
+
+
+@click.command("merge")
+@click.argument("paths", metavar="BUNDLE...", nargs=-1, required=True, type=Path)
+@click.option("--output", required=True, type=Path, help="The bundle to write.")
+@click.option("--prefer", type=Path, help="The bundle whose results stand where two bundles differ.")
+@JSON
+def merge_command(paths: Sequence[Path], output: Path, prefer: Path | None, as_json: bool) -> int:
+    """Make one bundle of several, by trial. Exit code 1, and no bundle, if two have different results of a trial."""
+    if len(paths) < 2:
+        raise InputError(f"merge takes two bundles or more, not {paths[0]} alone")
+    if prefer is not None:
+        check_choice("prefer", str(prefer), map(str, paths))
+    bundles = [bundle.read(path) for path in sorted(paths, key=lambda path: path != prefer)]
+    scope = _one_scope(bundles)
+    runs, conflicts = bundle.merge(bundles)
+    open_ones = [each for each in conflicts if each.kept != str(prefer)]
+    if open_ones:
+        _print({"bundle": None, "conflicts": open_ones}, as_json)
+        return 1
+    weights = _merged_weights(runs, bundles)
+    resolved = [each for one in bundles for each in one.manifest["resolved"]] + [asdict(each) for each in conflicts]
+    commit = provenance.tags()["git_commit"]
+    bundle.write(output, runs, bundles[0].profile, weights, scope=scope, code=commit, resolved=resolved)
+    _print({**_counts(output, runs, weights), "resolved": conflicts}, as_json)
+    return 0
+
+
+COMMANDS = (export_command, import_command, merge_command)
+
+
+def _travelling(run: Run, execution: Execution) -> Run:
+    """The run with the tags that mean the same elsewhere, and when it started."""
+    tags = {name: value for name, value in run.tags.items() if name not in OWN and not name.startswith("mlflow.")}
+    started = ledger.account(execution.trial_folder(run.trial.id)).get("started")
+    return replace(run, tags=tags | ({"started": str(started)} if started else {}))
+
+
+def _last_state(run: Run, execution: Execution) -> Path:
+    """Where the state is that the run ended with. Older ones are an unfinished attempt's."""
+    assert run.records is not None
+    last = run.records["iteration"][-1].as_py()
+    return execution.trial_folder(run.trial.id) / "checkpoints" / f"{last:09d}.checkpoint"
+
+
+def _chosen_weights(chosen: str, runs: Iterable[Run], execution: Execution) -> dict[str, Weights]:
+    """Raises `InputError` for an id without a result or without weights; 'all' takes those that there are."""
+    if chosen == "none":
+        return {}
+    paths: dict[str, Weights] = {run.trial.id: _last_state(run, execution) for run in runs}
+    if chosen == "all":
+        return {id: path for id, path in paths.items() if path.exists()}
+    for id in chosen.split():
+        if id not in paths:
+            raise InputError(f"weights {id!r} belong to no selected trial that has a result; choose none, all, or ids")
+        if not paths[id].exists():
+            raise InputError(f"the weights of {id} are not in {paths[id]}; choose none, all, or other ids")
+    return {id: paths[id] for id in chosen.split()}
+
+
+def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
+    """Seal what the store lacks in its ledger, then show it in MLflow. After a kill or an outage it may be repeated."""
+    from study.store.mlflow import tracking
+
+    results = [run for run in found.runs if run.records is not None]
+    shown = {run.trial.id: run for run in tracking.read(execution, [run.trial for run in results])}
+    shown = {id: run for id, run in shown.items() if run.outcome in RESULTS}
+    imported: list[str] = []
+    equal: list[str] = []
+    evaluated: list[str] = []
+    conflicts, weights = [], 0
+    for run in results:
+        ours = _sealed(run, execution) or shown.get(run.trial.id)
+        if ours is not None and not bundle.equal(ours, run):
+            conflicts.append(bundle.conflict(ours, run, f"store {execution.storage}", str(found.path)))
+            continue
+        try:
+            weights += _import_weights(run, found, execution)
+            if ours is None:
+                _seal(run, found, execution)
+            if _import_evaluations(run, execution):
+                evaluated.append(run.trial.id)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"store {execution.storage} cannot be written ({reason}); then import again") from None
+        (imported if ours is None else equal).append(run.trial.id)
+    new = {*imported, *equal} - shown.keys() | set(evaluated)
+    tracking.publish(execution, [run.trial for run in results if run.trial.id in new])
+    without = [run.trial.id for run in found.runs if run.records is None]
+    return {
+        **{"imported": imported, "equal": equal, "without_result": without, "weights": weights},
+        "evaluated": evaluated,
+        "conflicts": conflicts,
+    }
+
+
+def _sealed(run: Run, execution: Execution) -> Run | None:
+    """The result of the same trial in the store's ledger, also one that MLflow does not show yet."""
+    folder = execution.trial_folder(run.trial.id)
+    said = ledger.account(folder)
+    if said.get("outcome") not in RESULTS:
+        return None
+    return Run(
+        **{"run_id": "", "trial": run.trial, "outcome": said["outcome"], "tags": said["tags"]},
+        records=ledger.read_records(folder),
+        layers=ledger.read_layers(folder),
+        evaluations=ledger.read_evaluations(folder),
+    )
+
+
+def _seal(run: Run, found: Bundle, execution: Execution) -> None:
+    """Write the run into the ledger as if it had been trained here; its tags say that it was not."""
+    assert run.records is not None
+    folder = execution.trial_folder(run.trial.id)
+    path, spec = folder / "spec.json", json.dumps(run.trial.to_dict(), indent=2).encode()
+    if atomic.read(path) not in (None, spec):
+        raise InputError(f"{path} holds another specification than {run.trial.id}; move {folder} away")
+    atomic.write(path, spec)
+    for name in ("uncommitted.patch", "trace.json"):  # of an unfinished attempt; MLflow would show them as this run's
+        (folder / name).unlink(missing_ok=True)
+    exported = int(datetime.fromisoformat(found.manifest["when"]).timestamp() * 1000)
+    origin = {"imported_from": found.path.name, "imported_run": run.run_id}
+    tags = {"profile": found.profile, **run.tags, **origin, "storage": str(execution.storage.absolute())}
+    said = {"started": int(run.tags.get("started", exported)), "tags": tags}
+    ledger.seal(folder, run.outcome, run.records, said, run.layers)
+    last = run.records.to_pylist()[-1]
+    seconds = float(run.tags.get("seconds", 0.0))
+    reached = {"iteration": last["iteration"], "train_error_pct": last.get("train_error_pct"), "outcome": run.outcome}
+    heartbeat.write(folder, **reached, seconds=seconds, seconds_left=0.0)
+
+
+def _import_evaluations(run: Run, execution: Execution) -> bool:
+    """Add the evaluations that the store's trial lacks, if its ledger has the trial; whether there were any."""
+    folder = execution.trial_folder(run.trial.id)
+    if run.evaluations is None or ledger.account(folder).get("outcome") != "finished":
+        return False
+    ours = ledger.read_evaluations(folder)
+    if ledger.joined(ours, run.evaluations) == ours:
+        return False
+    ledger.add_evaluations(folder, run.evaluations.to_pylist())
+    return True
+
+
+def _import_weights(run: Run, found: Bundle, execution: Execution) -> int:
+    """Add the run's weights to the store if it lacks them; returns how many."""
+    path = _last_state(run, execution)
+    if run.trial.id not in found.weights or path.exists():
+        return 0
+    atomic.write(path, found.weights[run.trial.id].read_bytes())
+    return 1
+
+
+def _one_scope(bundles: Sequence[Bundle]) -> Scope:
+    """What all the bundles are about together. Raises `InputError` if these are several studies."""
+    first, *others = bundles
+    for other in others:
+        if (first.profile, first.scope.data) != (other.profile, other.scope.data):
+            raise InputError(
+                f"{first.path} is of profile {first.profile} and {other.path} of {other.profile}, or of other data;"
+                " a bundle has one profile on one data set: merge those of each"
+            )
+    scopes = [one.scope for one in bundles]
+    names = [scope.experiments.split() for scope in scopes]
+    seeds = {scope.seeds for scope in scopes}
+    return Scope(
+        experiments=" ".join(dict.fromkeys(name for some in names for name in some)) if all(names) else "",
+        seeds=seeds.pop() if len(seeds) == 1 else max(each or profile(first.profile).seeds for each in seeds),
+        data=first.scope.data,
+    )
+
+
+def _merged_weights(runs: Iterable[Run], bundles: Sequence[Bundle]) -> dict[str, Weights]:
+    """The weights of each run, from the first bundle that has them of an equal run."""
+    stands = {run.trial.id: run for run in runs}
+    weights: dict[str, Weights] = {}
+    for one in bundles:
+        for run in one.runs:
+            if run.trial.id in one.weights and bundle.equal(run, stands[run.trial.id]):
+                weights.setdefault(run.trial.id, one.weights[run.trial.id])
+    return weights
+
+
+def _counts(path: Path, runs: Sequence[Run], weights: dict[str, Weights]) -> dict[str, Any]:
+    records = sum(run.records.num_rows for run in runs if run.records is not None)
+    return {"bundle": str(path), "runs": len(runs), "records": records, "weights": len(weights)}
+
+
+def _print(said: dict[str, Any], as_json: bool) -> None:
+    """Conflicts and what is unusable a line each, then the counts; or everything as JSON."""
+    conflicts: dict[str, list[Conflict]] = {name: said[name] for name in ("conflicts", "resolved") if name in said}
+    if as_json:
+        print(json.dumps(said | {name: [asdict(each) for each in some] for name, some in conflicts.items()}, indent=2))
+        return
+    for name, some in conflicts.items():
+        for each in some:
+            print(f"{name.removesuffix('s')}: {each}")
+    for each in said.get("unusable", ()):
+        print(f"unusable: {each}")
+    counts = {name: len(value) if isinstance(value, list) else value for name, value in said.items()}
+    path = counts.pop("bundle") or "no bundle"
+    print(f"{path}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))

@@ -1,0 +1,87 @@
+"""`python -m dashboards ui`: the MLflow UI on loopback over the study's store, with its addresses printed.
+
+Owns the server's command line. It runs in this process's place, and nothing outlives it.
+"""
+
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from dashboards.views import address, note, views
+from experiments.profiles import PROFILES
+from study.execution import Execution
+from study.spec import InputError
+from study.store.ledger import is_store
+
+HOST = "127.0.0.1"
+# What else the server would do: ask MLflow's makers what to tell them, start seven processes that judge language
+# models, offer a gateway to them, and fetch their prices from GitHub.
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_AI_GATEWAY": "false",
+    "MLFLOW_MODEL_CATALOG_URI": "",
+}
+log = logging.getLogger(__name__)
+
+
+@click.command("ui")
+@click.option("--storage", type=Path, default=Path("store"), help="Folder of the store (default: store).")
+@click.option("--port", type=int, default=5000, help="Port to try first (default: 5000).")
+@click.option("--tracking-uri", default="", help="Describe the runs of this MLflow server, and serve nothing.")
+def command(storage: Path, port: int, tracking_uri: str) -> None:
+    """Serve the MLflow UI on loopback until Ctrl-C."""
+    if not tracking_uri and not is_store(storage):
+        raise InputError(f"store {storage} does not exist; run `make degradation-study` first, or name another store")
+    if not tracking_uri and not (storage / "mlflow.db").exists():
+        raise InputError(f"store {storage} has no mlflow.db: its runs are on a server; name it with --tracking-uri")
+    server = tracking_uri.rstrip("/") or f"http://{HOST}:{free_port(port)}"
+    print(f"MLflow UI: {server}" + ("" if tracking_uri else " (Ctrl-C stops it)"), flush=True)
+    for line in described(Execution(storage=storage, data_root=storage, tracking_uri=tracking_uri), server):
+        print(line, flush=True)
+    if not tracking_uri:
+        serve(storage, server)
+
+
+def described(execution: Execution, server: str) -> list[str]:
+    """Give every profile that has runs its description and its views; lines with the address of each view."""
+    from study.store.mlflow import tracking  # and with it mlflow: seconds after the first line
+
+    lines, known = [], {profile.name: profile for profile in PROFILES}
+    for name, experiment in sorted(tracking.profiles(execution).items()):
+        if name not in known:
+            continue
+        profile = known[name]
+        try:
+            tracking.describe(execution, experiment, note(profile, experiment), views(profile))
+        except InputError as error:
+            log.warning("the UI opens without the study's views: %s", error)
+        lines += [f"  {name}: {view.name:24} {address(server, experiment, view)}" for view in views(profile)]
+    return lines
+
+
+def serve(storage: Path, server: str) -> None:
+    """Become the server of the store's database and artifacts."""
+    store, port = storage.resolve(), server.rpartition(":")[2]
+    words = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port, "--workers", "1"]
+    words += ["--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
+    words += ["--default-artifact-root", (store / "artifacts").as_uri(), "--no-serve-artifacts"]
+    os.environ.update(QUIET)
+    os.execv(sys.executable, words)  # so that nothing outlives Ctrl-C
+
+
+def free_port(first: int) -> int:
+    """`first`, or the next port that nothing on loopback listens on."""
+    for port in range(first, first + 100):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise InputError(f"ports {first} to {first + 99} are all taken; name another with --port")

@@ -1,0 +1,92 @@
+"""`python -m experiments verify FILE`: is a rendered file as it was written, and does it show what the store holds now?
+
+Owns the comparison of a report's manifest with a file and with the ledger. Reads no curve and renders nothing.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from analysis.report import MANIFEST
+from study.spec import PROTOCOL, SCHEMA, InputError
+from study.store import atomic, ledger, provenance
+from study.store.ledger import RESULTS
+
+CURRENT, STALE, ALTERED = "current", "stale", "altered"
+
+
+@click.command("verify")
+@click.argument("path", metavar="FILE", type=Path)
+@click.option("--storage", "where", default="store", help="Folder of the store (default: store).")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+def verify_command(path: Path, where: str, as_json: bool) -> int:
+    """Say whether FILE, of a results folder, is current, stale or altered. Exit code 1 unless it is current."""
+    manifest, folder = manifest_of(path)
+    verdict, reasons = judged(path, folder, manifest, atomic.place(where))
+    if as_json:
+        print(json.dumps({"file": str(path), "verdict": verdict, "reasons": reasons}, indent=2))
+    else:
+        print(f"{verdict}: {path}", *(f"  {reason}" for reason in reasons), sep="\n")
+    return 0 if verdict == CURRENT else 1
+
+
+def manifest_of(path: Path) -> tuple[dict[str, Any], Path]:
+    """The manifest of the results folder that the file is in, and that folder. Raises `InputError` for no such file."""
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; name a figure, table or page in a results folder")
+    for folder in path.resolve().parents:
+        if (folder / MANIFEST).exists():
+            try:
+                return json.loads((folder / MANIFEST).read_text()), folder
+            except ValueError:
+                raise InputError(f"{folder / MANIFEST} cannot be read; render the report again") from None
+    raise InputError(f"{path} is in no results folder (there is no {MANIFEST} above it); `make report` writes one")
+
+
+def judged(path: Path, folder: Path, manifest: dict[str, Any], store: Path) -> tuple[str, list[str]]:
+    """The verdict on one file, and what it rests on."""
+    name = str(path.resolve().relative_to(folder))
+    if name not in manifest["files"]:
+        return ALTERED, [f"the report in {folder} did not write it"]
+    if hashlib.sha256(path.read_bytes()).hexdigest() != manifest["files"][name]:
+        return ALTERED, [f"its SHA-256 is not the one in {folder / MANIFEST}"]
+    shown, reasons = manifest["results"], []
+    if (manifest["schema"], manifest["protocol"]) != (SCHEMA, PROTOCOL):
+        theirs = f"schema {manifest['schema']}, protocol {manifest['protocol']}"
+        reasons.append(f"it is of {theirs}; this code has schema {SCHEMA}, protocol {PROTOCOL}")
+    now = {id: _seal(store, id) for id in [*shown, *manifest["without_a_result"]]}
+    new = [id for id, seal in now.items() if seal and id not in shown]
+    other = [id for id, seal in now.items() if seal and seal != shown.get(id, seal)]
+    gone = [id for id in shown if not now[id]]
+    evaluated = [id for id in now if _evaluations(store, id) != manifest.get("evaluations", {}).get(id, "")]
+    changes = {
+        "results that it does not show": new,
+        "other results than it shows": other,
+        "results that it shows and the store lacks": gone,
+        "other evaluations than it shows": evaluated,
+    }
+    for what, ids in changes.items():
+        if ids:
+            reasons.append(f"{what}: {len(ids)} ({', '.join(ids[:4])}{' and others' if len(ids) > 4 else ''})")
+    if reasons:
+        return STALE, reasons
+    facts, here = manifest["provenance"], provenance.tags()
+    said = [f"{len(shown)} sealed results of {store} are the ones it shows"]
+    if facts.get("git_commit") != here["git_commit"]:
+        said.append(f"rendered by commit {facts.get('git_commit', 'unknown')}; this is {here['git_commit']}")
+    return CURRENT, said
+
+
+def _seal(store: Path, id: str) -> str:
+    """Digest of the sealed curve of a trial; '' where it has no result."""
+    said = ledger.account(store / "trials" / id)
+    return said["tags"]["records_sha256"] if said.get("outcome") in RESULTS else ""
+
+
+def _evaluations(store: Path, id: str) -> str:
+    """Digest of a trial's evaluations; '' where there are none."""
+    table = ledger.read_evaluations(store / "trials" / id)
+    return "" if table is None else ledger.digest(table)

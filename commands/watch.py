@@ -1,0 +1,254 @@
+"""`python -m dashboards watch`: the study page on loopback while trials run, with where the study stands above it.
+
+Owns the server and when the page is rendered anew. Reads only: what it renders goes into a temporary folder, never into
+results or the store, and it takes no lock that a launch needs. The numbers are those of `commands/status.py`.
+"""
+
+import json
+import mimetypes
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import click
+import jinja2
+
+from commands.follow import rest_seconds
+from commands.options import Selection, select, selecting
+from commands.status import WAITING, Onlooker, Standing, tracked
+from commands.verify import MANIFEST
+from study.spec import InputError
+from study.store.ledger import UNUSABLE
+
+HOST = "127.0.0.1"
+# Names of this machine. A page of another name, which might be made to lead here (DNS rebinding), must not read ours.
+NAMES = ("127.0.0.1", "localhost", "[::1]")
+NEWEST = 8  # results that are listed
+RENDER_SECONDS = 30.0  # between the starts of two renderings, at least
+RENDER_PART = 0.25  # of the time may be spent on rendering, on a processor that trials want
+RUNNING_SECONDS = 600.0  # after which curves of running trials alone are worth a rendering
+PORT = click.option("--port", type=int, default=8000, help="Port to try first (default: 8000).")
+
+
+@click.command("watch")
+@selecting(PORT)
+def watch_command(selected: Selection) -> None:
+    """Serve the study page on loopback, refreshed from the store while trials run, until Ctrl-C."""
+    with tempfile.TemporaryDirectory(prefix="study-page-") as folder, tracked(selected) as tracker:
+        site = Site(selected, Path(folder), Onlooker(selected, tracker))
+        with serving(site, selected.arguments["port"]) as port:
+            print(f"study page: http://{HOST}:{port} (Ctrl-C stops it)", flush=True)
+            try:
+                site.keep()
+            except KeyboardInterrupt:  # how a server is meant to end
+                print()
+
+
+class Site:
+    """The live numbers, and the study page as it was last rendered, in numbered folders: page 3 in `folder/3`."""
+
+    def __init__(self, selected: Selection, folder: Path, onlooker: Onlooker) -> None:
+        self.selected, self.folder, self.onlooker = selected, folder, onlooker
+        self.page = 0  # the newest that is complete; 0 before the first
+        self.shown = 0  # results on it
+        self.problem = ""
+        self.process: SpawnProcess | None = None
+        self.rendering: set[str] = set()  # what MLflow, of which pages are made, had when the last one was begun
+        self.started, self.took = 0.0, 0.0
+        self.standing, self.at = onlooker.look(), time.monotonic()
+        pages = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "dashboards" / "pages"),
+            autoescape=True,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            undefined=jinja2.StrictUndefined,
+        )
+        self.html = pages.get_template("watch.html").render(profile=selected.profile).encode()
+
+    def keep(self) -> None:
+        """Look, and render what is new, for ever. Leaving ends a rendering."""
+        try:
+            while True:
+                self.look()
+                time.sleep(rest_seconds(self.selected))
+        finally:
+            if self.process:
+                self.process.kill()
+                self.process.join()
+
+    def look(self) -> None:
+        """Read the store once; take over a page that was completed; start the next one if it is due."""
+        with suppress(OSError):  # a disk that is out of reach for a while; the page says how old its numbers are
+            self.standing, self.at = self.onlooker.look(), time.monotonic()
+        if self.process and not self.process.is_alive():
+            self._take()
+        if not self.process and self._due():
+            self._render()
+
+    def _due(self) -> bool:
+        since = time.monotonic() - self.started
+        pause = self.took / RENDER_PART if self.standing.launch == "running" else 0.0
+        if self.started and since < max(RENDER_SECONDS, pause):
+            return False
+        grown = bool(self.standing.of("running")) and since >= RUNNING_SECONDS
+        return not self.started or self.onlooker.tracker.results() != self.rendering or grown
+
+    def _render(self) -> None:
+        self.started, self.rendering = time.monotonic(), self.onlooker.tracker.results()
+        self.process = multiprocessing.get_context("spawn").Process(
+            target=render, args=(self.selected.arguments, self.folder / str(self.page + 1)), daemon=True
+        )
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is ours alone
+        try:
+            self.process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def _take(self) -> None:
+        assert self.process
+        failed, self.process, self.took = self.process.exitcode, None, time.monotonic() - self.started
+        self.problem = "the page below could not be rendered anew; the terminal says why" if failed else ""
+        if failed:
+            return
+        self.page += 1
+        self.shown = len(json.loads((self.folder / str(self.page) / MANIFEST).read_text())["results"])
+        shutil.rmtree(self.folder / str(self.page - 2), ignore_errors=True)  # the one before may still be read
+
+    def status(self) -> dict[str, Any]:
+        """What the script of the live part shows."""
+        standing = self.standing
+        rows = {row.id: row for row in standing.rows}
+        counts, interval = standing.counts, standing.interval
+        results = [asdict(rows[id]) for id in reversed(standing.ended[-NEWEST:])]
+        return {
+            "sentence": standing.sentence() + ".",
+            "planned": len(rows),
+            "counts": counts | {"waiting": sum(counts[name] for name in WAITING)},
+            "seconds_left": standing.seconds_left,
+            "interval": asdict(interval) if interval else None,
+            "rate": standing.rate,
+            "remarks": [text for text in (remark(standing), self.problem, self.onlooker.tracker.problem) if text],
+            "running": [asdict(row) for row in standing.of("running")],
+            "results": results,
+            "failures": [asdict(row) for row in standing.of("failed", UNUSABLE)],
+            "page": self.page,
+            "page_results": self.shown,
+            "age_seconds": time.monotonic() - self.at,
+        }
+
+    def file(self, path: str) -> bytes | None:
+        """The rendered file of an address below /page/; None for what is none, or lies outside."""
+        try:
+            found = (self.folder / path).resolve()
+            return found.read_bytes() if found.is_relative_to(self.folder.resolve()) else None
+        except (OSError, ValueError):  # a folder, a name that is too long, or has a NUL
+            return None
+
+
+def remark(standing: Standing) -> str:
+    """What a reader should know of the launch; '' while all is well."""
+    if standing.launch == "none" and not standing.complete:
+        return "No launch is running: make degradation-study starts one, or goes on where the last one stopped."
+    if standing.launch == "silent":
+        return "The launch has been silent for two minutes: the same command goes on with its trials."
+    return ""
+
+
+def render(arguments: dict[str, Any], folder: Path) -> None:
+    """Render the study page of what the options select into `folder`, without the lecture; for a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.nice(5)  # trials go first, but not so far that the page never comes
+    from analysis import report, runs
+    from commands.render import so_far
+    from study.store import provenance
+    from study.store.mlflow import tracking
+
+    selected = select(arguments)
+    execution, profile = selected.execution, selected.profile
+    there = execution.tracking_uri or (execution.storage / "mlflow.db").exists()  # reading would create it
+    trials = selected.trials if there else []
+    logged = (so_far(run, execution) for run in (tracking.each(execution, trials) if there else ()))
+    frames = runs.load(selected.serves, logged)
+    others = tracking.foreign(execution, profile.name, trials) if there else {}
+    report.write(frames, profile, folder, provenance.tags(), others, lecture=False)
+
+
+@contextmanager
+def serving(site: Site, first: int) -> Iterator[int]:
+    """Serve the site on loopback while the block runs; gives the port, `first` or the next free one."""
+    server = _bound(site, first)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _bound(site: Site, first: int) -> ThreadingHTTPServer:
+    for port in range(first, first + 100):
+        try:
+            return _Server((HOST, port), _handler(site))
+        except OSError:
+            continue
+        except OverflowError:
+            break
+    raise InputError(f"ports {first} to {first + 99} cannot be had; name another with --port")
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Nothing: a browser that went away is no news."""
+
+
+def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 30  # of a client that says nothing
+
+        def do_GET(self) -> None:
+            host, path = self.headers.get("Host", ""), unquote(urlsplit(self.path).path)
+            if host.rpartition(":")[0] not in NAMES and host not in NAMES:
+                self._answer(403, "text/plain", b"this server answers to 127.0.0.1 and localhost only\n")
+            elif path == "/":
+                self._answer(200, "text/html; charset=utf-8", site.html)
+            elif path == "/status.json":
+                self._answer(200, "application/json", json.dumps(site.status(), allow_nan=False).encode())
+            elif path.startswith("/page/") and (content := site.file(path.removeprefix("/page/"))) is not None:
+                self._answer(200, mimetypes.guess_type(path)[0] or "application/octet-stream", content)
+            else:
+                self._answer(404, "text/plain", b"there is no such page\n")
+
+        def _answer(self, status: int, kind: str, content: bytes) -> None:
+            self.send_response(status)
+            headers = {
+                "Content-Type": kind,
+                "Content-Length": str(len(content)),
+                "Cache-Control": "no-store",
+                "Content-Security-Policy": "frame-ancestors 'self'",
+                "Cross-Origin-Resource-Policy": "same-origin",
+                "X-Content-Type-Options": "nosniff",
+                "Referrer-Policy": "no-referrer",
+            }
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Nothing: a line every two seconds would hide what matters."""
+
+    return Handler

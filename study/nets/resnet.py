@@ -1,0 +1,205 @@
+"""The nets of Table 1 and Sec. 4.2: plain and residual, shortcut options A, B and C, basic and bottleneck blocks.
+
+Owns the modules and their initial weights. Knows nothing of data, training or devices.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from study.seeds import generator
+from study.spec import Model, Trial
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm over at most `images` images at a time, as on the paper's two GPUs; PyTorch's own otherwise."""
+
+    observing = True  # whether a pass in training mode moves the running averages; see `without_observing`
+
+    def __init__(self, channels: int, images: int) -> None:
+        super().__init__(channels)
+        self.images = images
+        self.num_batches_tracked = None  # its momentum is constant: a counter would only cost time
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        mean, var, affine = self.running_mean, self.running_var, (self.weight, self.bias)
+        assert mean is not None and var is not None
+        if not self.observing:
+            mean, var = mean.clone(), var.clone()  # these move in vain
+        parts = [
+            functional.batch_norm(part, mean, var, *affine, training=True, momentum=self.momentum or 0.0, eps=self.eps)
+            for part in (x.split(self.images) if len(x) > self.images else (x,))  # a split costs a copy going back
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@contextmanager
+def without_observing() -> Iterator[None]:
+    """Passes in training mode normalise by their batch but leave every BatchNorm's running averages alone."""
+    before, BatchNorm.observing = BatchNorm.observing, False
+    try:
+        yield
+    finally:
+        BatchNorm.observing = before
+
+
+class OptionA(nn.Module):
+    """Identity shortcut: every second pixel where the map shrinks, zeros for added channels. No parameters.
+
+    With `average`, the mean of each 2x2 pixels instead (at an odd edge, of those there are), as some implementations.
+    """
+
+    def __init__(self, added: int, stride: int, average: bool) -> None:
+        super().__init__()
+        self.added, self.stride, self.average = added, stride, average
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C + added, H / stride, W / stride], rounded up
+        if self.average:
+            x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
+        else:
+            x = x[:, :, :: self.stride, :: self.stride]
+        return functional.pad(x, (0, 0, 0, 0, 0, self.added))
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1; with a shortcut around them unless the net is plain."""
+
+    def __init__(self, inputs: int, inner: int, stride: int, model: Model, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        outputs = inner * model.expansion
+        if model.block == "basic":
+            shapes = [(inputs, inner, 3, stride), (inner, outputs, 3, 1)]
+        else:  # the paper's stride is in the first: Table 1's multiply-adds and the authors' released nets say so
+            first, second = (stride, 1) if model.stride == "first" else (1, stride)
+            shapes = [(inputs, inner, 1, first), (inner, inner, 3, second), (inner, outputs, 1, 1)]
+        self.convs = nn.ModuleList(convolution(*shape) for shape in shapes)
+        self.norms = nn.ModuleList(norm(shape[1]) for shape in shapes)
+        changes = inputs != outputs or stride != 1
+        self.shortcut: nn.Module | None
+        if model.family == "plain":
+            self.shortcut = None
+        elif model.shortcut == "C" or (model.shortcut == "B" and changes):
+            self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), norm(outputs))
+        else:
+            average = model.shortcut == "A-average"
+            self.shortcut = OptionA(outputs - inputs, stride, average) if changes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        for conv, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
+            y = functional.relu_(norm(conv(y)))
+        y = self.norms[-1](self.convs[-1](y))
+        if self.shortcut is not None:
+            y += self.shortcut(x)  # y = F(x, {W_i}) + x, Eq. 1
+        return functional.relu_(y)
+
+
+class Net(nn.Module):
+    """Stem, stages of blocks on maps that halve from one to the next, average pooling, classifier.
+
+    Fully convolutional: on larger images the scores are the mean of those at every place, because averaging features
+    before a linear classifier is averaging scores after it.
+    """
+
+    def __init__(self, model: Model, channels: int, classes: int, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        imagenet = model.stem == "imagenet"
+        self.stem = convolution(channels, model.width, 7, 2) if imagenet else convolution(channels, model.width, 3, 1)
+        self.stem_norm = norm(model.width)
+        self.pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
+        stages, inputs = [], model.width
+        for stage, count in enumerate(model.stages):
+            inner, blocks = model.width * 2**stage, []
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(Block(inputs, inner, stride, model, norm))
+                inputs = inner * model.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.stages = nn.Sequential(*stages)
+        self.classifier = nn.Linear(inputs, classes)
+        self.segments = [
+            self.blocks
+        ]  # all but the last are computed again in the backward pass; see study.training.memory
+
+    @property
+    def blocks(self) -> list[Block]:
+        return [block for block in self.stages.modules() if isinstance(block, Block)]
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
+        x = self.pool(functional.relu_(self.stem_norm(self.stem(x))))
+        for segment in self.segments[:-1]:
+            x = _recomputed(segment, x) if torch.is_grad_enabled() else _in_turn(segment, x)
+        x = _in_turn(self.segments[-1], x)
+        return self.classifier(x.mean(dim=(2, 3)))
+
+
+def _in_turn(blocks: list[Block], x: Tensor) -> Tensor:
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def _recomputed(blocks: list[Block], x: Tensor) -> Tensor:
+    """The same numbers, keeping only `x`: the rest is computed again when the backward pass needs it.
+
+    The second time must not move BatchNorm's running averages again (pytorch issue 96136).
+    """
+    return checkpoint(
+        _in_turn,
+        blocks,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,  # nothing in a net is random
+        context_fn=lambda: (nullcontext(), without_observing()),
+    )
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
+    """Without bias: BatchNorm follows."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+
+
+def build(trial: Trial) -> Net:
+    """The trial's net with its initial weights, on the current default device (also 'meta')."""
+    recipe = trial.recipe
+    net = Net(
+        trial.model, trial.data.channels, trial.data.classes, lambda channels: BatchNorm(channels, recipe.bn_batch)
+    )
+    initialise(net, trial.seed, recipe.init)
+    return net
+
+
+@torch.no_grad()
+def initialise(net: Net, seed: int, mode: str) -> None:
+    """He initialisation (Sec. 3.4): zero-mean Gaussians of deviation sqrt(2 / fan), zero bias.
+
+    'torch' is PyTorch's default instead: uniform within 1 / sqrt(fan_in), the classifier's bias included.
+    Each tensor is drawn from its own stream, named by seed and parameter, so that nets of one seed start from the same
+    weights wherever their shapes agree, whatever else they contain.
+    """
+    for name, module in net.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
+            fan = fan_out if mode == "fan_out" and isinstance(module, nn.Conv2d) else fan_in
+            stream = generator(seed, "weights", name)
+            if mode == "torch":
+                module.weight.copy_(_uniform(module.weight, stream) / math.sqrt(fan_in))
+            else:
+                draw = torch.randn(module.weight.shape, generator=stream, device="cpu")
+                module.weight.copy_(draw * math.sqrt(2 / fan))
+        if isinstance(module, nn.Linear):
+            module.bias.zero_()
+            if mode == "torch":
+                module.bias.copy_(_uniform(module.bias, generator(seed, "bias", name)) / math.sqrt(fan_in))
+
+
+def _uniform(like: Tensor, stream: torch.Generator) -> Tensor:
+    """Draws from -1 to 1, as many as `like` has elements."""
+    return 2 * torch.rand(like.shape, generator=stream, device="cpu") - 1

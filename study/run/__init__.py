@@ -1,0 +1,1 @@
+"""How a trial is run, where, and by which processes."""

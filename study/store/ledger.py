@@ -1,0 +1,308 @@
+"""What a trial says of itself, in its folder of the storage: its account and its curve. Knows neither torch nor MLflow.
+
+`run.json`, the account, says how far the trial came and how it is run; `records.parquet` is its curve, and
+`layers.parquet` what its layers do (`study/nets/layers.py`). A trial has a result once its account names the curve's
+row count and the digests of both: it is sealed, and nobody writes to it again. Only `evaluations.parquet`, by which its net
+is tested in other ways (10-crop, multi-scale), may come, and grow, later. MLflow shows what the ledger holds
+(`study/store/mlflow/tracking.py`), now or later.
+"""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from study.spec import DetectionTrial, InputError, Trial
+from study.store import atomic
+
+STORE_VERSION = 1  # of the storage folder's layout
+RESULTS = ("finished", "diverged")  # outcomes that are never run again
+UNUSABLE = "unusable"  # never written: what a reader makes of a result that is not what was sealed, or can be none
+
+
+def _curve(*numbers: str) -> pa.Schema:
+    return pa.schema([("iteration", pa.int64()), *((name, pa.float64()) for name in numbers)])
+
+
+# A row of a curve: of a classifier, and of a detector, whose losses are those of its RPN and of its regions.
+COLUMNS = _curve(
+    "learning_rate",
+    "train_loss",
+    "train_error_pct",
+    "clean_train_loss",
+    "clean_train_error_pct",
+    "validation_loss",
+    "validation_error_pct",
+    "test_loss",
+    "test_error_pct",
+)
+LOSSES = ("objectness_loss", "rpn_box_loss", "classifier_loss", "box_loss")
+DETECTED = _curve("learning_rate", "train_loss", *LOSSES, "map_50", "map_50_95")
+# What is finite wherever it was measured in a finished net, which has the errors at its last iteration, too. Losses of
+# evaluations are not among them: by BatchNorm's running averages a very deep net may overflow while it trains well.
+NUMBERS = ("train_loss", "train_error_pct", "clean_train_error_pct", "test_error_pct")
+MEND = "delete its folder in the store's trials/ and its run in MLflow (make ui); the next launch trains it again"
+LAYERS = pa.schema(
+    [("iteration", pa.int64()), ("layer", pa.int64())]
+    + [(name, pa.float64()) for name in ("response_std", "gradient_norm", "weight_norm", "branch_over_input")]
+)
+# Tags of a finished trial: errors of its final net with BatchNorm's statistics averaged anew over so many batches of
+# training images, about as many as the moving averages (momentum 0.1) remember.
+RECALIBRATED = ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
+RECALIBRATION_BATCHES = 20
+OF = ("split", "protocol", "measure", "nets")  # what an evaluation is of: there is one value for each
+# The names that evaluations of classifiers have; a number without its protocol means nothing: study/tasks/protocols.py.
+VALIDATION, TEST_SPLIT = "validation", "test"
+CENTRE, TEN_CROP, MULTI_SCALE = "centre crop", "10-crop", "multi-scale"
+TOP1, TOP5 = "top1_error_pct", "top5_error_pct"
+EVALUATIONS = pa.schema([(name, pa.string()) for name in OF] + [("value", pa.float64()), ("images", pa.int64())])
+
+
+def columns(trial: Trial) -> pa.Schema:
+    """What a record of the trial has."""
+    return DETECTED if isinstance(trial, DetectionTrial) else COLUMNS
+
+
+def is_evaluated(record: dict[str, Any]) -> bool:
+    """Whether the net was tested at this record."""
+    return any(record.get(name) is not None for name in ("test_error_pct", "map_50"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trial as it was logged.
+
+    `records` has the columns that `columns` says; None unless the trial has a result, or what it has so far was asked
+    for.
+    `layers` has those of `LAYERS`; None unless the trial finished, and of runs from before layers were measured.
+    `evaluations` has those of `EVALUATIONS`; None where there are none.
+    """
+
+    run_id: str
+    trial: Trial
+    outcome: str  # 'running', 'finished', 'diverged', 'failed', 'interrupted' or 'unusable'
+    tags: dict[str, str]  # of what is unusable, 'reason' says what is wrong and what to do
+    records: pa.Table | None
+    layers: pa.Table | None = None
+    evaluations: pa.Table | None = None
+
+
+def is_store(root: Path) -> bool:
+    """Whether a store is there. Raises `InputError` if it is another version's, or no store at all."""
+    marker = root / "store.json"
+    try:
+        content = atomic.read(marker)
+        if content is None:
+            others = root.exists() and (not root.is_dir() or any(p.name[0] != "." for p in root.iterdir()))
+            if others:
+                raise InputError(f"{root} is not a store (it has no store.json); choose an empty or a new folder")
+            return False
+        found = json.loads(content)["version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{marker} cannot be read; restore it, or choose another folder") from None
+    if found != STORE_VERSION:
+        raise InputError(
+            f"store {root} has version {found}, this code reads version {STORE_VERSION};"
+            " use the code that wrote it, or choose another folder"
+        )
+    return True
+
+
+def create(root: Path) -> None:
+    """Make the folder a store, unless it is one. Raises `InputError` where it cannot be, or cannot be written."""
+    try:
+        if not is_store(root):
+            atomic.write(root / "store.json", json.dumps({"version": STORE_VERSION}).encode())
+        atomic.write(root / ".writable", b"")
+    except OSError as error:
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"store {root} cannot be written ({reason}); choose another folder") from None
+
+
+def account(folder: Path) -> dict[str, Any]:
+    """What the trial last said: 'outcome', 'reason', 'started' (ms), 'tags' and counts; {} if nothing yet."""
+    content = atomic.read(folder / "run.json")
+    try:
+        return json.loads(content) if content else {}
+    except ValueError:
+        return {}
+
+
+def say(folder: Path, said: dict[str, Any]) -> None:
+    """Replace the trial's account."""
+    atomic.write(folder / "run.json", json.dumps(said, indent=1).encode())
+
+
+def seal(
+    folder: Path,
+    outcome: str,
+    records: list[dict[str, Any]] | pa.Table,
+    said: dict[str, Any],
+    layers: list[dict[str, Any]] | pa.Table | None = None,
+    evaluations: Sequence[dict[str, Any]] = (),
+    schema: pa.Schema = COLUMNS,
+) -> dict[str, Any]:
+    """Write curve, layers and evaluations, then the account that makes the outcome a result. Returns the account."""
+    assert outcome in RESULTS
+    table = write_records(folder, records, schema)
+    seals = {"records": str(table.num_rows), "records_sha256": digest(table)}
+    if layers is None:
+        (folder / "layers.parquet").unlink(missing_ok=True)
+    else:
+        seals["layers_sha256"] = digest(_write(folder / "layers.parquet", layers, LAYERS))
+    if evaluations:
+        _write(folder / "evaluations.parquet", list(evaluations), EVALUATIONS)
+    said = {**said, "outcome": outcome, "reason": "", "tags": {**said["tags"], **seals}}
+    verified(table, said["tags"], folder.name)
+    say(folder, said)
+    return said
+
+
+def write_records(folder: Path, records: list[dict[str, Any]] | pa.Table, schema: pa.Schema = COLUMNS) -> pa.Table:
+    """Replace the trial's curve by these records."""
+    return _write(folder / "records.parquet", records, schema)
+
+
+def _write(path: Path, rows: list[dict[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
+    table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=schema)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    atomic.write(path, buffer.getvalue())
+    return table
+
+
+def read_records(folder: Path) -> pa.Table:
+    """The curve so far, not verified; empty if there is none."""
+    content = atomic.read(folder / "records.parquet")
+    return COLUMNS.empty_table() if content is None else pq.read_table(io.BytesIO(content))
+
+
+def problem(folder: Path, trial: Trial, said: dict[str, Any]) -> str:
+    """What is wrong with the trial's result in the ledger and what to do, in one line; '' if it is sound."""
+    try:
+        records = verified(read_records(folder), said.get("tags", {}), f"trials/{folder.name}")
+        wrong = flaw(trial, said["outcome"], records)
+    except (InputError, OSError, pa.ArrowException) as error:
+        wrong = str(error).splitlines()[0]
+    return f"{wrong}; {MEND}" if wrong else ""
+
+
+def read_layers(folder: Path) -> pa.Table | None:
+    """What the layers do, not verified; None if it was not measured."""
+    content = atomic.read(folder / "layers.parquet")
+    return None if content is None else pq.read_table(io.BytesIO(content))
+
+
+def add_evaluations(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Add what a finished trial's net was found to do, in place of older evaluations of the same.
+
+    A row says on which `split` ('validation', 'VOC 07 test'), by which `protocol` ('centre crop', '10-crop',
+    'multi-scale'), which `measure` ('top1_error_pct', 'map') has which `value`, over how many `images`. An ensemble's
+    is kept with the first of its nets and names the trials of all, with commas between them, in `nets`.
+
+    Raises `InputError` for a trial that is not finished, other columns, and values that are no numbers.
+    """
+    if account(folder).get("outcome") != "finished":
+        raise InputError(f"trial {folder.name} is not finished; only finished trials are evaluated")
+    rows = [{"nets": "", **row} for row in rows]
+    for row in rows:
+        if wrong := sorted(set(row) ^ set(EVALUATIONS.names)):
+            raise InputError(f"an evaluation has other columns than {', '.join(EVALUATIONS.names)}: {', '.join(wrong)}")
+        if not math.isfinite(row["value"]):
+            raise InputError(f"{row['measure']} of {folder.name} is {row['value']}; an evaluation needs a number")
+    new = pa.Table.from_pylist(rows, schema=EVALUATIONS)
+    _write(folder / "evaluations.parquet", joined(new, read_evaluations(folder)), EVALUATIONS)
+
+
+def read_evaluations(folder: Path) -> pa.Table | None:
+    """How the net was tested beyond its curve; None if it was not."""
+    content = atomic.read(folder / "evaluations.parquet")
+    return None if content is None else pq.read_table(io.BytesIO(content))
+
+
+def joined(first: pa.Table | None, second: pa.Table | None) -> pa.Table | None:
+    """The evaluations of both, in a fixed order; where both have one of the same, that of `first`."""
+    tables = [table for table in (second, first) if table is not None]
+    rows = {tuple(row[name] for name in OF): row for table in tables for row in table.to_pylist()}
+    return pa.Table.from_pylist([rows[of] for of in sorted(rows)], schema=EVALUATIONS) if tables else None
+
+
+def digest(table: pa.Table) -> str:
+    """SHA-256 of the values as `json.dumps(table.to_pylist())`, independent of how Parquet happened to store them.
+
+    Prints each distinct value once and joins the rows in Arrow: long curves are read by the thousand.
+    """
+    cells: list[Any] = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        distinct = column.combine_chunks().dictionary_encode()
+        values = distinct.dictionary.to_pylist()
+        printed = json.dumps(values, separators=("\n", ": "))[1:-1].split("\n")  # no value's JSON has a line break
+        cells += [f"{', ' if cells else '{'}{json.dumps(name)}: "]
+        cells += [pc.fill_null(pa.array(printed).take(distinct.indices), "null")]
+    rows = pc.binary_join_element_wise(*cells, "}, ", "")
+    length = pc.sum(pc.binary_length(rows)).as_py() or 2
+    sha = hashlib.sha256(b"[")
+    sha.update(memoryview(rows.buffers()[2] or b"")[: length - 2])  # Arrow keeps the rows' text one after another
+    sha.update(b"]")
+    return sha.hexdigest()
+
+
+def verified(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
+    """The curve, if it is what was sealed. Raises `InputError` for other rows, other values or iterations that fall."""
+    if "records_sha256" not in tags:
+        raise InputError(f"the curve of {name} was never sealed")
+    if str(table.num_rows) != tags.get("records") or digest(table) != tags["records_sha256"]:
+        raise InputError(f"the curve of {name} was altered after it was sealed")
+    if not _rise(table):
+        raise InputError(f"the curve of {name} has iterations that do not rise")
+    return table
+
+
+def flaw(trial: Trial, outcome: str, records: pa.Table | None) -> str:
+    """Why these records cannot be those of such a result, in one clause; '' if they can."""
+    if records is None:
+        return "its records are missing"
+    if not _rise(records):
+        return "the iterations of its records do not rise"
+    if outcome != "finished":
+        return ""
+    *_, last = records.to_pylist() or [{}]
+    if last.get("iteration") != trial.recipe.iterations:
+        return f"it is finished, but its records do not reach iteration {trial.recipe.iterations}"
+    for name in (name for name in NUMBERS if name in records.column_names):
+        for iteration, value in zip(records["iteration"].to_pylist(), records[name].to_pylist(), strict=True):
+            if value is not None and not math.isfinite(value):
+                return f"it is finished, but its {name} is {value} at iteration {iteration}"
+    if isinstance(trial, DetectionTrial):  # whose test annotations may be a server's secret
+        return ""
+    without = [name for name in NUMBERS if name.endswith("_error_pct") and last.get(name) is None]
+    return f"it is finished, but its last record has no {', '.join(without)}" if without else ""
+
+
+def _rise(table: pa.Table) -> bool:
+    iterations = table["iteration"].to_pylist()
+    return all(before < after for before, after in zip(iterations, iterations[1:], strict=False))
+
+
+def verified_layers(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
+    """The layers, if they are what was sealed, else `InputError`."""
+    if digest(table) != tags.get("layers_sha256"):
+        raise InputError(f"the layers of {name} were altered after they were sealed")
+    return table
+
+
+def verified_evaluations(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
+    """The evaluations, if they are what MLflow was shown, else `InputError`."""
+    if digest(table) != tags["evaluations_sha256"]:
+        raise InputError(f"the evaluations of {name} were altered after they were logged")
+    return table

@@ -1,0 +1,1 @@
+"""The study's view in MLflow; the only package that imports mlflow."""

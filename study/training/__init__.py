@@ -1,0 +1,1 @@
+"""Training: the step, the loop, checkpoints, memory, several processes, and evaluation mode."""

@@ -1,0 +1,278 @@
+"""Several processes that train one trial: who has which part of a batch, and what they tell one another.
+
+Owns the sum over processes, the order to go on, and how processes find one another; knows no recipe and no data set,
+and nothing of what starts processes on other machines. One, two and eight processes give the same numbers to rounding:
+the r-th has the r-th part of every batch, whole sub-batches of BatchNorm, and all of them do the same update.
+
+Not PyTorch's DistributedDataParallel: that would take the first process's running averages for everyone's, and sums
+gradients in buckets whose order depends on the pass. Here is one sum an update, of everything that is to be summed.
+"""
+
+import io
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import get_context, resource_tracker
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from study.nets.resnet import BatchNorm
+
+SUM_SECONDS = 300.0  # for all to bring their part of a sum; the first update of a compiled net may take minutes
+ORDER_SECONDS = 7 * 86400.0  # to wait for an order: the first process evaluates, or waits for room on the disk
+END_SECONDS = 20.0  # for the others to end by themselves
+
+
+class LostProcess(RuntimeError):
+    """Another process of the trial failed, died or is silent; the message says which, where that is known."""
+
+
+class Group:
+    """The processes of a trial, as one of them sees them. This one is the group of one, which changes no bit."""
+
+    rank, size = 0, 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that evaluates, writes and decides."""
+        return self.rank == 0
+
+    def part(self, batch: int) -> slice:
+        """The images of a batch that are this process's."""
+        return slice(self.rank * batch // self.size, (self.rank + 1) * batch // self.size)
+
+    def goes_on(self, more: bool) -> bool:
+        """Whether there is another update: what the first process says, for which the others wait."""
+        return more
+
+    def begin_pass(self, net: nn.Module) -> None:
+        """Before a training pass."""
+
+    def add_up(self, net: nn.Module, loss: Tensor, wrong: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """After it: the net gets the whole batch's gradients and running averages; returns its loss and wrong answers.
+
+        Of this process's `images`, `loss` is the sum divided by the whole batch, and `wrong` how many were wrong.
+        """
+        return loss, wrong
+
+    def share(self, value: Any, device: torch.device) -> Any:
+        """The first process's value, of tensors, numbers and containers of them, with tensors on this device."""
+        return value
+
+
+ALONE = Group()
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where the processes of a trial find one another: the first one's machine and the port of its store."""
+
+    host: str
+    port: int
+
+
+Ended = Callable[[], str]  # says which of the other processes has ended, and how; '' while none has
+Assist = Callable[[Meeting, int, str], None]  # the whole life of another process: meeting, rank, its machine's address
+
+
+@dataclass(frozen=True)
+class Peers:
+    """How the other processes are started: within `start(size, meeting, assist)` they live, and they end with it."""
+
+    address: str  # of this machine, as they reach it
+    start: Callable[[int, Meeting, Assist], AbstractContextManager[Ended]]
+
+
+class _Several(Group):
+    """Processes that have met: gloo carries orders, and sums too, unless each process has a GPU of its own (NCCL).
+
+    The groups are objects and not PyTorch's process-wide default, so that a worker that runs one trial after another
+    never meets the remains of a broken one.
+    """
+
+    def __init__(
+        self, store: distributed.Store, rank: int, size: int, address: str, device: torch.device, lost: Ended
+    ) -> None:
+        """Returns when all have met. `lost` says what is known of a process that does not answer."""
+        self.rank, self.size, self.lost = rank, size, lost
+        self.over = False
+        gloo: Any = distributed.ProcessGroupGloo  # its stubs lack what is used here
+        options = gloo._Options()
+        options._timeout = timedelta(seconds=SUM_SECONDS)
+        options._devices = [gloo.create_device(hostname=address)]
+        store.set(f"here {rank}", _name(device, rank))
+        names = {store.get(f"here {each}") for each in range(size)}  # waits
+        with self._naming_the_lost():
+            self.orders = self.sums = gloo(distributed.PrefixStore("orders", store), rank, size, options)
+            if device.type == "cuda" and len(names) == size:
+                os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"  # else a lost process would end this one, unexplained
+                nccl = distributed.ProcessGroupNCCL.Options()
+                nccl._timeout = options._timeout
+                self.sums = distributed.ProcessGroupNCCL(distributed.PrefixStore("sums", store), rank, size, nccl)
+
+    def goes_on(self, more: bool) -> bool:
+        order = torch.tensor([int(more)])
+        self._broadcast(order)
+        self.over = not order.item()
+        return not self.over
+
+    def begin_pass(self, net: nn.Module) -> None:
+        """The first goes on from the running averages, the others from zero: parts of a sum, as in `add_up`."""
+        if not self.first:
+            torch._foreach_zero_([average for norm in _norms(net) for average in norm.buffers()])
+
+    @torch.no_grad()
+    def add_up(self, net: nn.Module, loss: Tensor, wrong: Tensor, images: int) -> tuple[Tensor, Tensor]:
+        """Running averages r <- (1 - m) r + m x are linear, so those of all sub-batches in order are a sum, too.
+
+        What a process made of its k sub-batches has faded by (1 - m)^k for each of the processes behind it.
+        """
+        tensors = [parameter.grad for parameter in net.parameters() if parameter.grad is not None]
+        for norm in _norms(net):
+            averages = list(norm.buffers())
+            behind = images // norm.images * (self.size - 1 - self.rank)
+            torch._foreach_mul_(averages, (1 - (norm.momentum or 0.0)) ** behind)
+            tensors += averages
+        counts = torch.stack([loss, wrong.to(loss.dtype)])  # exact: a batch has less than 2^24 images
+        tensors.append(counts)
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with self._naming_the_lost():
+            self.sums.allreduce([flat]).wait()
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+        return counts[0], counts[1]
+
+    def share(self, value: Any, device: torch.device) -> Any:
+        buffer = io.BytesIO()
+        if self.first:
+            torch.save(value, buffer)
+        size = torch.tensor([len(buffer.getvalue())])
+        self._broadcast(size)
+        content = torch.zeros(int(size), dtype=torch.uint8)
+        if self.first:
+            content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+        self._broadcast(content)
+        if self.first:
+            return value
+        return torch.load(io.BytesIO(content.numpy().tobytes()), map_location=device, weights_only=True)
+
+    def end(self) -> None:
+        """Of the first: let the others end, if the loop did not."""
+        if not self.over:
+            with suppress(LostProcess):  # whoever is lost has ended
+                self.goes_on(False)
+
+    def _broadcast(self, tensor: Tensor) -> None:
+        options = distributed.BroadcastOptions()
+        options.rootRank, options.timeout = 0, timedelta(seconds=ORDER_SECONDS)
+        with self._naming_the_lost():
+            self.orders.broadcast([tensor], options).wait()
+
+    @contextmanager
+    def _naming_the_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            raise LostProcess(self.lost() or f"another process of the trial does not answer: {error}") from error
+
+
+def _norms(net: nn.Module) -> list[BatchNorm]:
+    return [module for module in net.modules() if isinstance(module, BatchNorm)]
+
+
+def _name(device: torch.device, rank: int) -> str:
+    """Of what it computes on: two processes that share a GPU say the same, and NCCL would refuse them."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else str(rank)
+
+
+@contextmanager
+def leading(size: int, peers: Peers, assist: Assist, device: torch.device) -> Iterator[Group]:
+    """The group of `size` processes, in the first of them: the others live until the block is left.
+
+    Raises `LostProcess`, also within the block, when one of them fails or dies.
+    """
+    if size == 1:
+        yield ALONE
+        return
+    listener = socket.create_server((peers.address, 0))  # nobody elsewhere can reach 127.0.0.1
+    meeting = Meeting(peers.address, listener.getsockname()[1])
+    store = distributed.TCPStore(
+        *(meeting.host, meeting.port), is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
+    )
+    with peers.start(size, meeting, assist) as ended:
+
+        def lost(seconds: float = 2.0) -> str:
+            """What is known of a process that failed; the death of one is known a moment later."""
+            until = time.monotonic() + seconds
+            while True:
+                if store.check(["problem"]):
+                    return store.get("problem").decode()
+                if (how := ended()) or time.monotonic() > until:
+                    return how
+                time.sleep(0.05)
+
+        while not store.check([f"here {rank}" for rank in range(1, size)]):
+            if how := lost(0.0):
+                raise LostProcess(how)
+            time.sleep(0.05)
+        group = _Several(store, 0, size, peers.address, device, lost)
+        yield group
+        group.end()
+
+
+@contextmanager
+def assisting(meeting: Meeting, rank: int) -> Iterator[distributed.Store]:
+    """In another process than the first: what fails within is told to the first, which decides what follows."""
+    store = distributed.TCPStore(
+        meeting.host, meeting.port, timeout=timedelta(seconds=ORDER_SECONDS), wait_for_workers=False
+    )
+    try:
+        yield store
+    except LostProcess:  # the first is gone, or knows already
+        pass
+    except Exception as error:
+        store.set("problem", f"process {rank} of the trial failed: {type(error).__name__}: {error}")
+
+
+def joined(store: distributed.Store, rank: int, size: int, address: str, device: torch.device) -> Group:
+    """The group, in another process than the first; `address` is its machine's. Waits for all."""
+    return _Several(store, rank, size, address, device, lambda: "")
+
+
+@contextmanager
+def spawned(size: int, meeting: Meeting, assist: Assist) -> Iterator[Ended]:
+    """The other processes on this machine. A terminal's Ctrl-C and a batch system's SIGTERM do not reach them."""
+    spawn = get_context("spawn")
+    processes = [spawn.Process(target=assist, args=(meeting, rank, meeting.host)) for rank in range(1, size)]
+    resource_tracker.ensure_running()  # which starting it later would unblock the signals
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))  # inherited
+    try:
+        for process in processes:
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def ended() -> str:
+        codes = {rank: process.exitcode for rank, process in enumerate(processes, start=1)}
+        return ", ".join(
+            f"process {rank} of the trial ended with {code}" for rank, code in codes.items() if code is not None
+        )
+
+    try:
+        yield ended
+        for process in processes:
+            process.join(END_SECONDS)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+HERE = Peers("127.0.0.1", spawned)

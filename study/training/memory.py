@@ -1,0 +1,213 @@
+"""What training keeps in memory, and how a net is run so that it fits.
+
+Owns bytes: what autograd keeps of each block (measured on the net itself, with a few images), what a trial may take
+of the machine or GPU, the number of segments that follows (see `Net.segments`), and the peak that was reached. Knows
+no recipe and no data set.
+"""
+
+import contextlib
+import ctypes
+import gc
+import logging
+import resource
+import sys
+from dataclasses import dataclass
+from itertools import accumulate, chain, pairwise
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from study.cost import LOST_OF_ALL, LOST_OF_SEGMENT, WORKING_TENSORS
+from study.nets.resnet import Net, without_observing
+from study.run.placement import MARGIN, machine_bytes
+from study.spec import InputError
+from study.training.evaluation import autocast
+
+log = logging.getLogger(__name__)
+
+
+class OutOfMemory(RuntimeError):
+    """A trial needs more memory than it may take; the message says how much, and what to change."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes of one block for a batch: all that autograd keeps for its backward pass, and its output alone."""
+
+    all: int
+    output: int
+
+
+def kept_by_block(net: Net, shape: tuple[int, ...], precision: str) -> list[Kept]:
+    """What training keeps of each block (the stem counts to the first) for a batch of `shape` [N, C, H, W].
+
+    Measured on two and on four images; what a block keeps is linear in their number.
+    """
+    device = next(net.parameters()).device
+    few, more = (_measure(net, torch.zeros(n, *shape[1:], device=device), precision) for n in (2, 4))
+    return [
+        Kept(*(a + (b - a) // 2 * (shape[0] - 2) for a, b in ((x.all, y.all), (x.output, y.output))))
+        for x, y in zip(few, more, strict=True)
+    ]
+
+
+def _measure(net: Net, images: Tensor, precision: str) -> list[Kept]:
+    known = {tensor.untyped_storage().data_ptr() for tensor in chain(net.parameters(), net.buffers())}
+    so_far, outputs = 0, []
+
+    def see(tensor: Tensor) -> Tensor:
+        nonlocal so_far
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:  # the storage lives on with the graph, so its address names it
+            known.add(storage.data_ptr())
+            so_far += storage.nbytes()
+        return tensor.detach()  # the tensor itself would be a cycle that keeps the graph for ever
+
+    def after_block(module: torch.nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        outputs.append((so_far, output.nbytes))
+
+    hooks = [block.register_forward_hook(after_block) for block in net.blocks]
+    was_training, segments, net.segments = net.training, net.segments, [net.blocks]
+    try:
+        net.train()
+        with without_observing(), autocast(images.device, precision), saved_tensors_hooks(see, lambda kept: kept):
+            net(images.contiguous(memory_format=torch.channels_last))
+    finally:
+        net.train(was_training)
+        net.segments = segments
+        for hook in hooks:
+            hook.remove()
+    return [Kept(after - before, size) for (before, _), (after, size) in pairwise([(0, 0), *outputs])]
+
+
+def segment_ends(kept: list[Kept], count: int) -> list[int]:
+    """Where each of at most `count` segments of about equal bytes ends; every block is in exactly one."""
+    total = sum(block.all for block in kept)
+    middles = [end - block.all / 2 for block, end in zip(kept, accumulate(block.all for block in kept), strict=True)]
+    segment = [min(count - 1, int(middle * count / total)) for middle in middles]
+    return [i + 1 for i in range(len(kept)) if i + 1 == len(kept) or segment[i] != segment[i + 1]]
+
+
+def activations(kept: list[Kept], ends: list[int], device: torch.device) -> int:
+    """Peak bytes of activations: while a segment is worked on it is whole, of those before it there is the input."""
+    segments = [sum(block.all for block in kept[start:end]) for start, end in pairwise([0, *ends])]
+    inputs = accumulate((kept[end - 1].output for end in ends[:-1]), initial=0)
+    peak = max(segment + before for segment, before in zip(segments, inputs, strict=True))
+    if len(ends) > 1 and device.type == "cpu":
+        peak += int(LOST_OF_ALL * sum(segments) + LOST_OF_SEGMENT * max(segments))
+    return peak + WORKING_TENSORS * max(block.output for block in kept)
+
+
+def fit(net: Net, shape: tuple[int, ...], precision: str, allowed: int, at_least: int = 1) -> int:
+    """Divide the net into the fewest segments, but `at_least` so many, that fit; returns the bytes needed.
+
+    Where none fits into the `allowed` bytes, it warns and takes the division that needs least: a prediction is no
+    reason to refuse.
+    """
+    device = next(net.parameters()).device
+    release(device)
+    kept = kept_by_block(net, shape, precision)
+    fixed = in_use(device)  # with weights, gradients and velocities
+    ways: list[tuple[int, list[int]]] = []
+    for count in range(min(at_least, len(kept)), len(kept) + 1):
+        ends = segment_ends(kept, count)
+        ways.append((fixed + activations(kept, ends, device), ends))
+        if ways[-1][0] <= MARGIN * allowed:
+            break
+    else:
+        least = min(needed for needed, _ in ways)
+        ways.append(next(way for way in ways if way[0] <= 1.05 * least))  # more segments would hardly help
+        log.warning("memory may not suffice: %s", advice(ways[-1][0], allowed))
+    needed, ends = ways[-1]
+    net.segments = [net.blocks[start:end] for start, end in pairwise([0, *ends])]
+    return needed
+
+
+def advice(needed: int, allowed: int) -> str:
+    """One line: what is needed, what there is, what to change."""
+    return (
+        f"about {needed / 2**30:.1f} GiB are needed, and a trial may take {allowed / 2**30:.1f} GiB;"
+        " let fewer trials run at once (--threads, --cpus, --gpus-per-trial), allow more (--memory-gib),"
+        " or take a smaller batch, width or precision bf16"
+    )
+
+
+def allowed(device: torch.device, trials_at_once: int, gpus_per_trial: float, gib: float) -> int:
+    """Bytes one trial may take: `gib` if it is not 0, else an equal share of the machine's memory, or of its GPU's.
+
+    Raises `InputError` where `gib` is more than there is.
+    """
+    if device.type == "cuda":
+        there_is = torch.cuda.get_device_properties(device).total_memory
+        share = int(there_is * min(1.0, gpus_per_trial))
+    else:
+        there_is = machine_bytes()
+        share = there_is // trials_at_once
+    asked = int(gib * 2**30)
+    if asked > there_is:
+        raise InputError(f"memory-gib {gib} is more than the {there_is / 2**30:.1f} GiB of {device}; choose less, or 0")
+    return asked or share
+
+
+def in_use(device: torch.device) -> int:
+    """Bytes this process holds now on the device, or in memory where the device is the CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else psutil.Process().memory_info().rss
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak` count from now: a process runs many trials."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # not Linux, or a kernel without it
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes this process held since `reset_peak` (where it cannot be reset: since it began)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 2**10
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 2**10
+
+
+def keep_freed(keep: bool) -> None:
+    """Tell glibc whether to keep freed activations: handing them back to the system and getting them again takes time.
+
+    Not for nets that are run in segments: there it would cost memory. Does nothing with other C libraries.
+    """
+    global _keeping
+    if keep == _keeping or sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    trim_threshold, mmap_threshold, _keeping = -1, -3, keep  # malloc.h
+    libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc raises it to by itself
+    libc.mallopt(trim_threshold, 2**31 - 1 if keep else 64 * 2**20)
+
+
+_keeping = False
+
+
+def release(device: torch.device) -> None:
+    """Give back what a failed attempt held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether an allocation failed: PyTorch's allocator for CUDA has a type for it, others have only words."""
+    reported = ("OutOfMemoryError", "MemoryError")  # by another process of the trial
+    words = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED", *reported)
+    said = str(error)
+    without_room = "could not create a primitive" in said and "descriptor" not in said  # oneDNN
+    typed = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return typed or without_room or any(word in said for word in words)
