@@ -2,8 +2,8 @@
 
 `run.json`, the account, says how far the trial came and how it is run; `records.parquet` is its curve, and
 `layers.parquet` what its layers do (`study/nets/layers.py`). A trial has a result once its account names the curve's
-row count and the digests of both: it is sealed, and nobody writes to it again. Only `evaluations.parquet`, by which its net
-is tested in other ways (10-crop, multi-scale), may come, and grow, later. MLflow shows what the ledger holds
+row count and the digests of both: it is sealed, and nobody writes to it again. Only `evaluations.parquet`, by which its
+net is tested in other ways (10-crop, multi-scale), may come, and grow, later. MLflow shows what the ledger holds
 (`study/store/mlflow/tracking.py`), now or later.
 """
 

@@ -1,8 +1,8 @@
 """The training loop of a detector: RPN and regions together, end to end.
 
 Owns what an iteration does. As `study/training/loop.py`, whose state it works on: images, flips and the draws of
-anchors, regions and dropout are functions of (seed, iteration), so that a state restored from a checkpoint continues bit for bit
-on a CPU. The paper alternates between RPN and Fast R-CNN (four steps); this is the approximate joint training of Faster
+anchors, regions and dropout are functions of (seed, iteration), so that a state restored from a checkpoint continues
+bit for bit on a CPU. The paper alternates between RPN and Fast R-CNN (four steps); this is the approximate joint training of Faster
 R-CNN's authors' later code, whose result they call close to it.
 """
 
