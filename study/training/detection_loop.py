@@ -2,8 +2,8 @@
 
 Owns what an iteration does. As `study/training/loop.py`, whose state it works on: images, flips and the draws of
 anchors, regions and dropout are functions of (seed, iteration), so that a state restored from a checkpoint continues
-bit for bit on a CPU. The paper alternates between RPN and Fast R-CNN (four steps); this is the approximate joint training of Faster
-R-CNN's authors' later code, whose result they call close to it.
+bit for bit on a CPU. The paper alternates between RPN and Fast R-CNN (four steps); this is the approximate joint
+training of Faster R-CNN's authors' later code, whose result they call close to it.
 """
 
 from collections.abc import Callable, Iterator
