@@ -32,11 +32,11 @@ def show(frames: Frames, verdicts: Sequence[Claim], profile: Profile, execution:
 
     `folder` holds what was rendered. Where MLflow cannot be written, that is a warning: the rendering is complete.
     """
-    from study.store.mlflow import tracking
+    from study.store.mlflow import decoration
 
     try:
-        if runs := tracking.unpictured(execution, frames.finals["id"]):
-            tracking.picture(execution, pictures(frames.curves, runs))
+        if runs := decoration.unpictured(execution, frames.finals["id"]):
+            decoration.picture(execution, pictures(frames.curves, runs))
         if not (folder / MANIFEST).exists():
             return  # no report is there to be shown
         files = json.loads((folder / MANIFEST).read_text())["files"]
@@ -45,7 +45,7 @@ def show(frames: Frames, verdicts: Sequence[Claim], profile: Profile, execution:
         numbers["not testable"] = len(verdicts) - sum(numbers.values())
         said = {f"claims {name}": float(number) for name, number in numbers.items()}
         left_out = sorted(set(files) - set(names))
-        tracking.report(execution, profile.name, folder, names, said, note(verdicts, profile, folder, left_out))
+        decoration.report(execution, profile.name, folder, names, said, note(verdicts, profile, folder, left_out))
     except InputError as error:
         log.warning("the report is in %s, and not in MLflow: %s", folder, error)
 
