@@ -23,6 +23,7 @@ from experiments.recipes import DEVIATIONS, IMAGENET_DATA, PAPER_DATA, PAPER_WID
 from study import cost
 from study.spec import Model
 from study.store.ledger import RECALIBRATION_BATCHES, UNUSABLE
+from study.tasks import names
 
 DASH = "—"
 COMPARABLE = (
@@ -388,7 +389,7 @@ def evaluated(number: int, frames: Frames) -> Table:
                 split = ours[measure].split
                 lacking.add(
                     f"The labels of {split} are with its server alone: its numbers are dashes"
-                    if split in paper_numbers.SERVERS
+                    if split in names.SERVERS
                     else f"A dash is what was not evaluated: {paper_numbers.takes(ours[measure].experiment)}"
                 )
             numbers.append({**said, "measure": measure, "paper": value, **found})
@@ -412,9 +413,7 @@ def detectors(frames: Frames) -> list[Table]:
     """
     if not frames.finals["id"].str.startswith("faster-rcnn").any():
         return []
-    measures = {
-        name: paper_numbers.WORDS[name] for name in (paper_numbers.MAP, paper_numbers.MAP_50, paper_numbers.MAP_50_95)
-    }
+    measures = {name: names.WORDS[name] for name in (names.MAP, names.MAP_50, names.MAP_50_95)}
     rows = frames.evaluations[frames.evaluations["measure"].isin(measures)]
     order = rows["protocol"].map(paper_numbers.DETECTION_PROTOCOLS.index)
     rows = rows.iloc[order.argsort(kind="stable")].sort_values(["title", "data"], kind="stable")
@@ -448,10 +447,7 @@ def normalisation(frames: Frames) -> list[Table]:
     planned = serving(frames.finals, paper_numbers.NORMALISATION)
     planned = planned[planned["id"].str.startswith("faster-rcnn")]
     rows = frames.evaluations[frames.evaluations["ids"].isin(planned["id"])]
-    rows = rows[
-        (rows["protocol"] == paper_numbers.SINGLE_SCALE)
-        & rows["measure"].isin((paper_numbers.MAP, paper_numbers.MAP_50))
-    ]
+    rows = rows[(rows["protocol"] == names.SINGLE_SCALE) & rows["measure"].isin((names.MAP, names.MAP_50))]
     if planned.empty:
         return []
     of_title = {title: of.set_index("seed")["value"] for title, of in rows.groupby("title", sort=False)}
@@ -476,7 +472,7 @@ def normalisation(frames: Frames) -> list[Table]:
         }
     )
     notes = [
-        f"Average precision in percent at IoU 0.5, {paper_numbers.SINGLE_SCALE}; differences are paired by seed,"
+        f"Average precision in percent at IoU 0.5, {names.SINGLE_SCALE}; differences are paired by seed,"
         " with 95 % t intervals."
     ]
     return [Table("normalisation", "Which normalisation a detector wants", table, text, notes, "measured")]
