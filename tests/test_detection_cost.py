@@ -1,4 +1,4 @@
-"""What `study/cost.py` counts of detectors is what the modules of torchvision and of the study have, put together here."""
+"""The counts of `study/cost.py` for detectors are those of the modules of torchvision and of the study."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
