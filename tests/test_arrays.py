@@ -562,7 +562,7 @@ def test_two_processes_download_once(
     write(server[1] / "cifar-10-python.tar.gz", cifar[0])
     root = tmp_path / "root"
     script = (
-        "import sys; from pathlib import Path; from study import data; from study.data import sources\n"
+        "import sys; from pathlib import Path; from study.data import arrays, sources\n"
         f"sources.CHECKSUMS['cifar-10-python.tar.gz'] = {md5(cifar[0])!r}\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         f"print(arrays.load(arrays.describe('cifar10', Path()), Path({str(root)!r})).digest)\n"

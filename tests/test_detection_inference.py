@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_detection_model import RESNET, SMALL, VGG, as_if_trained, photographs, torchvisions, trial
+from test_faster_rcnn import RESNET, SMALL, VGG, as_if_trained, photographs, torchvisions, trial
 from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 

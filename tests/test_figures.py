@@ -177,7 +177,7 @@ def test_what_an_unfinished_trial_has_is_faint_named_and_in_no_mean():
         return "running" if trial.model.title == "plain-20" and trial.seed == 2 else "finished"
 
     study = frames(QUICK, error=large, outcomes=outcome)
-    without = Frames(study.finals, study.curves[study.curves["outcome"] != "running"], study.nets.layers)
+    without = Frames(study.finals, study.curves[study.curves["outcome"] != "running"], study.layers)
     for draw, panels in ((figures.figure_1, 2), (figures.figure_6, 1)):
         figure, bare = draw(study, "quick"), draw(without, "quick")
         assert "in no mean: the curves so far of plain-20 (seed 2)." in figures.caption(figure)

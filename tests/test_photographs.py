@@ -564,7 +564,7 @@ def test_no_thread_outlives_its_data_set_or_keeps_a_process_alive(tmp_path: Path
         thread.join(timeout=20)
     assert not started & set(threading.enumerate())
     script = (
-        "from pathlib import Path; from study import data\n"
+        "from pathlib import Path; from study.data import arrays\n"
         f"root = Path({str(tmp_path)!r}); spec = arrays.describe('images:zoo', root, size=16)\n"
         "found = arrays.load(spec, root, threads=2); found.batch(0, 0, 8); print('done'); raise SystemExit(3)"
     )
