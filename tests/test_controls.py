@@ -8,7 +8,7 @@ import pytest
 from planted import frames
 
 from analysis import controls
-from analysis.figures import serving
+from analysis.nets import serving
 from analysis.verdicts import evaluate
 from experiments import controls as experiment
 from experiments import plain_vs_residual, planned

@@ -6,7 +6,7 @@ from functools import reduce
 
 import pytest
 
-from analysis import paper, paper_numbers, reproduced
+from analysis import paper, reproduced
 from analysis.reproduced import Value
 from analysis.runs import MEASURES, RECORD
 from experiments import planned
@@ -15,6 +15,7 @@ from experiments.recipes import PAPER_DATA, PAPER_WIDTH, paper_cifar
 from study import cost
 from study.spec import DetectionTrial, InputError, Model
 from study.store.ledger import LAYERS
+from study.tasks import names
 
 ROWS = paper.table("cifar_architecture")["rows"]
 
@@ -181,7 +182,7 @@ def wrong(value: Value) -> str:
             return f"no trial of {found['by']} is of it"
         return (
             ""
-            if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names, *paper_numbers.WORDS)
+            if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names, *names.WORDS)
             else f"nothing measures {found['measure']}"
         )
     if "counted" in found:
