@@ -15,6 +15,7 @@ from analysis.runs import one_image_pct
 from analysis.statistics import Greater, p_equivalent, p_greater
 from experiments.profiles import Profile
 from experiments.recipes import PAPER_DATA
+from study.tasks.names import SERVERS
 
 SUPPORTED, CONTRADICTED, NOT_TESTABLE = "supported", "contradicted", "not testable in this profile"
 
@@ -234,7 +235,7 @@ def evaluated(study: Study, number: Number) -> Evaluated:
     nets = _planned(study, number.experiment, "" if ensemble else number.title)
     if nets.empty:
         raise NotTestable(f"needs {number.title}: {paper_numbers.takes(number.experiment)}")
-    if rows.empty and number.split in paper_numbers.SERVERS:
+    if rows.empty and number.split in SERVERS:
         raise NotTestable(f"needs {number}, and only that split's server has its labels")
     if rows.empty:
         return Evaluated(number, pd.Series(dtype=float), nets, 0.0)

@@ -27,9 +27,10 @@ from analysis.report import DECISIONS
 from analysis.statistics import ALPHA, MOST_SEEDS, estimate
 from analysis.verdicts import in_figures, in_words, outcome_of, remarks, runs_of, seeds_to_decide, undecided, weigh
 from commands.options import Selection
-from commands.plan import Accounts, Forecast, Plan, has_result, make_plan, over_budget, plan_of
+from commands.plan import over_budget, plan_of
 from commands.run import accounts, run_missing
 from experiments import planned, with_needed
+from study.run.forecast import Accounts, Forecast, Plan, has_result, make_plan
 from study.spec import InputError, check_at_least, check_choice
 from study.store import provenance
 from study.store.ledger import Run

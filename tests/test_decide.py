@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from planted import frames
-from test_sharing import study
+from test_share import study
 
 import commands.render as analysis
 import commands.study as experiments
