@@ -16,6 +16,7 @@ from analysis.statistics import Greater, p_equivalent, p_greater
 from analysis.verdicts import Kind
 from experiments.profiles import Profile
 from experiments.recipes import PAPER_DATA
+from study.tasks.names import SERVERS
 
 TRAIN, CLEAN, TEST = "final_train_error_pct", "clean_train_error_pct", "test_error_pct"
 WORDS = {TRAIN: "training error", CLEAN: "clean training error", TEST: "test error"}
@@ -237,7 +238,7 @@ def evaluated(study: Study, number: Number) -> Evaluated:
     nets = _planned(study, number.experiment, "" if ensemble else number.title)
     if nets.empty:
         raise NotTestable(f"needs {number.title}: {paper_numbers.takes(number.experiment)}")
-    if rows.empty and number.split in paper_numbers.SERVERS:
+    if rows.empty and number.split in SERVERS:
         raise NotTestable(f"needs {number}, and only that split's server has its labels")
     if rows.empty:
         return Evaluated(number, pd.Series(dtype=float), nets, 0.0)

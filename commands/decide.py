@@ -30,9 +30,10 @@ from analysis.statistics import ALPHA, MOST_SEEDS, estimate
 from analysis.verdicts import Kind
 from analysis.verdicts import in_words as verdict_in_words
 from commands.options import Selection
-from commands.plan import Accounts, Forecast, Plan, has_result, make_plan, over_budget, plan_of
+from commands.plan import over_budget, plan_of
 from commands.run import accounts, run_missing
 from experiments import planned, with_needed
+from study.run.forecast import Accounts, Forecast, Plan, has_result, make_plan
 from study.spec import InputError, check_at_least, check_choice
 from study.store import provenance
 from study.store.ledger import Run

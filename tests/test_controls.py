@@ -9,7 +9,7 @@ from planted import frames
 
 from analysis import controls
 from analysis.decision import evaluate
-from analysis.figures import serving
+from analysis.nets import serving
 from experiments import controls as experiment
 from experiments import plain_vs_residual, planned
 from experiments.profiles import PROFILES, QUICK

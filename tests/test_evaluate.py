@@ -26,8 +26,8 @@ from study.run import evaluate as evaluating
 from study.run.worker import run_trial
 from study.spec import Model, Trial
 from study.store import ledger
-from study.store.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.store.mlflow import tracking
+from study.tasks.names import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.training import checkpoints
 from study.training.loop import TrainState
 

@@ -6,7 +6,7 @@ from functools import reduce
 
 import pytest
 
-from analysis import paper, paper_numbers, reproduced
+from analysis import paper, reproduced
 from analysis.reproduced import Value
 from analysis.runs import MEASURES, RECORD
 from experiments import planned
@@ -15,6 +15,7 @@ from experiments.recipes import PAPER_DATA, PAPER_WIDTH, paper_cifar
 from study import cost
 from study.spec import DetectionTrial, InputError, Model
 from study.store.ledger import LAYERS
+from study.tasks import names
 
 ROWS = paper.table("cifar_architecture")["rows"]
 
@@ -40,26 +41,30 @@ def test_every_table_has_a_title_a_section_and_rows(number):
     assert table["title"] and table["section"] and table["rows"]
 
 
+def _convolutions(model: Model) -> list[cost.Layer]:
+    return list(cost.convolutions(model, PAPER_DATA.channels, PAPER_DATA.size, PAPER_DATA.size))
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row["depth"]))
 def test_every_cifar_count_is_what_study_cost_counts(row):
     for shortcut, expected in row["params"].items():
         assert cost.parameters(cifar_net(row["depth"], shortcut), PAPER_DATA) == expected
     plain, residual = cifar_net(row["depth"], "none"), cifar_net(row["depth"], "A")
     assert cost.parameters(plain, PAPER_DATA) == row["params"]["A"]
-    batch_norm = sum(2 * c.outputs for c in cost.convolutions(residual, PAPER_DATA))
+    batch_norm = sum(2 * layer.outputs for layer in _convolutions(residual))
     assert row["params"]["A"] - batch_norm == row["params_without_bn_A"]
     assert round(cost.multiply_adds(residual, PAPER_DATA) / 1e6, 2) == row["mega_multiply_adds_A"]
     assert plain.stages[0] == row["n"]
     assert sum(plain.stages) == row["shortcuts"]
-    assert len(list(cost.convolutions(plain, PAPER_DATA))) + 1 == row["depth"]
+    assert len(_convolutions(plain)) + 1 == row["depth"]
 
 
 def test_the_stages_of_the_cifar_table_are_the_nets():
     first, second, third = paper.table("cifar_architecture")["stages"]
-    convolutions = list(cost.convolutions(cifar_net(56, "A"), PAPER_DATA))
+    convolutions = _convolutions(cifar_net(56, "A"))
     for stage in (first, second, third):
         size = int(stage["output_map"].split("x")[0])
-        layers = [c for c in convolutions if c.size == size]
+        layers = [c for c in convolutions if c.places == size**2]
         extra = 1 if stage["layers"].startswith("1+") else 0
         assert len(layers) == 2 * 9 + extra
         assert {c.outputs for c in layers} == {stage["filters"]}
@@ -183,7 +188,7 @@ def wrong(value: Value) -> str:
             return f"no trial of {found['by']} is of it"
         return (
             ""
-            if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names, *paper_numbers.WORDS)
+            if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names, *names.WORDS)
             else f"nothing measures {found['measure']}"
         )
     if "counted" in found:

@@ -14,6 +14,7 @@ from analysis.runs import Frames
 from analysis.verdicts import Kind, Verdict
 from experiments.profiles import QUICK
 from study.spec import InputError
+from study.tasks import names
 
 OTHERS = [claim for claim in paper.claims() if claim.cost in ("imagenet", "detection")]
 BY_SERVERS = {"S41-30", "SB-4", "SB-5", "SB-6", "SC-2"}  # of test sets without public labels
@@ -72,9 +73,9 @@ def test_nets_that_are_planned_and_not_trained_leave_all_of_these_claims_undecid
 
 def test_a_number_of_another_protocol_or_split_is_no_substitute(base: Frames) -> None:
     study = tabled(base)
-    for column, other in (("protocol", paper_numbers.CENTRE), ("split", paper_numbers.TEST_SPLIT)):
+    for column, other in (("protocol", names.CENTRE), ("split", names.TEST_SPLIT)):
         rows = study.evaluations.copy()
-        rows.loc[rows["protocol"] == paper_numbers.TEN_CROP, column] = other
+        rows.loc[rows["protocol"] == names.TEN_CROP, column] = other
         found = verdicts(replace(study, evaluations=rows))
         assert found["S41-1"].text == found["S41-17"].text == "undecided (needs 2 more seeds)"
 
@@ -116,21 +117,21 @@ RESNET101 = paper_numbers.detector("ResNet-101")
         ("S41-17", add(2, "ResNet-34 (C)")),
         ("S41-18", add(-5, "ResNet-34 (C)")),
         ("S41-24", add(2, "ResNet-50")),
-        ("S41-25", add(1, "ResNet-152", measure=paper_numbers.TOP5)),
+        ("S41-25", add(1, "ResNet-152", measure=names.TOP5)),
         ("S41-28", add(2, "ResNet-34 (B)")),
         ("S41-29", add(1, "ResNet-152")),
         ("S41-30", add(1, "ensemble of 6")),
         ("S43-1", add(-1, RESNET101, split="VOC 12 test")),
-        ("S43-2", add(-2, RESNET101, protocol=paper_numbers.SINGLE_SCALE)),
-        ("S43-3", add(-4, RESNET101, measure=paper_numbers.MAP_50_95)),
-        ("SB-1", add(2, RESNET101, protocol=paper_numbers.REFINED)),
-        ("SB-2", add(2, RESNET101, protocol=paper_numbers.CONTEXT)),
-        ("SB-3", add(-1, RESNET101, protocol=paper_numbers.TESTED_MULTI_SCALE)),
-        ("SB-4", add(-2, "ensemble of 3", split=paper_numbers.COCO_TEST_DEV)),
+        ("S43-2", add(-2, RESNET101, protocol=names.SINGLE_SCALE)),
+        ("S43-3", add(-4, RESNET101, measure=names.MAP_50_95)),
+        ("SB-1", add(2, RESNET101, protocol=names.REFINED)),
+        ("SB-2", add(2, RESNET101, protocol=names.CONTEXT)),
+        ("SB-3", add(-1, RESNET101, protocol=names.TESTED_MULTI_SCALE)),
+        ("SB-4", add(-2, "ensemble of 3", split=names.COCO_TEST_DEV)),
         ("SB-5", add(-2, RESNET101, split="VOC 07 test")),
-        ("SB-6", add(-2, RESNET101, split=paper_numbers.TEST_SPLIT)),
+        ("SB-6", add(-2, RESNET101, split=names.TEST_SPLIT)),
         ("SC-1", add(2, "RPN, ResNet-101")),
-        ("SC-2", add(2, "ensemble of 3", split=paper_numbers.TEST_SPLIT)),
+        ("SC-2", add(2, "ensemble of 3", split=names.TEST_SPLIT)),
     ],
 )
 def test_planted_counter_evidence_contradicts(base: Frames, name: str, change: Callable) -> None:
@@ -186,7 +187,7 @@ def test_two_nets_of_one_name_are_refused_not_averaged(base: Frames) -> None:
 
 def test_a_gain_on_both_vocs_is_tested_on_the_one_whose_labels_are_public(base: Frames) -> None:
     study = tabled(base)
-    public = study.evaluations[study.evaluations["split"] != paper_numbers.VOC_12]
+    public = study.evaluations[study.evaluations["split"] != names.VOC_12]
     found = verdicts(replace(study, evaluations=public))["S43-1"]
     assert found.kind == Kind.SUPPORTED and "On VOC 2007 alone" in found.reason
     assert "alone" not in verdicts(study)["S43-1"].reason

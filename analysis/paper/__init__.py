@@ -17,6 +17,8 @@ import yaml
 from study.spec import check_choice
 
 _FOLDER = Path(__file__).parent
+ITERATIONS = 64_000  # of the CIFAR-10 nets, Sec. 4.2
+IMAGENET_ITERATIONS = 600_000  # Sec. 3.4
 
 
 @cache

@@ -29,7 +29,8 @@ from study.nets import layers
 from study.nets.resnet import build
 from study.spec import DetectionTrial, InputError, Trial
 from study.store import atomic, heartbeat, ledger, provenance
-from study.tasks.protocols import PROTOCOLS, as_evaluated, errors_pct, probabilities, split_of
+from study.tasks.names import CLASSIFIER_PROTOCOLS
+from study.tasks.protocols import as_evaluated, errors_pct, probabilities, split_of
 from study.training import memory
 from study.training.checkpoints import newest_iteration
 from study.training.distributed import HERE, Meeting, Peers, assisting, joined, leading
@@ -177,7 +178,7 @@ def _recalibrated(trial: Trial, state: TrainState, data: AnyDataset) -> dict[str
 def _tested(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str, Any]]:
     """What the final net does by each of the paper's ways of testing, where its images are photographs."""
     rows: list[dict[str, Any]] = []
-    for protocol in PROTOCOLS if trial.data.photographs else ():
+    for protocol in CLASSIFIER_PROTOCOLS if trial.data.photographs else ():
         with as_evaluated(state.net, trial.recipe, data) as net:
             (errors, _), images = errors_pct(probabilities([net], data, protocol, state.device))
         of = {"split": split_of(trial.data), "protocol": protocol, "nets": "", "images": images}
