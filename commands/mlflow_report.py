@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.figures import FAMILY_COLOURS, styled
+from analysis.pictures.static import FAMILY_COLOURS, styled
 from analysis.report import MANIFEST, verdict_table
 from analysis.runs import Frames, thinned
 from analysis.tables import markdown
