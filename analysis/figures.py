@@ -27,7 +27,7 @@ from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 from analysis import effects, files, paper
 from analysis.runs import TARGETS_PCT, WITHOUT_RESULT, Frames, thinned
 from study.spec import PROTOCOL, SCHEMA, check_choice
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 TRAINING = "final_train_error_pct"
 TEST = "test_error_pct"

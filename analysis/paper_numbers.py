@@ -1,7 +1,7 @@
 """Evaluations beyond a trial's own records: which net, tested how, gives which number of the paper.
 
 Owns the names that experiments, nets, splits, protocols and measures of ImageNet and detection have, those of tested
-classifiers excepted (`study/store/ledger.py`), and which of them each number of Tables 2-5 and 7-14 is. Numbers of
+classifiers excepted (`study/store/records.py`), and which of them each number of Tables 2-5 and 7-14 is. Numbers of
 different protocols are never compared: a lookup names the protocol. Must not know claims, nor how a table is printed.
 """
 
@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import paper
 from experiments import EXPERIMENTS, name_of
 from study.spec import VOC_CLASSES, InputError
-from study.store.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
+from study.store.records import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
 
 PLAIN_RESIDUAL, OPTIONS, DEPTH, LONGER = (
     "imagenet-plain-vs-residual",

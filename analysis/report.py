@@ -34,7 +34,7 @@ from analysis.verdicts import evaluate
 from experiments.profiles import Profile
 from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention first
 MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of

@@ -18,7 +18,8 @@ from commands.options import Selection, accepting, print_aligned, select
 from commands.run import accounts
 from study.execution import Execution
 from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
-from study.store.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
+from study.store.account import Outcome
+from study.store.records import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 
 if TYPE_CHECKING:
     from study.run.evaluate import Testing
@@ -72,7 +73,7 @@ def _of_trials(selected: Selection) -> int:
     """Test those of the selected trials that are finished."""
     execution, arguments = selected.execution, selected.arguments
     said, trials = accounts(selected, checked=True), _chosen(selected.trials, arguments["ids"].split())
-    finished = [trial for trial in trials if said.get(trial.id, {}).get("outcome") == "finished"]
+    finished = [trial for trial in trials if trial.id in said and said[trial.id].outcome == Outcome.FINISHED]
     if not finished:
         raise InputError(
             f"none of the {len(trials)} selected trials is finished in {execution.storage}; run them:"
@@ -89,7 +90,7 @@ def _of_trials(selected: Selection) -> int:
     lacking: dict[str, str] = {}
     with only_launcher(execution.storage):
         for kind, tested, protocols in tasks:
-            testing = kind(execution, {trial.id: said[trial.id]["tags"] for trial in tested}, arguments["again"])
+            testing = kind(execution, {trial.id: said[trial.id].tags for trial in tested}, arguments["again"])
             if arguments["ensemble"]:  # by id: the same nets are one ensemble, whatever selected them
                 testing.test(sorted(tested, key=lambda trial: trial.id), protocols, together=True)
             else:

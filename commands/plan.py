@@ -27,9 +27,10 @@ from study.run import placement, timing
 from study.run.placement import Node, Placed, Share
 from study.run.timing import Probe
 from study.spec import DetectionTrial, InputError, Trial, check_at_least
-from study.store import atomic, ledger
+from study.store import atomic, layout
+from study.store.account import Account, Outcome
 
-Accounts = Mapping[str, dict[str, Any]]  # what the ledger says of each trial, by id
+Accounts = Mapping[str, Account]  # of the trials that have one, by id
 HARDWARE_OPTIONS = (
     click.option("--gpus", type=int, help="GPUs of each node to plan for (default: this machine's)."),
     click.option("--nodes", type=int, default=1, help="Nodes to plan for, all alike (default: 1)."),
@@ -97,7 +98,7 @@ def plan_of(selected: Selection, accounts: Accounts, say: Callable[[str], Any]) 
 
 
 def has_result(accounts: Accounts, trial: Trial) -> bool:
-    return accounts.get(trial.id, {}).get("outcome") in ("finished", "diverged")
+    return trial.id in accounts and accounts[trial.id].has_result
 
 
 def make_plan(forecasts: Iterable[Forecast], todo: Container[str], nodes: list[Node]) -> Plan:
@@ -152,10 +153,10 @@ def forecast(
 
 def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable[tuple[Trial, float]]:
     for trial in trials:
-        said = accounts.get(trial.id, {})
-        tags = said.get("tags", {})
-        if said.get("outcome") == "finished" and tags.get("device", "cpu").startswith("cuda") == on_gpu:
-            yield trial, float(tags["seconds"])
+        account = accounts.get(trial.id, Account())
+        ran_on_gpu = account.tags.get("device", "cpu").startswith("cuda")
+        if account.outcome == Outcome.FINISHED and ran_on_gpu == on_gpu:
+            yield trial, float(account.tags["seconds"])
 
 
 def _forecast(
@@ -202,7 +203,7 @@ def _probe(todo: Iterable[Trial], execution: Execution, node: Node, say: Callabl
     from study.run.launch import check
 
     check([trial for trial, _ in work], replace(execution, processes=1))  # before there is a store
-    ledger.create(execution.storage)
+    layout.create(execution.storage)
     on_a_gpu = max((int(1 / placement.share(trial, execution, node).gpus) for trial, _ in work if node.gpus), default=0)
     at_once = on_a_gpu or execution.trials_at_once
     say(f"probing {len(work)} conditions, {at_once} at a time")

@@ -11,7 +11,7 @@ from torch.nn import functional
 from experiments import recipes
 from study.nets.resnet import BatchNorm, Net
 from study.spec import Data, InputError, Model
-from study.store.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
+from study.store.records import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.tasks import protocols
 from study.tasks.protocols import errors_pct, probabilities
 

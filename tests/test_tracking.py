@@ -18,8 +18,17 @@ from experiments.recipes import minutes
 from study.execution import Execution
 from study.run.worker import run_trial
 from study.spec import InputError, Model, Trial
-from study.store import ledger
+from study.store.account import Account, Outcome, read_account, write_account
 from study.store.mlflow import tracking
+from study.store.records import (
+    COLUMNS,
+    EVALUATIONS,
+    add_evaluations,
+    read_evaluations,
+    seal_result,
+    table_digest,
+    write_records,
+)
 from study.training.loop import Record
 
 Small = Callable[..., Trial]
@@ -27,7 +36,7 @@ TAGS = {"profile": "test", "experiments": "none"}
 
 
 def record(iteration: int, test: float | None = None) -> Record:
-    values = dict.fromkeys(ledger.COLUMNS.names, None) | {"test_error_pct": test}
+    values = dict.fromkeys(COLUMNS.names, None) | {"test_error_pct": test}
     return values | {"iteration": iteration, "learning_rate": 0.1, "train_loss": 1 / iteration, "train_error_pct": 50.0}
 
 
@@ -35,19 +44,19 @@ def history(store: Execution, run_id: str, key: str = "train_loss") -> list[tupl
     return [(m.step, m.value) for m in tracking.client(store).get_metric_history(run_id, key)]
 
 
-def said(outcome: str = "running", **more: Any) -> dict[str, Any]:
-    return {"outcome": outcome, "reason": "", "started": 1_700_000_000_000, "tags": dict(TAGS)} | more
+def said(outcome: str = "running", **more: Any) -> Account:
+    return Account(**{"outcome": Outcome(outcome), "started": 1_700_000_000_000, "tags": dict(TAGS)} | more)
 
 
 def shown(store: Execution, trial: Trial) -> Any:
-    """The trial's run in MLflow, after showing what its ledger holds."""
+    """The trial's run in MLflow, after showing what its folder holds."""
     tracking.publish(store, [trial])
     (run,) = tracking.read(store, [trial], records=False)
     return tracking.client(store).get_run(run.run_id)
 
 
 def seal(store: Execution, trial: Trial, records: list[Record], outcome: str = "finished", **tags: str) -> None:
-    ledger.seal(store.trial_folder(trial.id), outcome, records, said(tags=TAGS | tags))
+    seal_result(store.trial_folder(trial.id), Outcome(outcome), records, said(tags=TAGS | tags))
 
 
 def test_a_finished_run_reads_back_exactly(store: Execution, small: Small) -> None:
@@ -93,8 +102,8 @@ def test_families_options_and_depths_have_colours_of_their_own() -> None:
 def test_showing_the_ledger_again_and_again_doubles_nothing(store: Execution, small: Small) -> None:
     trial, records = small(), [record(4), record(8, 12.5), record(12)]
     folder = store.trial_folder(trial.id)
-    ledger.say(folder, said())
-    ledger.write_records(folder, records[:2])
+    write_account(folder, said())
+    write_records(folder, records[:2])
     run_id = shown(store, trial).info.run_id
     assert shown(store, trial).info.status == "RUNNING"
     assert history(store, run_id) == [(4, 0.25), (8, 0.125)]
@@ -133,30 +142,30 @@ def test_evaluations_come_after_the_result_grow_and_are_replaced(store: Executio
         ([evaluation("10-crop", 28.0)], [("10-crop", 28.0), ("centre crop", 30.0)]),
         ([evaluation("10-crop", 27.5)], [("10-crop", 27.5), ("centre crop", 30.0)]),
     ):
-        ledger.add_evaluations(folder, rows)
+        add_evaluations(folder, rows)
         for of in (mirror, tracking.Mirror(store, [trial])):  # this launch's, and the next one's
             assert of.update()
             (found,) = tracking.read(store, [trial])
-            assert found.evaluations is not None and found.evaluations.schema.equals(ledger.EVALUATIONS)
+            assert found.evaluations is not None and found.evaluations.schema.equals(EVALUATIONS)
             assert [(row["protocol"], row["value"]) for row in found.evaluations.to_pylist()] == expected
             assert (found.run_id, found.tags, found.records) == (before.run_id, before.tags, before.records)
     ensemble = evaluation("10-crop", 25.0, nets=f"{trial.id},{small(seed=1).id}")
-    ledger.add_evaluations(folder, [ensemble])
-    assert len(ledger.read_evaluations(folder) or []) == 3  # of an ensemble is another evaluation
+    add_evaluations(folder, [ensemble])
+    assert len(read_evaluations(folder) or []) == 3  # of an ensemble is another evaluation
 
 
 def test_an_evaluation_is_of_a_finished_trial_and_a_number(store: Execution, small: Small) -> None:
     folder = store.trial_folder(small().id)
     with pytest.raises(InputError, match="is not finished; only finished trials are evaluated"):
-        ledger.add_evaluations(folder, [evaluation("10-crop", 28.0)])
+        add_evaluations(folder, [evaluation("10-crop", 28.0)])
     seal(store, small(), [record(4), record(8)])
     for wrong, says in (
         (evaluation("10-crop", float("nan")), "top1_error_pct of .* is nan; an evaluation needs a number"),
         (evaluation("10-crop", 28.0, crops=10), "an evaluation has other columns than split, .*: crops"),
     ):
         with pytest.raises(InputError, match=says):
-            ledger.add_evaluations(folder, [wrong])
-    assert ledger.read_evaluations(folder) is None
+            add_evaluations(folder, [wrong])
+    assert read_evaluations(folder) is None
 
 
 def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
@@ -166,9 +175,9 @@ def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
     trial = small()
     folder = store.trial_folder(trial.id)
     seal(store, trial, [record(4), record(8)])
-    ledger.add_evaluations(folder, [evaluation("10-crop", 28.0)])
+    add_evaluations(folder, [evaluation("10-crop", 28.0)])
     tracking.publish(store, [trial])
-    ledger.add_evaluations(folder, [evaluation("10-crop", 27.0)])
+    add_evaluations(folder, [evaluation("10-crop", 27.0)])
     mirror = tracking.Mirror(store, [trial])
     attach = mirror.mlflow.log_artifacts
 
@@ -187,7 +196,7 @@ def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
     (path,) = (store.storage / "artifacts").rglob("evaluations.parquet")
     pq.write_table(pq.read_table(path).slice(1), path)
     (found,) = tracking.read(store, [trial])
-    assert found.outcome == ledger.UNUSABLE and found.evaluations is None
+    assert found.outcome == Outcome.UNUSABLE and found.evaluations is None
     assert f"the evaluations of run {found.run_id} " in found.tags["reason"]
 
 
@@ -208,12 +217,12 @@ def test_a_stopped_run_is_not_left_running_and_goes_on_in_the_same_run(
     store: Execution, small: Small, outcome: str, status: str
 ) -> None:
     folder = store.trial_folder(small().id)
-    ledger.say(folder, said(outcome, reason="because"))
+    write_account(folder, said(outcome, reason="because"))
     there = shown(store, small())
     assert (there.info.status, there.data.tags["reason"]) == (status, "because")
     (found,) = tracking.read(store, [small()])
     assert found.outcome == outcome and found.records is None
-    ledger.say(folder, said())
+    write_account(folder, said())
     again = shown(store, small())
     assert (again.info.run_id, again.info.status, again.data.tags["outcome"]) == (found.run_id, "RUNNING", "running")
 
@@ -259,7 +268,7 @@ def test_a_run_is_sealed_before_it_counts(store: Execution, small: Small) -> Non
 def test_a_curve_whose_iterations_fall_is_never_sealed(store: Execution, small: Small) -> None:
     with pytest.raises(InputError, match="iterations that do not rise"):
         seal(store, small(), [record(8), record(4)])
-    assert ledger.account(store.trial_folder(small().id)) == {}
+    assert read_account(store.trial_folder(small().id)) == Account()
 
 
 def test_a_moved_store_reads_as_before(store: Execution, small: Small) -> None:
@@ -521,6 +530,6 @@ def test_the_digest_is_that_of_the_rows_as_json():
     odd = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e-5, 1e22, 1 / 3, None, 100.0]
     for count in (0, 1, len(odd)):
         columns = [pa.array(range(count), pa.int64()), *[pa.array(odd[:count], pa.float64())] * 9]
-        table = pa.table(columns, schema=ledger.COLUMNS)
+        table = pa.table(columns, schema=COLUMNS)
         for each in (table, pa.concat_tables([table, table])):
-            assert ledger.digest(each) == hashlib.sha256(json.dumps(each.to_pylist()).encode()).hexdigest()
+            assert table_digest(each) == hashlib.sha256(json.dumps(each.to_pylist()).encode()).hexdigest()

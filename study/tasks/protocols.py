@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from study.data.arrays import AnyDataset, Dataset
 from study.data.photographs import EVALUATION_SIDE, for_size
 from study.spec import Data, InputError, Recipe, check_choice
-from study.store.ledger import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
+from study.store.records import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
 from study.training.evaluation import autocast, recalibrated
 from study.training.loop import EVALUATION_BATCH
 

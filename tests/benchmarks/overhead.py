@@ -17,19 +17,19 @@ import common
 from experiments.profiles import QUICK
 from experiments.recipes import minutes
 from study.execution import Execution
-from study.run import worker
+from study.run import attempt, worker
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat, records
 from study.store.mlflow import tracking
 from study.training.loop import TrainState, loop
 
 CALLS = (
     ("records", loop, "_observe"),
     ("checkpoints", TrainState, "save"),
-    ("records", ledger, "write_records"),
+    ("records", records, "write_records"),
     ("heartbeat", heartbeat, "write"),
-    ("opening and sealing", worker.Attempt, "__init__"),
-    ("opening and sealing", worker.Attempt, "seal"),
+    ("opening and sealing", attempt.Attempt, "__init__"),
+    ("opening and sealing", attempt.Attempt, "seal"),
     ("MLflow, in the launcher", tracking.Mirror, "update"),
 )
 

@@ -42,11 +42,23 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 
 from study.execution import Execution
 from study.spec import PROTOCOL, SCHEMA, InputError, Trial
-from study.store import ledger
+from study.store import layout
+from study.store.account import RESULTS, Account, Outcome, read_account
 from study.store.atomic import is_local
 from study.store.atomic import read as read_file
 from study.store.heartbeat import version
-from study.store.ledger import RESULTS, UNUSABLE, Run
+from study.store.layout import Store, is_store
+from study.store.records import (
+    RECALIBRATED,
+    Run,
+    is_evaluated,
+    read_evaluations,
+    read_records,
+    table_digest,
+    verified,
+    verified_evaluations,
+    verified_layers,
+)
 
 STUDY = "degradation-study"
 VERSION = f"schema {SCHEMA}, protocol {PROTOCOL}"  # of the ids that this code makes and reads
@@ -54,7 +66,7 @@ POINTS = 150  # of a series in the MLflow UI: it asks for 320 at most, and its s
 LOOK_SECONDS = 2.0  # between looks at what trials have said
 OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
 # Files of a trial that its run shows.
-ATTACHED = ("spec.json", "uncommitted.patch", "trace.json", "records.parquet", "layers.parquet")
+ATTACHED = (layout.SPEC, layout.PATCH, layout.TRACE, layout.RECORDS, layout.LAYERS)
 EVALUATED = "evaluations_sha256"  # tag: of the evaluations that the run shows
 PICTURED = "mlflow.curve"  # tag: the file with the picture of the run's curve; MLflow's UI lists no tag of this prefix
 NOTE = "mlflow.note.content"  # tag: the description, in Markdown, of a run or an experiment
@@ -68,11 +80,11 @@ UNCOMPARED = (
     *(f"detection.{name}" for name in ("anchors", "longest", "proposals", "regions")),
 )
 STATUS = {
-    "running": "RUNNING",
-    "finished": "FINISHED",
-    "diverged": "FINISHED",
-    "failed": "FAILED",
-    "interrupted": "KILLED",
+    Outcome.RUNNING: "RUNNING",
+    Outcome.FINISHED: "FINISHED",
+    Outcome.DIVERGED: "FINISHED",
+    Outcome.FAILED: "FAILED",
+    Outcome.INTERRUPTED: "KILLED",
 }
 TESTED = ("test_error_pct", "map_50")  # of the last record
 MEND = "delete what is wrong in MLflow (make ui); the next launch shows the trial's folder again, or trains it"
@@ -83,7 +95,7 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it woul
 
 def uri_of(execution: Execution) -> str:
     """The tracking address: the given one, or the database inside the storage."""
-    return execution.tracking_uri or f"sqlite:///{execution.storage.resolve() / 'mlflow.db'}"
+    return execution.tracking_uri or f"sqlite:///{Store(execution.storage.resolve()).database}"
 
 
 def create_store(execution: Execution) -> None:
@@ -94,7 +106,7 @@ def create_store(execution: Execution) -> None:
     storage = execution.storage
     if not execution.tracking_uri and not is_local(storage):
         raise InputError(f"storage {storage} cannot hold a database; name an MLflow server: --tracking-uri http://...")
-    ledger.create(storage)
+    layout.create(storage)
     if not execution.tracking_uri:
         _create_database(storage)
     try:
@@ -105,8 +117,8 @@ def create_store(execution: Execution) -> None:
 
 def _create_database(storage: Path) -> None:
     """MLflow's database, made under another name: one that a kill left half made could never be opened."""
-    (storage / "artifacts").mkdir(exist_ok=True)
-    database = storage / "mlflow.db"
+    Store(storage).artifacts.mkdir(exist_ok=True)
+    database = Store(storage).database
     if database.exists():
         return
     half_made = storage.resolve() / f".mlflow.db.{os.getpid()}"
@@ -134,7 +146,7 @@ def _experiment(mlflow: MlflowClient, execution: Execution, profile: str) -> str
     if found is not None:
         return found.experiment_id
     served = execution.tracking_uri.startswith("http")  # a server knows where its artifacts are; a database does not
-    place = None if served else (execution.storage.resolve() / "artifacts").as_uri()
+    place = None if served else Store(execution.storage.resolve()).artifacts.as_uri()
     try:
         return mlflow.create_experiment(
             name, artifact_location=place, tags={"study": STUDY, "profile": profile, **KIND}
@@ -167,13 +179,13 @@ class Mirror:
 
     def results(self) -> set[str]:
         """Ids of the trials whose runs have a result."""
-        return {id for id, run in self.runs.items() if run.data.tags.get("outcome") in RESULTS}
+        return {id for id, run in self.runs.items() if _has_result(run)}
 
     def update(self) -> bool:
         """Show what is new in the ledger; whether MLflow now has it all."""
         for trial in list(self.trials.values()):
             folder = self.execution.trial_folder(trial.id)
-            new = [version(folder / name) for name in ("run.json", "records.parquet", "evaluations.parquet")]
+            new = [version(folder / name) for name in (layout.ACCOUNT, layout.RECORDS, layout.EVALUATIONS)]
             if new[0] is None or self.shown.get(trial.id) == new:
                 continue
             self.behind.add(trial.id)
@@ -192,40 +204,40 @@ class Mirror:
         return not self.behind
 
     def _show(self, trial: Trial, folder: Path) -> None:
-        said = ledger.account(folder)
-        if not said:
+        account = read_account(folder)
+        if account.outcome == Outcome.MISSING:
             return
-        sealed, run = said["outcome"] in RESULTS, self.runs.get(trial.id)
+        sealed, run = account.has_result, self.runs.get(trial.id)
         shown = run.data.tags if run and run.info.status == "FINISHED" else {}
-        if sealed and shown.get("outcome") in RESULTS:
-            if shown["records_sha256"] != said["tags"]["records_sha256"]:
+        if sealed and _is_result(shown):
+            if shown["records_sha256"] != account.tags["records_sha256"]:
                 log.warning("MLflow has another result of trial %s, and keeps it; %s has this one", trial.id, folder)
             else:
                 self._evaluations(trial, folder)
             return
         if run is None:
-            self.runs[trial.id] = run = self._create(trial, said)
+            self.runs[trial.id] = run = self._create(trial, account)
         if not run.data.params:
             self.mlflow.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in _flat(trial)])
         run_id, known = run.info.run_id, run.data.tags
-        records = ledger.read_records(folder).to_pylist()
+        records = read_records(folder).to_pylist()
         self._metrics(trial, run, records)
-        finals = _finals(trial, said, records) if sealed else {}
+        finals = _finals(trial, account, records) if sealed else {}
         if sealed:
             # At step 0 the UI draws bars, not a curve of one point.
             metrics = [Metric(name, value, run.info.start_time, 0) for name, value in finals.items()]
             self.mlflow.log_batch(run_id, metrics=metrics)
             self._attach(run_id, folder, ATTACHED)
-        tags = {**_trial_tags(trial), **said["tags"], "reason": said["reason"]}
-        tags |= {NOTE: _note(trial, said, finals)} if sealed else {}
+        tags = {**_trial_tags(trial), **account.tags, "reason": account.reason}
+        tags |= {NOTE: _note(trial, account, finals)} if sealed else {}
         self._tag(run_id, {key: value for key, value in tags.items() if known.get(key, "") != value})
-        if sealed or said["outcome"] in ("failed", "interrupted"):
-            self._tag(run_id, {"outcome": said["outcome"]})  # a result only once everything else is there
-            took = 1_000 * float(said["tags"].get("seconds", "nan"))  # of a trial from elsewhere, now says nothing
+        if account.outcome != Outcome.RUNNING:
+            self._tag(run_id, {"outcome": account.outcome})  # a result only once everything else is there
+            took = 1_000 * float(account.tags.get("seconds", "nan"))  # of a trial from elsewhere, now says nothing
             ended = run.info.start_time + round(took) if sealed and math.isfinite(took) else None
-            self.mlflow.set_terminated(run_id, STATUS[said["outcome"]], ended)
-        elif known.get("outcome") != "running" or run.info.status != "RUNNING":
-            self._tag(run_id, {"outcome": "running"})
+            self.mlflow.set_terminated(run_id, STATUS[account.outcome], ended)
+        elif known.get("outcome") != Outcome.RUNNING or run.info.status != "RUNNING":
+            self._tag(run_id, {"outcome": Outcome.RUNNING})
             self.mlflow.update_run(run_id, status="RUNNING")
         self.runs[trial.id] = self.mlflow.get_run(run_id)
         if sealed:
@@ -233,14 +245,14 @@ class Mirror:
 
     def _evaluations(self, trial: Trial, folder: Path) -> None:
         """Show the evaluations, if they are others than the run's, which names none while they are replaced."""
-        table, run = ledger.read_evaluations(folder), self.runs[trial.id]
+        table, run = read_evaluations(folder), self.runs[trial.id]
         run_id, known = run.info.run_id, run.data.tags.get(EVALUATED, "")
-        if table is None or known == ledger.digest(table):
+        if table is None or known == table_digest(table):
             return
         if known:
             self._tag(run_id, {EVALUATED: ""})
-        self._attach(run_id, folder, ["evaluations.parquet"])
-        self._tag(run_id, {EVALUATED: ledger.digest(table)})
+        self._attach(run_id, folder, [layout.EVALUATIONS])
+        self._tag(run_id, {EVALUATED: table_digest(table)})
         self.runs[trial.id] = self.mlflow.get_run(run_id)
 
     def _attach(self, run_id: str, folder: Path, names: Iterable[str]) -> None:
@@ -250,23 +262,28 @@ class Mirror:
                     (Path(copies) / name).write_bytes(content)
             self.mlflow.log_artifacts(run_id, copies)
 
-    def _create(self, trial: Trial, said: dict[str, Any]) -> Any:
+    def _create(self, trial: Trial, account: Account) -> Any:
         """The trial's one run. Where an answer was lost, the server has it already, and MLflow's client asked again."""
         there = list(_search(self.mlflow, [trial.id])) if self.outage else []
         if not there:
-            identity = {"study": STUDY, "trial_id": trial.id, "outcome": "running", "spec": json.dumps(trial.to_dict())}
+            identity = {
+                "study": STUDY,
+                "trial_id": trial.id,
+                "outcome": Outcome.RUNNING.value,
+                "spec": json.dumps(trial.to_dict()),
+            }
             identity["mlflow.runColor"] = _colour(trial)
-            place, name = _experiment(self.mlflow, self.execution, said["tags"]["profile"]), _name(trial, said["tags"])
-            self.mlflow.create_run(place, said["started"], run_name=name, tags=identity)
+            place, name = _experiment(self.mlflow, self.execution, account.tags["profile"]), _name(trial, account.tags)
+            self.mlflow.create_run(place, account.started, run_name=name, tags=identity)
             there = list(_search(self.mlflow, [trial.id]))
         return self._one_each(there)[trial.id]
 
     def _one_each(self, runs: Iterable[Any]) -> dict[str, Any]:
         """The run of each trial. Of several, all but one are deleted, except any with results: they are the user's."""
         one: dict[str, Any] = {}
-        for run in sorted(runs, key=lambda run: run.data.tags.get("outcome") not in RESULTS):
+        for run in sorted(runs, key=lambda run: not _has_result(run)):
             id = run.data.tags["trial_id"]
-            if one.setdefault(id, run) is not run and run.data.tags.get("outcome") not in RESULTS:
+            if one.setdefault(id, run) is not run and not _has_result(run):
                 self.mlflow.delete_run(run.info.run_id)
         return one
 
@@ -280,8 +297,7 @@ class Mirror:
         metrics = [
             Metric(name, value, run.info.start_time + record["iteration"], record["iteration"])
             for index, record in enumerate(records)
-            if record["iteration"] > last
-            and (index % stride == 0 or record is records[-1] or ledger.is_evaluated(record))
+            if record["iteration"] > last and (index % stride == 0 or record is records[-1] or is_evaluated(record))
             for name, value in record.items()
             if name != "iteration" and value is not None and math.isfinite(value)
         ]
@@ -347,7 +363,7 @@ def read(execution: Execution, trials: Iterable[Trial], records: bool = True) ->
 
 def each(execution: Execution, trials: Iterable[Trial], records: bool = True) -> Iterator[Run]:
     """What `read` returns, one by one: the curves of a large study need not be in memory together."""
-    if not execution.tracking_uri and not ledger.is_store(execution.storage):
+    if not execution.tracking_uri and not is_store(execution.storage):
         return
     mlflow, wanted = client(execution), {trial.id: trial for trial in trials}
     found: dict[str, list[Any]] = {}
@@ -371,19 +387,17 @@ def _read(mlflow: MlflowClient, execution: Execution, trial: Trial, found: list[
             raise InputError(f"run {run_id} has another specification than the trial of its id")
         if outcome not in STATUS:
             raise InputError(f"run {run_id} has the outcome {outcome!r}, which is none of {', '.join(STATUS)}")
-        if records and outcome in RESULTS:
-            table = _table("records.parquet", ledger.verified, mlflow, run_id, tags, execution)
+        if records and Outcome(outcome).is_result:
+            table = _table(layout.RECORDS, verified, mlflow, run_id, tags, execution)
             if "layers_sha256" in tags:
-                layers = _table("layers.parquet", ledger.verified_layers, mlflow, run_id, tags, execution)
+                layers = _table(layout.LAYERS, verified_layers, mlflow, run_id, tags, execution)
             if tags.get(EVALUATED):
-                evaluations = _table(
-                    "evaluations.parquet", ledger.verified_evaluations, mlflow, run_id, tags, execution
-                )
+                evaluations = _table(layout.EVALUATIONS, verified_evaluations, mlflow, run_id, tags, execution)
     except InputError as error:
-        return Run(run_id, trial, UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
+        return Run(run_id, trial, Outcome.UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
     for name in (EVALUATED, PICTURED):
         tags.pop(name, None)  # they are about this copy, not about the trial
-    return Run(run_id, trial, outcome, tags, table, layers, evaluations)
+    return Run(run_id, trial, Outcome(outcome), tags, table, layers, evaluations)
 
 
 def _specifies(tags: Mapping[str, str], trial: Trial) -> bool:
@@ -398,7 +412,7 @@ def foreign(execution: Execution, profile: str, trials: Iterable[Trial]) -> dict
 
     A run of these trials is never among them. Raises `InputError` where MLflow is out of reach.
     """
-    if not execution.tracking_uri and not ledger.is_store(execution.storage):
+    if not execution.tracking_uri and not is_store(execution.storage):
         return {}
     planned = {trial.id for trial in trials}
     found: dict[str, list[str]] = {}
@@ -469,13 +483,13 @@ def unpictured(execution: Execution, ids: Iterable[str]) -> dict[str, str]:
 
     Raises `InputError` where MLflow is out of reach, or would keep a picture elsewhere than in the store.
     """
-    if not execution.tracking_uri and not ledger.is_store(execution.storage):
+    if not execution.tracking_uri and not is_store(execution.storage):
         return {}
     try:
         runs = list(_search(client(execution), list(ids)))
     except (MlflowException, OSError) as error:
         raise InputError(f"tracking {uri_of(execution)} is out of reach: {_first_line(error)}") from None
-    results = [run for run in runs if run.data.tags.get("outcome") in RESULTS and PICTURED not in run.data.tags]
+    results = [run for run in runs if _has_result(run) and PICTURED not in run.data.tags]
     for run in results:
         _check_place(execution, run)
     return {run.data.tags["trial_id"]: run.info.run_id for run in results}
@@ -502,7 +516,7 @@ def report(
     It replaces what the run held before, and does nothing where it holds the same already, or where the profile has no
     runs. The run has no tag `profile`, by which runs of trials are found. Raises `InputError` as `picture`.
     """
-    if not execution.tracking_uri and not ledger.is_store(execution.storage):
+    if not execution.tracking_uri and not is_store(execution.storage):
         return
     mlflow = client(execution)
     try:
@@ -569,7 +583,7 @@ def _table(
 
 def _artifact(name: str, mlflow: MlflowClient, run_id: str, execution: Execution, folder: str) -> str:
     """Path of a run's file, also of a store that was moved, whose database still names the old place."""
-    here = execution.storage / "artifacts" / run_id / "artifacts" / name
+    here = Store(execution.storage).artifacts / run_id / "artifacts" / name
     there = not execution.tracking_uri and here.exists()
     return str(here) if there else mlflow.download_artifacts(run_id, name, folder)
 
@@ -588,6 +602,15 @@ def _search(mlflow: MlflowClient, ids: list[str] | None, condition: str = "") ->
         token = page.token
         if not token:
             return
+
+
+def _has_result(run: Any) -> bool:
+    """Whether a run of MLflow has the tag of a result."""
+    return _is_result(run.data.tags)
+
+
+def _is_result(tags: Mapping[str, str]) -> bool:
+    return tags.get("outcome") in RESULTS
 
 
 def _flat(trial: Trial) -> Iterator[tuple[str, Any]]:
@@ -614,14 +637,14 @@ def _colour(trial: Trial) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
-def _finals(trial: Trial, said: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _finals(trial: Trial, account: Account, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """What a column shows of a result: seconds and, if it finished, the errors that tables print, as they print them.
 
     The training error is the mean of the running one over the last tenth of the iterations.
     """
-    tags = said["tags"]
-    found = {name: round(float(tags[name]), 2) for name in ("seconds", *ledger.RECALIBRATED) if name in tags}
-    if said["outcome"] != "finished":
+    tags = account.tags
+    found = {name: round(float(tags[name]), 2) for name in ("seconds", *RECALIBRATED) if name in tags}
+    if account.outcome != Outcome.FINISHED:
         return found
     tenth = [record for record in records if record["iteration"] > 0.9 * trial.recipe.iterations]
     last = records[-1] if records else {}
@@ -631,10 +654,12 @@ def _finals(trial: Trial, said: Mapping[str, Any], records: Sequence[Mapping[str
     return found | {f"final_{name}": round(last[name], 2) for name in TESTED if last.get(name) is not None}
 
 
-def _note(trial: Trial, said: Mapping[str, Any], finals: Mapping[str, float]) -> str:
+def _note(trial: Trial, account: Account, finals: Mapping[str, float]) -> str:
     """The description of a result's run, in Markdown."""
-    tags = said["tags"]
-    outcome = f"diverged at iteration {tags.get('diverged_at', '?')}" if said["outcome"] == "diverged" else "finished"
+    tags = account.tags
+    outcome = (
+        f"diverged at iteration {tags.get('diverged_at', '?')}" if account.outcome == Outcome.DIVERGED else "finished"
+    )
     lines = [f"**{trial.title}** on {trial.data.label}, seed {trial.seed}: {outcome}."]
     named = {"training error": "final_train_error_pct", "test error": "final_test_error_pct"}
     lines += [f"- {what} at the end: {finals[name]:.2f} %" for what, name in named.items() if name in finals]
