@@ -12,14 +12,21 @@ Owns which evaluations would test each, and how its words become a test:
 from analysis.comparisons import NotTestable, Part, Study, Tested, difference, evaluated, level, part_of
 from analysis.imagenet_claims import MARGIN
 from analysis.paper_numbers import (
-    CENTRE,
     COCO,
-    COCO_TEST_DEV,
-    CONTEXT,
-    DENSE,
     DET,
     ENSEMBLES,
     LOCALISATION,
+    coco,
+    det,
+    detector,
+    localised,
+    voc,
+)
+from study.tasks.names import (
+    CENTRE,
+    COCO_TEST_DEV,
+    CONTEXT,
+    DENSE,
     LOCALISED,
     LOCALISED_CLASS,
     MAP_50,
@@ -28,11 +35,6 @@ from analysis.paper_numbers import (
     SINGLE_SCALE,
     TEST_SPLIT,
     TESTED_MULTI_SCALE,
-    coco,
-    det,
-    detector,
-    localised,
-    voc,
 )
 
 BOTH = (MAP_50, MAP_50_95)

@@ -41,16 +41,12 @@ from analysis.paper_numbers import (
     DEPTH,
     ENSEMBLES,
     LONGER,
-    MULTI_SCALE,
     OPTIONS,
     PLAIN_RESIDUAL,
-    TEN_CROP,
-    TEST_SPLIT,
-    TOP1,
-    TOP5,
     Number,
     imagenet,
 )
+from study.tasks.names import MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5
 
 MARGIN = 0.5
 PLAIN18, PLAIN34, RESNET18, RESNET34 = (

@@ -1,8 +1,8 @@
 """Evaluations beyond a trial's own records: which net, tested how, gives which number of the paper.
 
-Owns the names that experiments, nets, splits, protocols and measures of ImageNet and detection have, those of tested
-classifiers excepted (`study/store/records.py`), and which of them each number of Tables 2-5 and 7-14 is. Numbers of
-different protocols are never compared: a lookup names the protocol. Must not know claims, nor how a table is printed.
+Owns the names of the ImageNet and detection experiments, and which evaluation each number of Tables 2-5 and 7-14 is.
+The names of splits, protocols and measures are `study/tasks/names.py`. Numbers of different protocols are never
+compared: a lookup names the protocol. Must not know claims, nor how a table is printed.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,28 @@ import pandas as pd
 from analysis import paper
 from experiments import EXPERIMENTS, name_of
 from study.spec import VOC_CLASSES, InputError
-from study.store.records import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
+from study.tasks.names import (
+    CENTRE,
+    COCO_TEST_DEV,
+    COCO_VAL,
+    DENSE,
+    DETECTOR_PROTOCOLS,
+    LOCALISED,
+    LOCALISED_CLASS,
+    MAP,
+    MAP_50,
+    MAP_50_95,
+    MULTI_SCALE,
+    SINGLE_SCALE,
+    TEN_CROP,
+    TEST_SPLIT,
+    TESTED_MULTI_SCALE,
+    TOP1,
+    TOP5,
+    UNTRAINED,
+    VALIDATION,
+    WORDS,
+)
 
 PLAIN_RESIDUAL, OPTIONS, DEPTH, LONGER = (
     "imagenet-plain-vs-residual",
@@ -26,30 +47,7 @@ VOC, COCO, DET, LOCALISATION = "detection-voc", "detection-coco", "detection-ima
 NORMALISATION = "detection-normalisation"
 PAPER_DATA = ("imagenet", "voc", "coco")  # how the names of the paper's data sets begin
 
-COCO_VAL, COCO_TEST_DEV = "COCO val", "COCO test-dev"
-VOC_12 = "VOC 12 test"
-SERVERS = (VOC_12, COCO_TEST_DEV, TEST_SPLIT)  # splits whose labels only a server has
-# Table 9: each adds to those before it.
-SINGLE_SCALE, REFINED, CONTEXT, TESTED_MULTI_SCALE = (
-    "single scale",
-    "+box refinement",
-    "+context",
-    "+multi-scale testing",
-)
-UNTRAINED = "untrained"  # a detector before its first update
-DETECTION_PROTOCOLS = (UNTRAINED, SINGLE_SCALE, REFINED, CONTEXT, TESTED_MULTI_SCALE)
-DENSE = "dense"
-MAP, MAP_50, MAP_50_95 = "map", "map_50", "map_50_95"
-LOCALISED, LOCALISED_CLASS = "localisation_error_pct", "localisation_error_gt_class_pct"
-WORDS = {
-    TOP1: "top-1 error",
-    TOP5: "top-5 error",
-    MAP: "detection mAP",
-    MAP_50: "detection mAP@.5",
-    MAP_50_95: "detection mAP@[.5, .95]",
-    LOCALISED: "top-5 localisation error",
-    LOCALISED_CLASS: "localisation error given the class",
-}
+DETECTION_PROTOCOLS = (UNTRAINED, *DETECTOR_PROTOCOLS)
 ENSEMBLES = {DEPTH: "ensemble of 6", COCO: "ensemble of 3", DET: "ensemble of 3"}
 ENSEMBLES[LOCALISATION] = "ensemble of 3"  # Appendix C does not say of how many
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import controls, effects, files, paper, paper_numbers, reproduced
 from analysis.counted_claims import imagenet_net
-from analysis.figures import PAPER_ITERATIONS, TEST, TRAINING, beside_plain, serving
+from analysis.nets import TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, Frames, one_image_pct
 from analysis.statistics import estimate
 from experiments.recipes import DEVIATIONS, IMAGENET_DATA, PAPER_DATA, PAPER_WIDTH
@@ -24,11 +24,12 @@ from study import cost
 from study.spec import Model
 from study.store.account import Outcome
 from study.store.records import RECALIBRATION_BATCHES
+from study.tasks import names
 
 DASH = "—"
 COMPARABLE = (
     "No difference from the paper is printed where the data, the width or the iterations are not the paper's"
-    f" (CIFAR-10, {PAPER_WIDTH}, {PAPER_ITERATIONS:,}): such numbers are not comparable."
+    f" (CIFAR-10, {PAPER_WIDTH}, {paper.ITERATIONS:,}): such numbers are not comparable."
 )
 SPREAD = "Errors in percent, of last iterates: mean ± standard deviation over n seeds, 95 % t interval of the mean."
 DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure; it prints none for plain nets."
@@ -389,7 +390,7 @@ def evaluated(number: int, frames: Frames) -> Table:
                 split = ours[measure].split
                 lacking.add(
                     f"The labels of {split} are with its server alone: its numbers are dashes"
-                    if split in paper_numbers.SERVERS
+                    if split in names.SERVERS
                     else f"A dash is what was not evaluated: {paper_numbers.takes(ours[measure].experiment)}"
                 )
             numbers.append({**said, "measure": measure, "paper": value, **found})
@@ -413,9 +414,7 @@ def detectors(frames: Frames) -> list[Table]:
     """
     if not frames.finals["id"].str.startswith("faster-rcnn").any():
         return []
-    measures = {
-        name: paper_numbers.WORDS[name] for name in (paper_numbers.MAP, paper_numbers.MAP_50, paper_numbers.MAP_50_95)
-    }
+    measures = {name: names.WORDS[name] for name in (names.MAP, names.MAP_50, names.MAP_50_95)}
     rows = frames.evaluations[frames.evaluations["measure"].isin(measures)]
     order = rows["protocol"].map(paper_numbers.DETECTION_PROTOCOLS.index)
     rows = rows.iloc[order.argsort(kind="stable")].sort_values(["title", "data"], kind="stable")
@@ -449,10 +448,7 @@ def normalisation(frames: Frames) -> list[Table]:
     planned = serving(frames.finals, paper_numbers.NORMALISATION)
     planned = planned[planned["id"].str.startswith("faster-rcnn")]
     rows = frames.evaluations[frames.evaluations["ids"].isin(planned["id"])]
-    rows = rows[
-        (rows["protocol"] == paper_numbers.SINGLE_SCALE)
-        & rows["measure"].isin((paper_numbers.MAP, paper_numbers.MAP_50))
-    ]
+    rows = rows[(rows["protocol"] == names.SINGLE_SCALE) & rows["measure"].isin((names.MAP, names.MAP_50))]
     if planned.empty:
         return []
     of_title = {title: of.set_index("seed")["value"] for title, of in rows.groupby("title", sort=False)}
@@ -477,7 +473,7 @@ def normalisation(frames: Frames) -> list[Table]:
         }
     )
     notes = [
-        f"Average precision in percent at IoU 0.5, {paper_numbers.SINGLE_SCALE}; differences are paired by seed,"
+        f"Average precision in percent at IoU 0.5, {names.SINGLE_SCALE}; differences are paired by seed,"
         " with 95 % t intervals."
     ]
     return [Table("normalisation", "Which normalisation a detector wants", table, text, notes, "measured")]
@@ -644,7 +640,7 @@ def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
     theirs, source = _paper(first)
     comparable = (first["data"], first["iterations"], first["width"]) == (
         PAPER_DATA.name,
-        PAPER_ITERATIONS,
+        paper.ITERATIONS,
         PAPER_WIDTH,
     )
     return {

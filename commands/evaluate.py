@@ -19,7 +19,17 @@ from commands.run import accounts
 from study.execution import Execution
 from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
 from study.store.account import Outcome
-from study.store.records import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
+from study.tasks.names import (
+    CENTRE,
+    DETECTOR_PROTOCOLS,
+    MAP,
+    MAP_50,
+    MAP_50_95,
+    MULTI_SCALE,
+    TEN_CROP,
+    TOP1,
+    TOP5,
+)
 
 if TYPE_CHECKING:
     from study.run.evaluate import Testing
@@ -27,8 +37,11 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 TORCHVISION = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
 MEASURES = {
-    **{TOP1: "top-1 error", TOP5: "top-5 error"},
-    **{"map": "mAP", "map_50": "mAP@.5", "map_50_95": "mAP@[.5, .95]"},
+    TOP1: "top-1 error",
+    TOP5: "top-5 error",
+    MAP: "mAP",
+    MAP_50: "mAP@.5",
+    MAP_50_95: "mAP@[.5, .95]",
 }
 OF_WEIGHTS = ("weights", "model", "stride", "protocol", "data", "data_root", "device", "threads", "as_json")
 
@@ -114,15 +127,15 @@ def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[type["
     `InputError` for a protocol that a trial cannot be tested by, or that none of them has.
     """
     from study.run.evaluate import Testing
-    from study.tasks.detection_inference import PROTOCOLS, protocols_of
+    from study.tasks.detection_inference import protocols_of
     from study.tasks.detection_testing import DetectorTesting
     from study.tasks.protocols import check_protocol
 
     detectors = [trial for trial in finished if isinstance(trial, DetectionTrial)]
     classifiers = [trial for trial in finished if not isinstance(trial, DetectionTrial)]
     named = list(dict.fromkeys(named)) or [CENTRE if classifiers else protocols_of(detectors[0])[0]]
-    of_detectors = [protocol for protocol in named if protocol in PROTOCOLS]
-    of_classifiers = [protocol for protocol in named if protocol not in PROTOCOLS]
+    of_detectors = [protocol for protocol in named if protocol in DETECTOR_PROTOCOLS]
+    of_classifiers = [protocol for protocol in named if protocol not in DETECTOR_PROTOCOLS]
     for protocols, trials, others in (
         (of_detectors, detectors, "classifiers"),
         (of_classifiers, classifiers, "detectors"),

@@ -5,18 +5,16 @@ Reads the progress files that trials leave in the store; never talks to a trial 
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from commands.plan import Plan
-from study import cost
 from study.cost import duration
 from study.execution import Execution
-from study.run.placement import makespan, schedule
+from study.run.forecast import Plan, seconds_left
 from study.spec import Trial
 from study.store import atomic, heartbeat
 from study.store.account import Outcome
@@ -73,23 +71,6 @@ class Watch:
                 "-" if progress.seconds_left is None else duration(progress.seconds_left),
             )
         return Group(self.summary(), table)
-
-
-def seconds_left(
-    plan: Plan,
-    running: Mapping[Trial, float | None],
-    waiting: Iterable[Trial],
-    finished: Iterable[tuple[Trial, float]],
-) -> float:
-    """Until the last trial ends: what running trials say of themselves, and predictions for the others.
-
-    Predictions, also for running trials that cannot say yet (None), are scaled by what `finished` trials took.
-    """
-    factor = cost.calibration(finished, lambda trial: plan[trial].seconds)
-    said = {trial: seconds for trial, seconds in running.items() if seconds is not None}
-    unsaid = [trial for trial in (*running, *waiting) if trial not in said]
-    left = [*said.items(), *((trial, factor * plan[trial].seconds) for trial in unsaid)]
-    return makespan(schedule([(trial, seconds, plan[trial].share) for trial, seconds in left], plan.nodes))
 
 
 @contextmanager

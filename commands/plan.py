@@ -5,15 +5,12 @@ these only when asked.
 """
 
 import math
-import os
 import re
 import shutil
 import statistics
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,60 +21,15 @@ from study import cost
 from study.cost import duration
 from study.execution import Execution
 from study.run import placement, timing
-from study.run.placement import Node, Placed, Share
-from study.run.timing import Probe
+from study.run.forecast import Accounts, Forecast, Plan, as_probed, forecasts, has_result, make_plan, node_of
+from study.run.placement import Node, Placed
 from study.spec import DetectionTrial, InputError, Trial, check_at_least
 from study.store import atomic, layout
-from study.store.account import Account, Outcome
 
-Accounts = Mapping[str, Account]  # of the trials that have one, by id
 HARDWARE_OPTIONS = (
     click.option("--gpus", type=int, help="GPUs of each node to plan for (default: this machine's)."),
     click.option("--nodes", type=int, default=1, help="Nodes to plan for, all alike (default: 1)."),
 )
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """What one trial is predicted to take. `source`: 'probe', 'finished trials' or 'constants'."""
-
-    trial: Trial
-    seconds: float
-    memory_bytes: int  # of each process; of the GPU, where it takes one
-    share: Share
-    source: str
-    probed_gpu_bytes: int  # peak on a GPU, if a probe has seen it, else 0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Forecasts, longest first; where and when each trial still to run is placed, by id."""
-
-    nodes: list[Node]
-    forecasts: list[Forecast]
-    placed: dict[str, Placed]
-
-    @property
-    def todo(self) -> list[Forecast]:
-        return [each for each in self.forecasts if each.trial.id in self.placed]
-
-    @property
-    def on_gpu(self) -> bool:
-        return any(each.share.gpus for each in self.forecasts)
-
-    @property
-    def at_once(self) -> int:
-        """The most trials that run at a time."""
-        ends = [(placed.end, -1) for placed in self.placed.values()]
-        starts = [(placed.start, 1) for placed in self.placed.values()]
-        return max(accumulate(step for _, step in sorted(starts + ends)), default=0)
-
-    @cached_property
-    def _by_trial(self) -> dict[Trial, Forecast]:
-        return {each.trial: each for each in self.forecasts}
-
-    def __getitem__(self, trial: Trial) -> Forecast:
-        return self._by_trial[trial]
 
 
 def plan_of(selected: Selection, accounts: Accounts, say: Callable[[str], Any]) -> Plan:
@@ -93,98 +45,8 @@ def plan_of(selected: Selection, accounts: Accounts, say: Callable[[str], Any]) 
     todo = [trial for trial in selected.trials if not has_result(accounts, trial)]
     if arguments.get("probe"):
         _probe(todo, execution, node, say)
-    forecasts = forecast(selected.trials, execution, node, accounts, timing.load(execution.storage))
-    return make_plan(forecasts, {trial.id for trial in todo}, [node] * count)
-
-
-def has_result(accounts: Accounts, trial: Trial) -> bool:
-    return trial.id in accounts and accounts[trial.id].has_result
-
-
-def make_plan(forecasts: Iterable[Forecast], todo: Container[str], nodes: list[Node]) -> Plan:
-    """Order the trials, longest first, and place those whose ids are in `todo`, in waves. Raises `InputError`."""
-    ordered = sorted(forecasts, key=lambda each: -each.seconds)
-    forecast_of = {each.trial.id: each for each in ordered if each.trial.id in todo}
-    placed: list[Placed] = []
-    for wave in placement.waves([each.trial for each in forecast_of.values()]):
-        before = placement.makespan(placed)  # a wave begins when the one before has ended
-        order = [(trial, forecast_of[trial.id].seconds, forecast_of[trial.id].share) for trial in wave]
-        later = placement.schedule(order, nodes)
-        placed += [replace(each, start=before + each.start, end=before + each.end) for each in later]
-    return Plan(nodes, ordered, {each.trial.id: each for each in placed})
-
-
-def node_of(execution: Execution, gpus: int | None = None) -> Node:
-    """This machine, with so many GPUs if a number is given; what memory there is elsewhere is not known.
-
-    Of a cluster (`address`) nothing is known before it is joined: it has GPUs if the device is 'cuda'.
-    """
-    if execution.address:
-        cores = max(execution.threads * execution.processes, execution.cpus or os.cpu_count() or 1)
-        gpus_at_least = math.ceil(execution.gpus_per_trial or 1) * execution.processes
-        return Node(cores, gpus_at_least if execution.device == "cuda" else 0, 0, 0)
-    if gpus is None:
-        node = placement.this_machine(execution)
-        if execution.device == "cuda" and not node.gpus:
-            raise InputError(
-                "device 'cuda' is not available on this machine; plan for others with --gpus, or choose cpu"
-            )
-    else:
-        check_at_least("gpus", gpus, 0)
-        if gpus and execution.device == "cpu":
-            raise InputError(f"gpus {gpus} would not be used by device 'cpu'; leave one of them out")
-        here = placement.this_machine(replace(execution, device="auto" if gpus else "cpu"))
-        node = replace(here, gpus=min(gpus, execution.processes) if execution.local else gpus)
-    known = node.cpus <= (os.cpu_count() or 1)
-    return node if known else replace(node, memory_bytes=0)
-
-
-def forecast(
-    trials: Iterable[Trial], execution: Execution, node: Node, accounts: Accounts, probes: Mapping[Any, Probe]
-) -> list[Forecast]:
-    """Predict each trial on such a node: by its probe, else by what trials have taken, else by constants of a CPU core.
-
-    Trials that ran on a GPU say nothing of a CPU, nor the other way round.
-    """
-    trials, on_gpu = list(trials), bool(node.gpus)
-    factor = cost.calibration(_took(trials, accounts, on_gpu))
-    return [_forecast(trial, execution, node, on_gpu, factor, probes) for trial in trials]
-
-
-def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable[tuple[Trial, float]]:
-    for trial in trials:
-        account = accounts.get(trial.id, Account())
-        ran_on_gpu = account.tags.get("device", "cpu").startswith("cuda")
-        if account.outcome == Outcome.FINISHED and ran_on_gpu == on_gpu:
-            yield trial, float(account.tags["seconds"])
-
-
-def _forecast(
-    trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe]
-) -> Forecast:
-    share, part = placement.share(trial, execution, node), execution.part(trial)
-    found = probes.get(timing.key(*_as_probed(trial, execution, node)))
-    if found is not None and on_gpu != (found.device != "cpu"):
-        found = None  # planned for GPUs on a machine without one
-    if found is not None:
-        seconds, source = found.seconds(trial.recipe), "probe"
-    else:
-        seconds, source = factor * cost.predicted_seconds(part), "constants" if factor == 1 else "finished trials"
-    seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
-    if on_gpu:
-        measured = found.memory_bytes if found else 0
-        share = placement.share(trial, execution, node, measured)
-        return Forecast(trial, seconds, measured or cost.net_bytes(part), share, source, measured)
-    held = cost.predicted_bytes(part) if found is None else cost.BYTES_A_PROCESS + found.memory_bytes
-    if allowed := placement.MARGIN * placement.allowed_bytes(share, execution, node):
-        held = min(held, max(int(allowed), cost.least_bytes(part)))  # in segments
-    return Forecast(trial, seconds, held, share, source, 0)
-
-
-def _as_probed(trial: Trial, execution: Execution, node: Node) -> tuple[Trial, Execution]:
-    """What a process has of the trial, and how it would be run alone on such a node."""
-    cpus, device = placement.share(trial, execution, node).cpus, execution.device if node.gpus else "cpu"
-    return execution.part(trial), replace(execution, threads=cpus, device=device, processes=1)
+    predicted = forecasts(selected.trials, execution, node, accounts, timing.load(execution.storage))
+    return make_plan(predicted, {trial.id for trial in todo}, [node] * count)
 
 
 def _probe(todo: Iterable[Trial], execution: Execution, node: Node, say: Callable[[str], Any]) -> None:
@@ -197,7 +59,7 @@ def _probe(todo: Iterable[Trial], execution: Execution, node: Node, say: Callabl
         )
     classifiers = [trial for trial in todo if not isinstance(trial, DetectionTrial)]  # detectors are not probed
     longest_first = sorted(classifiers, key=cost.predicted_seconds, reverse=True)
-    work = timing.lacking([_as_probed(trial, execution, node) for trial in longest_first], execution.storage)
+    work = timing.lacking([as_probed(trial, execution, node) for trial in longest_first], execution.storage)
     if not work:
         return
     from study.run.launch import check

@@ -7,7 +7,6 @@ torch, ray nor mlflow need be installed.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import pyarrow as pa
@@ -16,6 +15,7 @@ from rich.console import Console
 from analysis import report as page
 from analysis import runs, tables
 from analysis.gaps import Problem, problems
+from analysis.verdicts import Verdict
 from commands import decide as deciding
 from commands import mlflow_report
 from commands.options import DECIDING_OPTIONS, RUN_OPTIONS, Selection, selecting
@@ -105,7 +105,7 @@ def show(selected: Selection) -> runs.Frames:
     return frames
 
 
-def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], list[Problem], Path]:
+def render(selected: Selection) -> tuple[runs.Frames, list[Verdict], list[Problem], Path]:
     """The frames of the selected trials, verdicts, problems, and the folder that now holds everything rendered."""
     profile = selected.profile
     others: dict[str, list[str]] = {}

@@ -9,9 +9,10 @@ from rich.console import Console
 
 from commands.live import watching
 from commands.options import Selection
-from commands.plan import Accounts, Plan, accuracy, check_budget, check_space, has_result, plan_of
+from commands.plan import accuracy, check_budget, check_space, plan_of
 from experiments.recipes import deviations
 from study.execution import Execution
+from study.run.forecast import Accounts, Plan, has_result
 from study.spec import Trial
 from study.store.account import Account, Outcome, read_account
 from study.store.layout import Store

@@ -14,12 +14,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from commands.live import seconds_left
 from commands.options import Selection
-from commands.plan import Accounts, Forecast, Plan, forecast, node_of
 from commands.run import accounts, reason
 from study.cost import duration
 from study.run import timing
+from study.run.forecast import PAIRS, Accounts, Forecast, Interval, Plan, forecasts, interval, node_of, seconds_left
 from study.run.placement import Node, Share
 from study.spec import InputError
 from study.store import heartbeat
@@ -30,7 +29,6 @@ from study.store.layout import Store
 STATES = (Outcome.MISSING, Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.FAILED, Outcome.UNUSABLE, *RESULTS)
 WAITING = (Outcome.MISSING, Outcome.INTERRUPTED)  # what a launch has still to start, or to go on with
 TO_RUN = (*WAITING, Outcome.FAILED, Outcome.UNUSABLE)
-NAMED = 5  # finished trials without which nothing is said of how far predictions are off
 TRACKER_SECONDS = 10.0  # between questions to MLflow
 
 
@@ -47,15 +45,6 @@ class Row:
     predicted_seconds: float
     seconds: float | None
     reason: str
-
-
-@dataclass(frozen=True)
-class Interval:
-    """Seconds left, from `low` to `high`. `coverage`: how often such an interval holds, if its assumptions do."""
-
-    low: float
-    high: float
-    coverage: float
 
 
 @dataclass(frozen=True)
@@ -109,7 +98,7 @@ class Standing:
             return "nothing is left to run"
         about = f"about {duration(self.seconds_left)} left"
         if self.interval is None:
-            return f"{about}; how far off that may be is unknown until {NAMED} trials have finished"
+            return f"{about}; how far off that may be is unknown until {PAIRS} trials have finished"
         low, high = duration(self.interval.low), duration(self.interval.high)
         return f"{about}, between {low} and {high} ({100 * self.interval.coverage:.0f} %)"
 
@@ -123,31 +112,10 @@ class Standing:
         return ", ".join(said + ([f"{failed} failed"] if failed else []))
 
 
-def interval(left: float, pairs: Sequence[tuple[float, float]]) -> Interval | None:
-    """How far off `left` seconds may be, from (predicted, taken) seconds of finished trials; None for fewer than five.
-
-    Assumes that what is left is off by one common factor, drawn like the factors taken / predicted of the trials that
-    have finished, relative to their total's, by which `left` is scaled already. One factor for all is the widest case:
-    errors that are independent of each other would cancel. The bounds are order statistics of n factors, the k-th from
-    each end, between which the next one lies in (n + 1 - 2k) of n + 1 cases, whatever its distribution: the outermost
-    ones up to 18 trials (67 % with 5, 80 % with 9), and 80 % or a little more beyond. Not covered is what finished
-    trials cannot show: that short trials, which come last, are predicted worse than long ones, or that others begin to
-    use the machine; nor the second or so between trials. On a machine that others use in bursts it is too short.
-    """
-    pairs = [(predicted, took) for predicted, took in pairs if predicted > 0 and took > 0]
-    if len(pairs) < NAMED:
-        return None
-    factor = sum(took for _, took in pairs) / sum(predicted for predicted, _ in pairs)
-    off = sorted(took / predicted / factor for predicted, took in pairs)
-    outside = max(1, (len(off) + 1) // 10)  # factors beyond each bound, counting the bound itself
-    low, high = min(1.0, off[outside - 1]), max(1.0, off[-outside])
-    return Interval(left * low, left * high, 1 - 2 * outside / (len(off) + 1))
-
-
 def forecasts_of(selected: Selection, said: Accounts) -> list[Forecast]:
     """What each trial is predicted to take on this machine, by probes and by what trials have taken."""
     execution = selected.execution
-    return forecast(selected.trials, execution, node_of(execution), said, timing.load(execution.storage))
+    return forecasts(selected.trials, execution, node_of(execution), said, timing.load(execution.storage))
 
 
 def standing_of(
@@ -286,7 +254,7 @@ class Onlooker:
         ]
         if running:
             launch, execution = self.accounts[running[0].id].launch, self.selected.execution
-            shares = [each.share for each in forecast(running, execution, node_of(execution), {}, {})]
+            shares = [each.share for each in forecasts(running, execution, node_of(execution), {}, {})]
             before = self.room[1] if self.room and self.room[0] == launch else Node(0, 0, 0, 0)
             cpus = max(before.cpus, sum(share.all_cpus for share in shares))
             gpus = max(before.gpus, math.ceil(sum(share.all_gpus for share in shares)))

@@ -41,8 +41,9 @@ EXPERIMENTS = (
 
 
 def name_of(experiment: ModuleType) -> str:
-    """`experiments.plain_vs_residual` is `plain-vs-residual`."""
-    return experiment.__name__.rpartition(".")[2].replace("_", "-")
+    """Its name on the command line, in plans and in MLflow: `plain-vs-residual`."""
+    name: str = experiment.NAME
+    return name
 
 
 def planned(profile: Profile, names: Iterable[str] = ()) -> dict[Trial, list[str]]:

@@ -7,6 +7,8 @@ Cost: class, eight trials of 2,000 iterations; not part of the quick profile.
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "bottlenecks"
+
 
 def trials(profile: Profile) -> list[Trial]:
     nets = [

@@ -12,6 +12,8 @@ from dataclasses import replace
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "controls"
+
 
 def trials(profile: Profile) -> list[Trial]:
     found = []

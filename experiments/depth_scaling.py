@@ -8,6 +8,8 @@ Cost: quick, one 1202-layer trial of about three CPU minutes; paper, 1202 layers
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "depth-scaling"
+
 
 def trials(profile: Profile) -> list[Trial]:
     nets = [profile.model(family, depth) for depth in profile.deep_depths for family in ("residual", "plain")]

@@ -9,6 +9,8 @@ Cost: paper, 6 trials of 320,000 iterations, after the ImageNet trials of ResNet
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "detection-coco"
+
 
 def trials(profile: Profile) -> list[Trial]:
     if not profile.detectors or not profile.imagenet:

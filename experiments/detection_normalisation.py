@@ -9,6 +9,8 @@ Cost: paper, 10 trials of 80,000 iterations on VOC 07+12.
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "detection-normalisation"
+
 
 def trials(profile: Profile) -> list[Trial]:
     if not profile.detectors or not profile.imagenet:

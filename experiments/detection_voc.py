@@ -9,6 +9,8 @@ from experiments.detection_coco import with_context
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "detection-voc"
+
 
 def trials(profile: Profile) -> list[Trial]:
     if not profile.detectors or not profile.imagenet:

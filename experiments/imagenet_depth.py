@@ -8,6 +8,8 @@ Cost: paper, 8 trials of 600,000 iterations; ResNet-152 has 11.3e9 multiply-adds
 from experiments.profiles import Profile
 from study.spec import Model, Trial
 
+NAME = "imagenet-depth"
+
 
 def trials(profile: Profile) -> list[Trial]:
     if not profile.imagenet or not profile.imagenet.bottlenecks:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from experiments.profiles import Profile
 from study.spec import Model, Trial
 
+NAME = "imagenet-longer"
+
 
 def trials(profile: Profile) -> list[Trial]:
     if not profile.imagenet or not profile.imagenet.longer:

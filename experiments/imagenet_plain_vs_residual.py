@@ -8,6 +8,8 @@ Cost: paper, 8 trials of 600,000 iterations of 256 images; smoke, 5 of a second 
 from experiments.profiles import Profile
 from study.spec import Model, Trial
 
+NAME = "imagenet-plain-vs-residual"
+
 
 def trials(profile: Profile) -> list[Trial]:
     if not profile.imagenet:

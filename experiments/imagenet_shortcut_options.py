@@ -8,6 +8,8 @@ imagenet-plain-vs-residual.
 from experiments.profiles import Profile
 from study.spec import Model, Trial
 
+NAME = "imagenet-shortcut-options"
+
 
 def trials(profile: Profile) -> list[Trial]:
     if not profile.imagenet:

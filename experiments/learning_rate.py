@@ -9,6 +9,8 @@ from experiments.profiles import Profile
 from experiments.recipes import at_paper_rate
 from study.spec import Trial
 
+NAME = "learning-rate"
+
 
 def trials(profile: Profile) -> list[Trial]:
     nets = [profile.model(family, depth) for family, depth in profile.rate_nets]

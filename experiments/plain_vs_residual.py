@@ -7,6 +7,8 @@ Cost: quick, 30 trials of 4 to 25 CPU seconds; paper, 50 trials of 64,000 iterat
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "plain-vs-residual"
+
 
 def trials(profile: Profile) -> list[Trial]:
     nets = [profile.model(family, depth) for family in ("plain", "residual") for depth in profile.depths]

@@ -10,6 +10,8 @@ same shape; smoke, two; not part of the quick profile, whose few steps are no sc
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "reimplementations"
+
 
 def trials(profile: Profile) -> list[Trial]:
     found = []

@@ -8,6 +8,8 @@ Cost: quick, 18 trials of 4 to 20 CPU seconds, of which those with option A are 
 from experiments.profiles import Profile
 from study.spec import Trial
 
+NAME = "shortcut-options"
+
 
 def trials(profile: Profile) -> list[Trial]:
     nets = [profile.model("residual", depth, shortcut) for depth in profile.shortcut_depths for shortcut in "ABC"]

@@ -20,6 +20,7 @@ from experiments.profiles import Profile
 from study.spec import DetectionTrial, Trial
 from study.store.account import Outcome
 from study.store.records import DETECTED, LAYERS, RECALIBRATED, Run
+from study.tasks import names
 
 
 def degradation(trial: Trial) -> float:
@@ -174,7 +175,7 @@ DAMAGES: dict[str, tuple[Callable[[Run], list[Run]], str]] = {
 
 SEEDS, ITERATIONS, ABOVE_THE_AXIS_PCT = 5, 600_000, 63.0
 # Standard deviation between seeds: about what retrainings of one ImageNet net differ by; of mAP a guess.
-NOISE = {paper_numbers.TOP1: 0.15, paper_numbers.TOP5: 0.05}
+NOISE = {names.TOP1: 0.15, names.TOP5: 0.05}
 NOISE_ELSE = 0.1
 SHARED = {  # nets of several experiments
     "plain-34": (paper_numbers.PLAIN_RESIDUAL, paper_numbers.OPTIONS),

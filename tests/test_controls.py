@@ -8,8 +8,8 @@ import pytest
 from planted import frames
 
 from analysis import controls
-from analysis.figures import serving
-from analysis.verdicts import evaluate
+from analysis.decision import evaluate
+from analysis.nets import serving
 from experiments import controls as experiment
 from experiments import plain_vs_residual, planned
 from experiments.profiles import PROFILES, QUICK
@@ -50,7 +50,7 @@ def test_seeds_beyond_the_profiles_serve_nothing_but_the_controls():
 def test_claims_are_the_same_with_and_without_the_controls():
     study = frames(QUICK, noise=1.0)
     kept = study.finals["experiments"] != "controls"
-    alone = type(study)(study.finals[kept], study.curves, study.nets.layers)
+    alone = type(study)(study.finals[kept], study.curves, study.layers)
     assert evaluate(study, QUICK) == evaluate(alone, QUICK)
 
 

@@ -5,23 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_detection_model import RESNET, SMALL, VGG, as_if_trained, photographs, torchvisions, trial
+from test_faster_rcnn import RESNET, SMALL, VGG, as_if_trained, photographs, torchvisions, trial
 from torch import Tensor
 from torchvision.ops import box_iou, clip_boxes_to_image
 
 from study.nets.faster_rcnn import Detector, build
 from study.spec import InputError, Model
 from study.tasks import detection_inference
-from study.tasks.detection_inference import (
-    CONTEXT,
-    MULTI_SCALE,
-    REFINED,
-    SINGLE_SCALE,
-    detect,
-    levels,
-    protocols_of,
-    vote,
-)
+from study.tasks.detection_inference import detect, levels, protocols_of, vote
+from study.tasks.names import CONTEXT, REFINED, SINGLE_SCALE, TESTED_MULTI_SCALE
 
 
 def detector(model: Model = SMALL, context: bool = False, seed: int = 0) -> Detector:
@@ -58,9 +50,9 @@ def test_proposals_and_their_scores_are_the_rpns(image: Tensor) -> None:
     assert torch.equal(scores[0], scores[0].sort(descending=True).values)
 
 
-@pytest.mark.parametrize("protocol", [SINGLE_SCALE, REFINED, CONTEXT, MULTI_SCALE])
+@pytest.mark.parametrize("protocol", [SINGLE_SCALE, REFINED, CONTEXT, TESTED_MULTI_SCALE])
 def test_detections_fall_in_score_lie_in_the_image_and_repeat(protocol: str, image: Tensor) -> None:
-    net = detector(context=protocol in (CONTEXT, MULTI_SCALE))
+    net = detector(context=protocol in (CONTEXT, TESTED_MULTI_SCALE))
     boxes, scores, labels = found = detect([net], image, protocol)
     assert boxes.shape == (len(scores), 4) and boxes.dtype == torch.float32 and 0 < len(boxes) <= 100
     assert torch.equal(scores, scores.sort(descending=True).values) and scores[-1] > 0.05
@@ -71,7 +63,7 @@ def test_detections_fall_in_score_lie_in_the_image_and_repeat(protocol: str, ima
 
 def test_an_ensemble_of_a_net_with_itself_is_the_net(image: Tensor) -> None:
     net = detector(context=True)
-    for protocol in (CONTEXT, MULTI_SCALE):
+    for protocol in (CONTEXT, TESTED_MULTI_SCALE):
         alone, twice = detect([net], image, protocol), detect([net, net], image, protocol)
         for a, b in zip(alone, twice, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-4)
@@ -157,7 +149,7 @@ def test_several_scales_of_which_there_is_one_are_a_single_scale(
 ) -> None:
     monkeypatch.setattr(detection_inference, "SIDES", (600,))
     net = detector(context=True)
-    for a, b in zip(detect([net], image, MULTI_SCALE), detect([net], image, CONTEXT), strict=True):
+    for a, b in zip(detect([net], image, TESTED_MULTI_SCALE), detect([net], image, CONTEXT), strict=True):
         assert torch.equal(a, b)
 
 
@@ -194,7 +186,7 @@ def test_context_is_the_feature_of_the_whole_image_beside_each_regions() -> None
 def test_a_detector_is_trained_with_the_context_that_it_is_tested_with() -> None:
     losses = build(trial(context=True)).train()(*photographs())
     assert all(math.isfinite(loss.item()) for loss in losses.values())
-    assert protocols_of(trial(context=True)) == (CONTEXT, MULTI_SCALE)
+    assert protocols_of(trial(context=True)) == (CONTEXT, TESTED_MULTI_SCALE)
     assert protocols_of(trial()) == (SINGLE_SCALE, REFINED)
     with pytest.raises(InputError, match=r"protocol of faster-rcnn-resnet18B-synthetic '\+context' is unknown; choose"):
         detect([detector()], photographs()[0][0], CONTEXT)
@@ -203,7 +195,7 @@ def test_a_detector_is_trained_with_the_context_that_it_is_tested_with() -> None
 def test_an_image_without_proposals_has_no_detections(image: Tensor) -> None:
     net = detector(context=True)
     net.rpn.min_size = 1000
-    for protocol in (CONTEXT, MULTI_SCALE):
+    for protocol in (CONTEXT, TESTED_MULTI_SCALE):
         assert [len(each) for each in detect([net], image, protocol)] == [0, 0, 0]
 
 

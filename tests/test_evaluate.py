@@ -27,18 +27,8 @@ from study.run.worker import run_trial
 from study.spec import Model, Trial
 from study.store.account import Account, Outcome, read_account, write_account
 from study.store.mlflow import tracking
-from study.store.records import (
-    CENTRE,
-    MULTI_SCALE,
-    NUMBERS,
-    TEN_CROP,
-    TOP1,
-    TOP5,
-    add_evaluations,
-    read_evaluations,
-    read_records,
-    seal_result,
-)
+from study.store.records import NUMBERS, add_evaluations, read_evaluations, read_records, seal_result
+from study.tasks.names import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.training import checkpoints
 from study.training.loop import TrainState
 

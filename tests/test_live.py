@@ -16,11 +16,11 @@ from rich.console import Console
 from commands.follow import follow, lines, looks
 from commands.live import Watch, watching
 from commands.options import Selection
-from commands.plan import Forecast, Plan, make_plan
-from commands.status import Interval, Onlooker, Tracked, interval, tracked
+from commands.status import Onlooker, Tracked, tracked
 from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.run import launch as launching
+from study.run.forecast import Forecast, Interval, Plan, interval, make_plan
 from study.run.placement import Node, Share
 from study.spec import Trial
 from study.store import heartbeat

@@ -14,13 +14,13 @@ import pytest
 
 from commands import plan
 from commands.options import Selection
-from commands.plan import Forecast, Plan
 from commands.run import accounts, compared
 from experiments import planned, with_needed
 from experiments.profiles import PAPER, QUICK, SMOKE
 from study import cost
 from study.execution import Execution
 from study.run import placement, timing
+from study.run.forecast import Forecast, Plan, forecasts, make_plan
 from study.run.placement import Node, Share
 from study.run.timing import Probe
 from study.spec import InputError, Trial
@@ -59,13 +59,13 @@ def finished(seconds: float, **tags: str) -> dict[str, Any]:
 def made(trials: list[Trial], seconds: list[float], share: Share = ONE, node: Node = CPU) -> Plan:
     """A plan of trials that take these seconds."""
     forecasts = [Forecast(t, s, 2**30, share, "constants", 0) for t, s in zip(trials, seconds, strict=True)]
-    return plan.make_plan(forecasts, {trial.id for trial in trials}, [node])
+    return make_plan(forecasts, {trial.id for trial in trials}, [node])
 
 
 def test_the_longest_trial_starts_first_and_done_ones_take_no_room(small: Small) -> None:
     trials = [small(seed=seed) for seed in range(4)]
     forecasts = [Forecast(t, s, 0, ONE, "probe", 0) for t, s in zip(trials, (2.0, 9.0, 4.0, 5.0), strict=True)]
-    ordered = plan.make_plan(forecasts, {trial.id for trial in trials[:3]}, [CPU])
+    ordered = make_plan(forecasts, {trial.id for trial in trials[:3]}, [CPU])
     assert [each.trial.seed for each in ordered.forecasts] == [1, 3, 2, 0]
     assert {id: placed.start for id, placed in ordered.placed.items()} == {
         trials[1].id: 0,
@@ -83,7 +83,7 @@ def test_a_probe_is_believed_before_finished_trials_and_these_before_constants(
 
     def said(accounts: dict[str, Any], *probes: Probe) -> list[tuple[float, str]]:
         by_key = {each.key: each for each in probes}
-        return [(f.seconds, f.source) for f in plan.forecast(trials, execution, CPU, accounts, by_key)]
+        return [(f.seconds, f.source) for f in forecasts(trials, execution, CPU, accounts, by_key)]
 
     assert said({})[2] == (round(expected, 2), "constants")
     took = {trials[1].id: finished(3 * cost.predicted_seconds(trials[1]))}
@@ -99,9 +99,9 @@ def test_a_probe_holds_for_its_condition_hardware_versions_and_threads(execution
         for what, value in {"machine": "another", "torch": "1.0", "python": "2.7", "threads": 4, "device": "X"}.items()
     ]
     by_key = {each.key: each for each in [*others, probed(small("plain"), execution)]}
-    (forecast,) = plan.forecast([small()], execution, CPU, {}, by_key)
+    (forecast,) = forecasts([small()], execution, CPU, {}, by_key)
     assert forecast.source == "constants"
-    (forecast,) = plan.forecast([small(seed=7)], execution, CPU, {}, {ours.key: ours})  # whatever the seed
+    (forecast,) = forecasts([small(seed=7)], execution, CPU, {}, {ours.key: ours})  # whatever the seed
     assert forecast.source == "probe"
 
 
@@ -109,12 +109,12 @@ def test_a_gpu_is_not_predicted_from_a_cpu(execution: Execution, small: Small) -
     execution = replace(execution, gpus_per_trial=0, local=False)
     here = probed(small(), execution)
     took = {small(seed=1).id: finished(100.0)}
-    (first, _) = plan.forecast([small(), small(seed=1)], execution, GPU, took, {here.key: here})
+    (first, _) = forecasts([small(), small(seed=1)], execution, GPU, took, {here.key: here})
     assert (first.source, first.share, first.probed_gpu_bytes) == ("constants", Share(1, 0.125), 0)
     took = {small(seed=1).id: finished(100.0, device="cuda")}
-    (first, _) = plan.forecast([small(), small(seed=1)], execution, GPU, took, {})
+    (first, _) = forecasts([small(), small(seed=1)], execution, GPU, took, {})
     assert (first.source, first.seconds) == ("finished trials", pytest.approx(100, abs=0.01))
-    (first, _) = plan.forecast([small(), small(seed=1)], execution, CPU, took, {})
+    (first, _) = forecasts([small(), small(seed=1)], execution, CPU, took, {})
     assert first.source == "constants"
 
 
@@ -124,7 +124,7 @@ def test_a_gpu_is_shared_by_the_memory_that_a_probe_has_seen(
     execution = replace(execution, gpus_per_trial=0, local=False)
     monkeypatch.setattr(timing, "_device", lambda device: "cpu" if device == "cpu" else "NVIDIA X")
     seen = probed(small(), execution, memory_bytes=4 * 2**30)
-    (forecast,) = plan.forecast([small()], execution, GPU, {}, {seen.key: seen})
+    (forecast,) = forecasts([small()], execution, GPU, {}, {seen.key: seen})
     assert (forecast.share, forecast.memory_bytes, forecast.probed_gpu_bytes) == (Share(1, 0.5), 2**32, 2**32)
 
 
@@ -138,7 +138,7 @@ def test_memory_is_that_of_as_many_segments_as_the_share_takes(execution: Execut
 
     def held(gib: float) -> int:
         node = replace(CPU, memory_bytes=int(gib * 2**30))
-        return plan.forecast([deep], execution, node, {}, {})[0].memory_bytes
+        return forecasts([deep], execution, node, {}, {})[0].memory_bytes
 
     assert held(0) == held(16) == cost.predicted_bytes(deep)
     assert cost.least_bytes(deep) < held(2.3) == int(0.9 * 1.15 * 2**30) < cost.predicted_bytes(deep)

@@ -11,8 +11,8 @@ from torch.nn import functional
 from experiments import recipes
 from study.nets.resnet import BatchNorm, Net
 from study.spec import Data, InputError, Model
-from study.store.records import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.tasks import protocols
+from study.tasks.names import CENTRE, CLASSIFIER_PROTOCOLS, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.tasks.protocols import errors_pct, probabilities
 
 CPU = torch.device("cpu")
@@ -150,7 +150,7 @@ def test_multi_scale_is_the_mean_over_five_sides_of_whole_images(nets: list[Net]
     close(whole(nets[1:2], photographs, MULTI_SCALE)[0], list(torch.stack(each).mean(0)))
 
 
-@pytest.mark.parametrize("protocol", protocols.PROTOCOLS)
+@pytest.mark.parametrize("protocol", CLASSIFIER_PROTOCOLS)
 def test_neither_blocks_nor_batches_nor_other_nets_change_a_probability(
     protocol: str, nets: list[Net], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -375,7 +375,7 @@ def test_a_specification_that_detectors_have_not_is_refused(made: Path) -> None:
 def trained(scenes: Scenes) -> dict[str, tuple[list[list[float]], list[int]]]:
     """Boxes and labels of each training image, from one epoch without flips."""
     found = {}
-    order = scenes._chosen(0, 0, scenes.count("train"))
+    order = scenes.rows(0, 0, scenes.count("train"))
     for i, (_, target) in zip(order, scenes.batch(0, 0, scenes.count("train")), strict=True):
         found[scenes.examples("train")[i].image_id] = target["boxes"].tolist(), target["labels"].tolist()
     return found
@@ -429,7 +429,7 @@ def test_a_training_set_of_nothing_to_learn_cannot_be_batched(coco: Path) -> Non
 
 
 def test_a_batch_is_images_as_they_lie_on_disk_with_their_boxes(scenes: Scenes) -> None:
-    batch, rows = scenes.batch(3, 1, 8), scenes._chosen(3, 1, 8)
+    batch, rows = scenes.batch(3, 1, 8), scenes.rows(3, 1, 8)
     mirrored = 0
     for (image, target), row in zip(batch, rows, strict=True):
         example = scenes.examples("train")[row]
@@ -470,7 +470,7 @@ def test_a_batch_is_a_pure_function_of_seed_and_iteration(scenes: Scenes, made: 
 def test_an_epoch_has_every_image_at_most_once_and_epochs_differ(scenes: Scenes) -> None:
     count = scenes.count("train")
     steps = count // 10
-    epochs = [[row for i in range(steps) for row in scenes._chosen(0, e * steps + i, 10)] for e in range(2)]
+    epochs = [[row for i in range(steps) for row in scenes.rows(0, e * steps + i, 10)] for e in range(2)]
     assert [len({*rows}) for rows in epochs] == [10 * steps] * 2 and epochs[0] != epochs[1]
     with pytest.raises(InputError, match=f"batch {count + 1} is larger than the {count} training images of pasted-"):
         scenes.batch(0, 0, count + 1)

@@ -17,6 +17,7 @@ from experiments import planned
 from experiments.profiles import PAPER, QUICK
 from experiments.recipes import DEVIATIONS, deviations
 from study.spec import Trial
+from study.tasks import names
 
 
 def known(trial: Trial) -> float:
@@ -371,7 +372,7 @@ def test_every_table_compiles_as_latex(tmp_path):
     assert (tmp_path / "all.pdf").stat().st_size > 10_000
 
 
-def of_detectors(values: dict[str, tuple[float, ...]], protocol: str = paper_numbers.SINGLE_SCALE) -> Frames:
+def of_detectors(values: dict[str, tuple[float, ...]], protocol: str = names.SINGLE_SCALE) -> Frames:
     """The paper profile's normalisation experiment; `values`: mAP by seed of the detectors whose titles end so."""
     study = load(planned(PAPER, [paper_numbers.NORMALISATION]), [])
     rows = []

@@ -20,8 +20,9 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from analysis import report, runs
-from analysis.verdicts import evaluate
+from analysis import runs
+from analysis.decision import evaluate
+from analysis.verdicts import counted
 from commands import mlflow_report, screenshots, ui
 from dashboards import views
 from experiments import EXPERIMENTS, name_of, planned
@@ -106,7 +107,7 @@ def test_a_rendering_adds_pictures_and_the_report_once(store: Execution, tmp_pat
     (place,) = tracking.profiles(store).values()
     (run,) = mlflow.search_runs([place], "tags.kind = 'report'")
     assert sum(run.data.metrics.values()) == len(verdicts)
-    assert report.counted(verdicts) in run.data.tags["mlflow.note.content"]
+    assert counted(verdicts) in run.data.tags["mlflow.note.content"]
     assert "Too large to be here" in run.data.tags["mlflow.note.content"]
 
 

@@ -97,6 +97,13 @@ def refusal(name: str, problem: str) -> InputError:
     return InputError(" ".join(line.split()))
 
 
+def check_described(spec: Data, root: Path, facts: dict[str, object]) -> None:
+    """Raise `InputError` unless the data found in `root` have these facts, by field of the specification."""
+    for what, value in facts.items():
+        if value != getattr(spec, what):
+            raise refusal(spec.name, f"in {root} has {what} {value}, not {getattr(spec, what)}; describe it anew")
+
+
 def _digits() -> list[np.ndarray]:
     """1,437 training and 360 test images. Of a fixed permutation sorted by class, every fifth image is for testing."""
     package = find_spec("sklearn")  # its file alone: importing scikit-learn would cost every worker 1.6 s

@@ -37,12 +37,12 @@ from study.store.records import LOSSES, columns
 from study.tasks.detection_inference import protocols_of
 from study.tasks.detection_metrics import Found
 from study.tasks.detection_testing import detections, precisions_pct, write_submission
+from study.tasks.names import UNTRAINED
 from study.training import checkpoints, memory
 from study.training.detection_loop import train
 from study.training.evaluation import recalibrated
 from study.training.loop import Record, TrainState
 
-UNTRAINED = "untrained"  # a protocol: what the detector did before its first update
 COLUMN_OF = {"map": "map_50", "map_50": "map_50", "map_50_95": "map_50_95"}  # of a record, by measure
 SOURCE = "weights_records_sha256"  # a tag: the seal of the trial that the first weights came from
 ELSEWHERE = "import a bundle with weights, or choose other --experiments"

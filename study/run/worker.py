@@ -31,7 +31,8 @@ from study.store import atomic, provenance
 from study.store.account import Outcome, read_account
 from study.store.layout import Store, TrialFolder
 from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES
-from study.tasks.protocols import PROTOCOLS, as_evaluated, errors_pct, probabilities, split_of
+from study.tasks.names import CLASSIFIER_PROTOCOLS
+from study.tasks.protocols import as_evaluated, errors_pct, probabilities, split_of
 from study.training import memory
 from study.training.distributed import HERE, Meeting, Peers, assisting, joined, leading
 from study.training.evaluation import loss_and_error, recalibrated
@@ -175,7 +176,7 @@ def _recalibrated(trial: Trial, state: TrainState, data: AnyDataset) -> dict[str
 def _tested(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str, Any]]:
     """What the final net does by each of the paper's ways of testing, where its images are photographs."""
     rows: list[dict[str, Any]] = []
-    for protocol in PROTOCOLS if trial.data.photographs else ():
+    for protocol in CLASSIFIER_PROTOCOLS if trial.data.photographs else ():
         with as_evaluated(state.net, trial.recipe, data) as net:
             (errors, _), images = errors_pct(probabilities([net], data, protocol, state.device))
         of = {"split": split_of(trial.data), "protocol": protocol, "nets": "", "images": images}

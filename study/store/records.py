@@ -55,11 +55,7 @@ LAYERS = pa.schema(
 # training images, about as many as the moving averages (momentum 0.1) remember.
 RECALIBRATED = ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
 RECALIBRATION_BATCHES = 20
-OF = ("split", "protocol", "measure", "nets")  # what an evaluation is of: there is one value for each
-# The names that evaluations of classifiers have; a number without its protocol means nothing: study/tasks/protocols.py.
-VALIDATION, TEST_SPLIT = "validation", "test"
-CENTRE, TEN_CROP, MULTI_SCALE = "centre crop", "10-crop", "multi-scale"
-TOP1, TOP5 = "top1_error_pct", "top5_error_pct"
+OF = ("split", "protocol", "measure", "nets")  # what an evaluation is of (study/tasks/names.py): one value for each
 EVALUATIONS = pa.schema([(name, pa.string()) for name in OF] + [("value", pa.float64()), ("images", pa.int64())])
 
 

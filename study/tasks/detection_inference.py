@@ -15,10 +15,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remo
 
 from study.nets.faster_rcnn import Detector, resizing
 from study.spec import DetectionTrial, InputError, check_choice
-
-SINGLE_SCALE, REFINED = "single scale", "+box refinement"
-CONTEXT, MULTI_SCALE = "+context", "+multi-scale testing"  # both with refinement; of detectors with context
-PROTOCOLS = (SINGLE_SCALE, REFINED, CONTEXT, MULTI_SCALE)  # the rows of Table 9, from the top
+from study.tasks.names import CONTEXT, REFINED, SINGLE_SCALE, TESTED_MULTI_SCALE
 
 PAPER_SIZE = 600  # the paper's shorter side, which lengths in pixels are in proportion to
 SIDES = (200, 400, 600, 800, 1000)  # shorter sides of multi-scale testing
@@ -41,7 +38,7 @@ class View:
 
 def protocols_of(trial: DetectionTrial) -> tuple[str, ...]:
     """What its detector is tested by: one that was trained with context is nothing without."""
-    return (CONTEXT, MULTI_SCALE) if trial.detection.context else (SINGLE_SCALE, REFINED)
+    return (CONTEXT, TESTED_MULTI_SCALE) if trial.detection.context else (SINGLE_SCALE, REFINED)
 
 
 @torch.no_grad()
@@ -62,7 +59,7 @@ def detect(detectors: Sequence[Detector], image: Tensor, protocol: str) -> tuple
                 " choose detectors that have the same"
             )
     size = trials[0].data.size
-    sides = tuple(round(side * size / PAPER_SIZE) for side in SIDES) if protocol == MULTI_SCALE else (size,)
+    sides = tuple(round(side * size / PAPER_SIZE) for side in SIDES) if protocol == TESTED_MULTI_SCALE else (size,)
     views = [{side: _view(detector, image, side) for side in sorted({size, *sides})} for detector in detectors]
     single, shape = [view[size] for view in views], views[0][size].size
     pyramids = [{side: view[side] for side in sides} for view in views]

@@ -19,11 +19,10 @@ from torch import Tensor, nn
 from study.data.arrays import AnyDataset, Dataset
 from study.data.photographs import EVALUATION_SIDE, for_size
 from study.spec import Data, InputError, Recipe, check_choice
-from study.store.records import CENTRE, MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5, VALIDATION
+from study.tasks.names import CENTRE, CLASSIFIER_PROTOCOLS, MULTI_SCALE, TEST_SPLIT, TOP1, TOP5, VALIDATION
 from study.training.evaluation import autocast, recalibrated
 from study.training.loop import EVALUATION_BATCH
 
-PROTOCOLS = (CENTRE, TEN_CROP, MULTI_SCALE)
 SIDES = (224, 256, 384, 480, 640)  # Sec. 3.4, of nets trained on crops of 224
 BLOCK = 256  # images whose probabilities are held at a time; at a shorter side of 640 they take 0.4 GB
 BATCH_PIXELS = 2**21  # of views that a net sees at once: 41 of 224x224
@@ -54,7 +53,7 @@ def split_of(data: Data) -> str:
 
 def check_protocol(protocol: str, data: Data) -> None:
     """Raise `InputError` for an unknown protocol, and for any but the single view of images that have one size."""
-    check_choice("protocol", protocol, PROTOCOLS)
+    check_choice("protocol", protocol, CLASSIFIER_PROTOCOLS)
     if protocol != CENTRE and not data.photographs:
         raise InputError(
             f"protocol {protocol!r} is for photographs, and {data.name} has images of one size; choose {CENTRE!r},"

@@ -210,7 +210,7 @@ def _torment_one(
             kind, pause = chance.choice(KINDS), chance.uniform(0.2, 3.0)
             starting = chance.randrange(100) < STARTING_PCT
             wait_until = time.monotonic() + 60
-            while not starting and not study.training.loop() and not study.ended() and time.monotonic() < wait_until:
+            while not starting and not study.training() and not study.ended() and time.monotonic() < wait_until:
                 time.sleep(0.1)
             time.sleep(pause)
             if kind == "server" and server.process:

@@ -1,0 +1,206 @@
+"""What trials are predicted to take: seconds, memory, a place and a time on a machine, and what is left of a study.
+
+Owns predictions and their error. Runs nothing, prints nothing. A prediction rests on the probe of a condition, else on
+what trials have taken, else on constants of a CPU core.
+"""
+
+import math
+import os
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+from study import cost
+from study.execution import Execution
+from study.run import placement, timing
+from study.run.placement import Node, Placed, Share
+from study.run.timing import Probe
+from study.spec import InputError, Trial, check_at_least
+from study.store.account import Account, Outcome
+
+Accounts = Mapping[str, Account]  # of the trials that have one, by id
+PAIRS = 5  # finished trials without which the error of a prediction is unknown
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What one trial is predicted to take. `source`: 'probe', 'finished trials' or 'constants'."""
+
+    trial: Trial
+    seconds: float
+    memory_bytes: int  # of each process; of the GPU, where it takes one
+    share: Share
+    source: str
+    probed_gpu_bytes: int  # peak on a GPU, if a probe has seen it, else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Forecasts, longest first; where and when each trial still to run is placed, by id."""
+
+    nodes: list[Node]
+    forecasts: list[Forecast]
+    placed: dict[str, Placed]
+
+    @property
+    def todo(self) -> list[Forecast]:
+        return [each for each in self.forecasts if each.trial.id in self.placed]
+
+    @property
+    def on_gpu(self) -> bool:
+        return any(each.share.gpus for each in self.forecasts)
+
+    @property
+    def at_once(self) -> int:
+        """The most trials that run at a time."""
+        ends = [(placed.end, -1) for placed in self.placed.values()]
+        starts = [(placed.start, 1) for placed in self.placed.values()]
+        return max(accumulate(step for _, step in sorted(starts + ends)), default=0)
+
+    @cached_property
+    def _by_trial(self) -> dict[Trial, Forecast]:
+        return {each.trial: each for each in self.forecasts}
+
+    def __getitem__(self, trial: Trial) -> Forecast:
+        return self._by_trial[trial]
+
+
+def has_result(accounts: Accounts, trial: Trial) -> bool:
+    return trial.id in accounts and accounts[trial.id].has_result
+
+
+def make_plan(forecasts: Iterable[Forecast], todo: Container[str], nodes: list[Node]) -> Plan:
+    """Order the trials, longest first, and place those whose ids are in `todo`, in waves. Raises `InputError`."""
+    ordered = sorted(forecasts, key=lambda each: -each.seconds)
+    forecast_of = {each.trial.id: each for each in ordered if each.trial.id in todo}
+    placed: list[Placed] = []
+    for wave in placement.waves([each.trial for each in forecast_of.values()]):
+        before = placement.makespan(placed)  # a wave begins when the one before has ended
+        order = [(trial, forecast_of[trial.id].seconds, forecast_of[trial.id].share) for trial in wave]
+        later = placement.schedule(order, nodes)
+        placed += [replace(each, start=before + each.start, end=before + each.end) for each in later]
+    return Plan(nodes, ordered, {each.trial.id: each for each in placed})
+
+
+def node_of(execution: Execution, gpus: int | None = None) -> Node:
+    """This machine, with so many GPUs if a number is given; what memory there is elsewhere is not known.
+
+    Of a cluster (`address`) nothing is known before it is joined: it has GPUs if the device is 'cuda'.
+    """
+    if execution.address:
+        cores = max(execution.threads * execution.processes, execution.cpus or os.cpu_count() or 1)
+        gpus_at_least = math.ceil(execution.gpus_per_trial or 1) * execution.processes
+        return Node(cores, gpus_at_least if execution.device == "cuda" else 0, 0, 0)
+    if gpus is None:
+        node = placement.this_machine(execution)
+        if execution.device == "cuda" and not node.gpus:
+            raise InputError(
+                "device 'cuda' is not available on this machine; plan for others with --gpus, or choose cpu"
+            )
+    else:
+        check_at_least("gpus", gpus, 0)
+        if gpus and execution.device == "cpu":
+            raise InputError(f"gpus {gpus} would not be used by device 'cpu'; leave one of them out")
+        here = placement.this_machine(replace(execution, device="auto" if gpus else "cpu"))
+        node = replace(here, gpus=min(gpus, execution.processes) if execution.local else gpus)
+    known = node.cpus <= (os.cpu_count() or 1)
+    return node if known else replace(node, memory_bytes=0)
+
+
+def forecasts(
+    trials: Iterable[Trial], execution: Execution, node: Node, accounts: Accounts, probes: Mapping[Any, Probe]
+) -> list[Forecast]:
+    """Predict each trial on such a node: by its probe, else by what trials have taken, else by constants of a CPU core.
+
+    Trials that ran on a GPU say nothing of a CPU, nor the other way round.
+    """
+    trials, on_gpu = list(trials), bool(node.gpus)
+    factor = cost.calibration(_took(trials, accounts, on_gpu))
+    return [_forecast(trial, execution, node, on_gpu, factor, probes) for trial in trials]
+
+
+def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable[tuple[Trial, float]]:
+    for trial in trials:
+        account = accounts.get(trial.id, Account())
+        ran_on_gpu = account.tags.get("device", "cpu").startswith("cuda")
+        if account.outcome == Outcome.FINISHED and ran_on_gpu == on_gpu:
+            yield trial, float(account.tags["seconds"])
+
+
+def _forecast(
+    trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe]
+) -> Forecast:
+    share, part = placement.share(trial, execution, node), execution.part(trial)
+    found = probes.get(timing.key(*as_probed(trial, execution, node)))
+    if found is not None and on_gpu != (found.device != "cpu"):
+        found = None  # planned for GPUs on a machine without one
+    if found is not None:
+        seconds, source = found.seconds(trial.recipe), "probe"
+    else:
+        seconds, source = factor * cost.predicted_seconds(part), "constants" if factor == 1 else "finished trials"
+    seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
+    if on_gpu:
+        measured = found.memory_bytes if found else 0
+        share = placement.share(trial, execution, node, measured)
+        return Forecast(trial, seconds, measured or cost.net_bytes(part), share, source, measured)
+    held = cost.predicted_bytes(part) if found is None else cost.BYTES_A_PROCESS + found.memory_bytes
+    if allowed := placement.MARGIN * placement.allowed_bytes(share, execution, node):
+        held = min(held, max(int(allowed), cost.least_bytes(part)))  # in segments
+    return Forecast(trial, seconds, held, share, source, 0)
+
+
+def as_probed(trial: Trial, execution: Execution, node: Node) -> tuple[Trial, Execution]:
+    """What a process has of the trial, and how it would be run alone on such a node."""
+    cpus, device = placement.share(trial, execution, node).cpus, execution.device if node.gpus else "cpu"
+    return execution.part(trial), replace(execution, threads=cpus, device=device, processes=1)
+
+
+def seconds_left(
+    plan: Plan,
+    running: Mapping[Trial, float | None],
+    waiting: Iterable[Trial],
+    finished: Iterable[tuple[Trial, float]],
+) -> float:
+    """Until the last trial ends: what running trials say of themselves, and predictions for the others.
+
+    Predictions, also for running trials that cannot say yet (None), are scaled by what `finished` trials took.
+    """
+    factor = cost.calibration(finished, lambda trial: plan[trial].seconds)
+    said = {trial: seconds for trial, seconds in running.items() if seconds is not None}
+    unsaid = [trial for trial in (*running, *waiting) if trial not in said]
+    left = [*said.items(), *((trial, factor * plan[trial].seconds) for trial in unsaid)]
+    return placement.makespan(
+        placement.schedule([(trial, seconds, plan[trial].share) for trial, seconds in left], plan.nodes)
+    )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Seconds left, from `low` to `high`. `coverage`: how often such an interval holds, if its assumptions do."""
+
+    low: float
+    high: float
+    coverage: float
+
+
+def interval(left: float, pairs: Sequence[tuple[float, float]]) -> Interval | None:
+    """How far off `left` seconds may be, from (predicted, taken) seconds of finished trials; None for fewer than five.
+
+    Assumes that what is left is off by one common factor, drawn like the factors taken / predicted of the trials that
+    have finished, relative to their total's, by which `left` is scaled already. One factor for all is the widest case:
+    errors that are independent of each other would cancel. The bounds are order statistics of n factors, the k-th from
+    each end, between which the next one lies in (n + 1 - 2k) of n + 1 cases, whatever its distribution: the outermost
+    ones up to 18 trials (67 % with 5, 80 % with 9), and 80 % or a little more beyond. Not covered is what finished
+    trials cannot show: that short trials, which come last, are predicted worse than long ones, or that others begin to
+    use the machine; nor the second or so between trials. On a machine that others use in bursts it is too short.
+    """
+    pairs = [(predicted, took) for predicted, took in pairs if predicted > 0 and took > 0]
+    if len(pairs) < PAIRS:
+        return None
+    factor = sum(took for _, took in pairs) / sum(predicted for predicted, _ in pairs)
+    off = sorted(took / predicted / factor for predicted, took in pairs)
+    outside = max(1, (len(off) + 1) // 10)  # factors beyond each bound, counting the bound itself
+    low, high = min(1.0, off[outside - 1]), max(1.0, off[-outside])
+    return Interval(left * low, left * high, 1 - 2 * outside / (len(off) + 1))
