@@ -86,11 +86,9 @@ def accounts(selected: Selection, checked: bool = False) -> dict[str, Account]:
         found = {trial.id: account for trial, account in pairs if account.outcome != Outcome.MISSING}
     unknown = [trial for trial in trials if trial.id not in found]
     if unknown and (execution.tracking_uri or Store(execution.storage).database.exists()):
-        from study.store.mlflow import (
-            tracking,  # with mlflow: a second that is spared where the store knows every trial
-        )
+        from study.store.mlflow import reader  # with mlflow: a second that is spared where the store knows every trial
 
-        for run in tracking.read(execution, unknown, records=False):
+        for run in reader.read(execution, unknown, records=False):
             found[run.trial.id] = Account(outcome=run.outcome, reason=run.tags.get("reason", ""), tags=run.tags)
     return found
 

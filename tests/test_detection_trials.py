@@ -196,7 +196,7 @@ def test_a_detector_whose_backbone_diverged_fails_once_and_is_refused_from_then_
     said = [read_account(execution.trial_folder(each.id)) for each in (backbone, trial)]
     assert [each.outcome for each in said] == ["diverged", "failed"]
     message = f"{trial.id} cannot start from {backbone.id}: it diverged, so it has no weights"
-    assert message in said[1]["reason"] and caplog.text.count(message) == 1 and said[1]["failures"] == 1
+    assert message in said[1].reason and caplog.text.count(message) == 1 and said[1].failures == 1
     with pytest.raises(InputError, match=f"{message}.* choose other --seeds or --experiments"):
         launched([trial, backbone], execution)
 

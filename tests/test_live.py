@@ -50,7 +50,7 @@ def test_trials_are_running_ended_or_waiting_and_the_rest_is_predicted(execution
     watch = Watch(trials, execution, predicted(trials, cpus=1))
     assert watch.look() == [] and watch.running == []
     said(execution, running)
-    said(execution, ended, iteration=24, seconds_left=0.0, outcome="finished")
+    said(execution, ended, iteration=24, seconds_left=0.0, outcome=Outcome.FINISHED)
     assert [trial for trial, _ in watch.look()] == [ended]
     assert [trial for trial, _ in watch.running] == [running]
     assert watch.look() == []  # an end is told once
@@ -76,7 +76,7 @@ def test_a_trial_that_has_just_begun_is_predicted_like_one_that_waits(execution:
 
 
 def test_what_an_earlier_launch_said_is_not_shown(execution: Execution, small: Small) -> None:
-    said(execution, small(), outcome="finished", launch="earlier")
+    said(execution, small(), outcome=Outcome.FINISHED, launch="earlier")
     for launch, ended in (("this", []), ("earlier", [small()])):
         watch = Watch([small()], replace(execution, launch=launch), predicted([small()]))
         assert [trial for trial, _ in watch.look()] == ended
@@ -86,8 +86,8 @@ def test_without_a_terminal_each_end_is_one_plain_line(execution: Execution, sma
     finished, diverged = trials = [small(), small("plain")]
     console = Console(file=io.StringIO(), width=40)
     with watching(trials, execution, console, predicted(trials)):
-        said(execution, finished, outcome="finished")
-        said(execution, diverged, train_error_pct=None, outcome="diverged")
+        said(execution, finished, outcome=Outcome.FINISHED)
+        said(execution, diverged, train_error_pct=None, outcome=Outcome.DIVERGED)
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
         f"[1/2] {finished.id}: 41.7 % training error after 12 iterations, 3 s (predicted 6 s)",
         f"[2/2] {diverged.id}: diverged after 12 iterations, 3 s (predicted 6 s)",
