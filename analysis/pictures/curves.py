@@ -32,7 +32,7 @@ from analysis.pictures.picture import (
 )
 from analysis.pictures.values import by_trial, mean_of
 from analysis.runs import Frames, thinned
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 PAPER_TOP_PCT = 20  # upper end of the error axes of Figs. 1 and 6
 RECORDS = {TRAINS: "train_error_pct", TESTS: "test_error_pct"}

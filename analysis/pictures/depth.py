@@ -31,7 +31,7 @@ from analysis.pictures.picture import (
 )
 from analysis.pictures.values import FINAL, by_estimate, by_time, by_trial
 from analysis.runs import TARGETS_PCT, Frames
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 FAMILIES = ("plain", "residual")
 _POINTS = "percentage points"
