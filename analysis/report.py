@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nbformat
 import pandas as pd
 import pyarrow as pa
@@ -27,7 +26,8 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
-from analysis import charts, figures, files, tables
+from analysis import charts, figures, files, tables, templates
+from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import NAMED, Problem, problems
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
 from analysis.verdicts import evaluate
@@ -37,23 +37,15 @@ from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store.ledger import RESULTS
 
 VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention first
-MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
-DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside the report, and no part of it
 FRAMES = ("runs", "curves", "layers", "evaluations")  # files of the frames a report is rendered from
 MLFLOW = "http://127.0.0.1:5000"  # where `make ui` serves first; the reader can type another on the page
 ROWS = 2**18  # of a row group, more or less
 Claim = dict[str, Any]
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
 
-_PAGES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
+_PAGES = templates.environment(Path(__file__).parent / "pages")
 
 
 def write(

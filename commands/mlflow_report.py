@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.figures import FAMILY_COLOURS, styled
-from analysis.report import MANIFEST, VERDICTS, Claim, counted, verdict_table
+from analysis.files import MANIFEST
+from analysis.report import VERDICTS, Claim, counted, verdict_table
 from analysis.runs import Frames, thinned
 from analysis.tables import markdown
 from experiments.profiles import Profile

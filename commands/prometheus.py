@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.onlooker import Onlooker, tracked
 from commands.options import Selection, selecting
-from commands.status import STATES, Onlooker, Standing, tracked
+from commands.status import STATES, Standing
 from study.spec import InputError
 from study.store.ledger import RESULTS
 
@@ -25,15 +26,14 @@ NAME = "degradation"
 
 
 @click.command("metrics")
-@selecting(
-    click.option("--port", type=click.IntRange(0, 65535), default=9464, help="Port (default: 9464)."),
-    click.option(
-        "--host",
-        default="127.0.0.1",
-        help="Address to listen on (default: loopback). 0.0.0.0: whoever reaches this machine reads ids of trials.",
-    ),
+@selecting()
+@click.option("--port", type=click.IntRange(0, 65535), default=9464, help="Port (default: 9464).")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen on (default: loopback). 0.0.0.0: whoever reaches this machine reads ids of trials.",
 )
-def metrics_command(selected: Selection) -> None:
+def metrics_command(selected: Selection, port: int, host: str) -> None:
     """Serve where the study stands as Prometheus metrics, until Ctrl-C.
 
     There is no password and no encryption. On loopback only this machine reads them; with --host 0.0.0.0 everybody who
@@ -43,7 +43,6 @@ def metrics_command(selected: Selection) -> None:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:
         raise InputError("metrics need the package prometheus-client; `pip install '.[cluster]'` adds it") from None
-    host, port = selected.arguments["host"], selected.arguments["port"]
     with tracked(selected) as tracker:
         registry = CollectorRegistry()
         registry.register(Exporter(Onlooker(selected, tracker)))
@@ -77,7 +76,7 @@ class Exporter:
             if self.at is None or self.clock() - self.at > FRESH_SECONDS:
                 self.standing, self.at = self.onlooker.look(), self.clock()
                 self.iterations.see({row.id: row.iteration for row in self.standing.rows})
-                self.failures.see({id: said.get("failures", 0) for id, said in self.onlooker.said.items()})
+                self.failures.see({id: said.get("failures", 0) for id, said in self.onlooker.accounts.items()})
             yield from self._metrics(self.standing)
 
     def _metrics(self, standing: Standing) -> "Iterator[Metric]":
@@ -120,7 +119,7 @@ class Exporter:
         known = tracker.accounts is not None
         up = not tracker.problem if known or tracker.problem else None
         yield gauge("tracker_up", "1 if MLflow answered when last asked, else 0.", up)
-        behind = {id for id, said in self.onlooker.said.items() if said["outcome"] in RESULTS} - tracker.results()
+        behind = {id for id, said in self.onlooker.accounts.items() if said["outcome"] in RESULTS} - tracker.results()
         yield gauge(
             "tracker_lag_trials", "Results in the store that MLflow does not show.", len(behind) if known else None
         )

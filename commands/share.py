@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from commands.options import Selection, selecting
+from commands.options import JSON, STORAGE, Selection, selecting
 from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError, check_choice
@@ -21,21 +21,19 @@ from study.store import atomic, bundle, heartbeat, ledger, provenance
 from study.store.bundle import Bundle, Conflict, Scope, Weights
 from study.store.ledger import RESULTS, UNUSABLE, Run
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 OWN = ("study", "trial_id", "outcome", "spec", "storage", "reason")  # tags that a store says of its own runs
 
 
 @click.command("export")
-@selecting(
-    click.argument("out", type=Path),
-    click.option("--weights", default="none", help="Last states to add: none, all, or ids (default: none)."),
-    JSON,
-)
-def export_command(selected: Selection) -> None:
+@selecting()
+@click.argument("out", type=Path)
+@click.option("--weights", "chosen", default="none", help="Last states to add: none, all, or ids (default: none).")
+@JSON
+def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -> None:
     """Write the selected trials' results to one file, OUT: curves, specifications and, if asked for, weights."""
-    from study.store.mlflow import tracking
+    from study.store.mlflow import tracking  # with mlflow, which `merge` does not need
 
-    execution, out = selected.execution, selected.arguments["out"]
+    execution = selected.execution
     logged = tracking.read(execution, selected.trials)
     runs = [_travelling(run, execution) for run in logged if run.outcome in RESULTS]
     if not runs:
@@ -43,29 +41,29 @@ def export_command(selected: Selection) -> None:
             f"none of the {len(selected.trials)} selected trials has a result in {execution.storage}; run them:"
             f" python -m experiments run --profile {selected.profile.name}"
         )
-    weights = _chosen_weights(selected.arguments["weights"], runs, execution)
-    scope = Scope(selected.arguments["experiments"], selected.arguments["seeds"], selected.profile.data)
+    weights = _chosen_weights(chosen, runs, execution)
+    scope = Scope(selected.choice.experiments, selected.choice.seeds, selected.profile.data)
     commit = provenance.tags()["git_commit"]
     bundle.write(out, runs, selected.profile.name, weights, scope=scope, code=commit)
     has = {run.trial.id for run in runs}
     said = {**_counts(out, runs, weights), "missing": [trial.id for trial in selected.trials if trial.id not in has]}
     unusable = [f"{run.trial.id}: {run.tags['reason']}" for run in logged if run.outcome == UNUSABLE]
     said |= {"unusable": unusable} if unusable else {}
-    _print(said, selected.arguments["as_json"])
+    _print(said, as_json)
 
 
 @click.command("import")
 @click.argument("path", metavar="BUNDLE", type=Path)
-@click.option("--storage", "where", default="store", help="Folder of the store (default: store).")
+@STORAGE
 @click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database.")
 @JSON
-def import_command(path: Path, where: str, tracking_uri: str, as_json: bool) -> int:
+def import_command(path: Path, storage: str, tracking_uri: str, as_json: bool) -> int:
     """Add a bundle's results to a store that lacks them. Exit code 1 if the store has other results of a trial."""
     from study.run.launch import only_launcher
     from study.store.mlflow import tracking
 
     found = bundle.read(path)
-    execution = Execution(storage=atomic.place(where), data_root=Path("data"), tracking_uri=tracking_uri)
+    execution = Execution(storage=atomic.place(storage), data_root=Path("data"), tracking_uri=tracking_uri)
     tracking.create_store(execution)
     with only_launcher(execution.storage):
         said = _import(found, execution)
@@ -97,9 +95,6 @@ def merge_command(paths: Sequence[Path], output: Path, prefer: Path | None, as_j
     bundle.write(output, runs, bundles[0].profile, weights, scope=scope, code=commit, resolved=resolved)
     _print({**_counts(output, runs, weights), "resolved": conflicts}, as_json)
     return 0
-
-
-COMMANDS = (export_command, import_command, merge_command)
 
 
 def _travelling(run: Run, execution: Execution) -> Run:

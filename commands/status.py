@@ -1,40 +1,36 @@
-"""Where a study stands: how many trials have a result, what runs now, and how many seconds are left, give or take.
+"""Where a study stands: how many trials have a result, what runs now, and how many seconds are left.
 
-Owns the numbers that `status`, the watch page and Prometheus show, computed from what trials say of themselves: their
-accounts and progress files in the store, and MLflow for what the store does not know. Reads only: it writes nothing,
-takes no lock that a launch needs, and talks neither to trials nor to Ray.
+Owns the one model that `status`, `--follow`, the view of a run, the watch page and Prometheus show. It is computed from
+accounts and progress files; who reads these again and again is `commands/onlooker.py`.
 """
 
 import math
-import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from commands.accounts import reason
 from commands.options import Selection
-from commands.run import accounts, reason
 from study.cost import duration
 from study.run import timing
 from study.run.forecast import PAIRS, Accounts, Forecast, Interval, Plan, forecasts, interval, node_of, seconds_left
 from study.run.placement import Node, Share
-from study.spec import InputError
 from study.store import heartbeat
 from study.store.ledger import RESULTS, UNUSABLE
 
 STATES = ("missing", "running", "interrupted", "failed", UNUSABLE, *RESULTS)
 WAITING = ("missing", "interrupted")  # what a launch has still to start, or to go on with
 TO_RUN = (*WAITING, "failed", UNUSABLE)
-TRACKER_SECONDS = 10.0  # between questions to MLflow
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One trial as `status --json` prints it. What was predicted before it ran counts, if it has run."""
+    """One trial. `predicted_seconds` is what was predicted before it ran, if it has run."""
 
     id: str
+    title: str  # its net's, or its detector's
+    seed: int
     outcome: str  # one of `STATES`
     iteration: int
     iterations: int
@@ -44,8 +40,14 @@ class Row:
     seconds: float | None
     reason: str
 
+    def plain(self) -> dict[str, Any]:
+        """A trial as `status --json` prints it."""
+        row = asdict(self)
+        del row["title"], row["seed"]
+        return row
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Standing:
     """A study at one moment."""
 
@@ -53,18 +55,18 @@ class Standing:
     rows: list[Row]  # of every planned trial
     seconds_left: float  # until the last one ends
     interval: Interval | None  # None until enough trials have finished
-    ended: list[str] = field(default_factory=list)  # ids of results, in the order in which they were seen to end
+    ended: Sequence[str] = ()  # ids of results, in the order in which they were seen to end
     launch: str = ""  # 'running', 'silent', 'none', or '' where nobody looked
 
     def of(self, *outcomes: str) -> list[Row]:
-        """The trials that stand so."""
+        """The trials with one of these outcomes."""
         return [row for row in self.rows if row.outcome in outcomes]
 
     @property
     def counts(self) -> dict[str, int]:
         """Trials in each of `STATES`."""
-        found = Counter(row.outcome for row in self.rows)
-        return {state: found[state] for state in STATES}
+        counts = Counter(row.outcome for row in self.rows)
+        return {state: counts[state] for state in STATES}
 
     @property
     def complete(self) -> bool:
@@ -75,20 +77,24 @@ class Standing:
         """Iterations a second of the trials that run, by the mean pace of each."""
         return sum(row.iteration / row.seconds for row in self.of("running") if row.seconds)
 
-    def remark(self) -> str:
-        """What one should know of the launch, to follow a summary; '' while all is well."""
-        if self.complete or self.launch in ("", "running"):
-            return ""
-        return "; no launch is running" if self.launch == "none" else "; the launch has been silent for two minutes"
-
     def plain(self) -> dict[str, Any]:
         """What `status --json` prints."""
         return {
             "profile": self.profile,
-            "trials": [asdict(row) for row in self.rows],
+            "trials": [row.plain() for row in self.rows],
             "seconds_left": self.seconds_left,
             "interval": asdict(self.interval) if self.interval else None,
         }
+
+    def summary(self) -> str:
+        """Counts, the time left, and what is wrong with the launch, in one line."""
+        if self.complete or self.launch in ("", "running"):
+            remark = ""
+        elif self.launch == "none":
+            remark = "; no launch is running"
+        else:
+            remark = "; the launch has been silent for two minutes"
+        return f"{self.sentence()}; {self.time_left()}{remark}"
 
     def time_left(self) -> str:
         """`about 4 min left, between 3 min and 6 min (80 %)`."""
@@ -101,39 +107,47 @@ class Standing:
         return f"{about}, between {low} and {high} ({100 * self.interval.coverage:.0f} %)"
 
     def sentence(self) -> str:
-        """`12 of 48 trials have a result, 2 running, 34 waiting`, and what else there is."""
+        """`12 of 48 trials have a result, 2 running, 34 waiting`, with diverged and failed ones if there are any."""
         counts = self.counts
         waiting, failed = sum(counts[state] for state in WAITING), counts["failed"] + counts[UNUSABLE]
-        said = [f"{len(self.of(*RESULTS))} of {len(self.rows)} trials have a result"]
-        said += [f"{counts['diverged']} of them diverged"] if counts["diverged"] else []
-        said += [f"{counts['running']} running", f"{waiting} waiting"]
-        return ", ".join(said + ([f"{failed} failed"] if failed else []))
+        parts = [f"{len(self.of(*RESULTS))} of {len(self.rows)} trials have a result"]
+        parts += [f"{counts['diverged']} of them diverged"] if counts["diverged"] else []
+        parts += [f"{counts['running']} running", f"{waiting} waiting"]
+        parts += [f"{failed} failed"] if failed else []
+        return ", ".join(parts)
 
 
-def forecasts_of(selected: Selection, said: Accounts) -> list[Forecast]:
+def forecasts_of(selected: Selection, known: Accounts) -> list[Forecast]:
     """What each trial is predicted to take on this machine, by probes and by what trials have taken."""
     execution = selected.execution
-    return forecasts(selected.trials, execution, node_of(execution), said, timing.load(execution.storage))
+    return forecasts(selected.trials, execution, node_of(execution), known, timing.load(execution.storage))
 
 
 def standing_of(
     selected: Selection,
-    said: Accounts,
-    forecasts: list[Forecast],
+    known: Accounts,
+    expected: Sequence[Forecast],
     room: Node | None = None,
     ended: Sequence[str] = (),
     launch: str = "",
 ) -> Standing:
     """The study, from its accounts and progress files, with so much room for trials (default: this machine's)."""
-    rows = [_row(selected, each, said.get(each.trial.id, {})) for each in forecasts]
-    stands = list(zip(forecasts, rows, strict=True))
-    finished = [(each.trial, row.seconds) for each, row in stands if row.outcome == "finished" and row.seconds]
-    running = {each.trial: row.seconds_left for each, row in stands if row.outcome == "running"}
-    longest_first = sorted((each for each, row in stands if row.outcome in TO_RUN), key=lambda each: -each.seconds)
-    plan = Plan([_holding(room or node_of(selected.execution), [each.share for each in forecasts])], forecasts, {})
-    left = seconds_left(plan, running, [each.trial for each in longest_first], finished)
-    off = interval(left, [(plan[trial].seconds, took) for trial, took in finished])
-    return Standing(selected.profile.name, rows, left, off, list(ended), launch)
+    rows = [_row(selected, forecast, known.get(forecast.trial.id, {})) for forecast in expected]
+    pairs = list(zip(expected, rows, strict=True))
+    finished = [(one.trial, row.seconds) for one, row in pairs if row.outcome == "finished" and row.seconds]
+    running = {one.trial: row.seconds_left for one, row in pairs if row.outcome == "running"}
+    longest_first = sorted((one for one, row in pairs if row.outcome in TO_RUN), key=lambda one: -one.seconds)
+    node = _holding(room or node_of(selected.execution), [one.share for one in expected])
+    plan = Plan([node], list(expected), {})
+    left = seconds_left(plan, running, [one.trial for one in longest_first], finished)
+    return Standing(
+        profile=selected.profile.name,
+        rows=rows,
+        seconds_left=left,
+        interval=interval(left, [(plan[trial].seconds, took) for trial, took in finished]),
+        ended=tuple(ended),
+        launch=launch,
+    )
 
 
 def _holding(room: Node, shares: Iterable[Share]) -> Node:
@@ -144,12 +158,16 @@ def _holding(room: Node, shares: Iterable[Share]) -> Node:
     return room
 
 
-def _row(selected: Selection, expected: Forecast, said: dict[str, Any]) -> Row:
-    trial = expected.trial
-    tags, outcome = said.get("tags", {}), said.get("outcome", "missing")
-    now = heartbeat.read(selected.execution.trial_folder(trial.id)) if said else {}
+def _row(selected: Selection, expected: Forecast, account: dict[str, Any]) -> Row:
+    trial, execution = expected.trial, selected.execution
+    tags, outcome = account.get("tags", {}), account.get("outcome", "missing")
+    if outcome == "running" and execution.launch and account.get("launch") != execution.launch:
+        outcome = "interrupted"  # an earlier launch was killed while it ran
+    now = heartbeat.read(execution.trial_folder(trial.id)) if account else {}
     return Row(
         id=trial.id,
+        title=trial.title,
+        seed=trial.seed,
         outcome=outcome,
         iteration=now.get("iteration", trial.recipe.iterations if outcome == "finished" else 0),
         iterations=trial.recipe.iterations,
@@ -157,102 +175,10 @@ def _row(selected: Selection, expected: Forecast, said: dict[str, Any]) -> Row:
         seconds_left=_finite(now.get("seconds_left")) if outcome == "running" else None,
         predicted_seconds=round(float(tags.get("predicted_seconds", expected.seconds)), 2),
         seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(now.get("seconds")),
-        reason=reason(said),
+        reason=reason(account),
     )
 
 
 def _finite(value: float | None) -> float | None:
     """JSON has no other numbers."""
     return value if value is not None and math.isfinite(value) else None
-
-
-@dataclass
-class Tracked:
-    """What MLflow last said: accounts by id, None before its first answer; `problem` while it is out of reach."""
-
-    accounts: dict[str, dict[str, Any]] | None = None
-    problem: str = ""
-
-    def results(self) -> set[str]:
-        return {id for id, said in (self.accounts or {}).items() if said["outcome"] in RESULTS}
-
-
-@contextmanager
-def tracked(selected: Selection, rest: float = TRACKER_SECONDS) -> Iterator[Tracked]:
-    """Ask MLflow now and then, in a thread of its own: a server that is out of reach keeps whoever asks waiting."""
-    found, over = Tracked(), threading.Event()
-    execution = selected.execution
-
-    def ask() -> None:
-        while True:
-            if execution.tracking_uri or (execution.storage / "mlflow.db").exists():  # reading would create it
-                from study.store.mlflow import tracking  # with mlflow: a second that whoever looks on need not wait
-
-                try:
-                    runs = tracking.read(execution, selected.trials, records=False)
-                    found.accounts = {
-                        run.trial.id: {"outcome": run.outcome, "reason": run.tags.get("reason", ""), "tags": run.tags}
-                        for run in runs
-                    }
-                    found.problem = ""
-                except InputError as error:
-                    found.problem = str(error)
-            if over.wait(rest):
-                return
-
-    threading.Thread(target=ask, daemon=True).start()  # not waited for: a server may be out of reach for a minute
-    try:
-        yield found
-    finally:
-        over.set()
-
-
-class Onlooker:
-    """Looks at one study again and again. A trial that has a result is read once, its curve verified."""
-
-    def __init__(self, selected: Selection, tracker: Tracked, clock: Callable[[], float] = time.monotonic) -> None:
-        self.selected, self.tracker, self.clock = selected, tracker, clock
-        self.said: dict[str, dict[str, Any]] = {}
-        self.ended: list[str] = []
-        self.forecasts: list[Forecast] = []
-        self.launch_file, self.seen, self.at = selected.execution.storage / "launch.json", None, clock()
-        self.room: tuple[str, Node] | None = None  # a launch, and what its trials were seen to take at once
-
-    def look(self) -> Standing:
-        """The study now."""
-        folders = [path.parent for path in (self.selected.execution.storage / "trials").glob("*/run.json")]
-        there = {folder.name for folder in folders if self.said.get(folder.name, {}).get("outcome") not in RESULTS}
-        news = {trial: of for trial, of in self.selected.serves.items() if trial.id in there}
-        self.said |= accounts(replace(self.selected, serves=news), checked=True)
-        said = {**(self.tracker.accounts or {}), **self.said}
-        new = {id for id, one in said.items() if one["outcome"] in RESULTS} - set(self.ended)
-        self.ended += sorted(new, key=lambda id: (_ended(said[id]), id))
-        if new or not self.forecasts:  # nothing else changes predictions
-            self.forecasts = forecasts_of(self.selected, said)
-        return standing_of(self.selected, said, self.forecasts, self._room(), self.ended, self._launch())
-
-    def _launch(self) -> str:
-        """Whether somebody trains: a launcher that is alive touches its file every few seconds."""
-        now = heartbeat.version(self.launch_file)
-        if now != self.seen:
-            self.seen, self.at = now, self.clock()
-        if now is None:
-            return "none"
-        return "silent" if self.clock() - self.at > heartbeat.SILENCE_SECONDS else "running"
-
-    def _room(self) -> Node | None:
-        """The most that trials of this launch were seen to take at once: nobody says how many nodes there are."""
-        running = [trial for trial in self.selected.trials if self.said.get(trial.id, {}).get("outcome") == "running"]
-        if running:
-            launch, execution = self.said[running[0].id].get("launch", ""), self.selected.execution
-            shares = [each.share for each in forecasts(running, execution, node_of(execution), {}, {})]
-            before = self.room[1] if self.room and self.room[0] == launch else Node(0, 0, 0, 0)
-            cpus = max(before.cpus, sum(share.all_cpus for share in shares))
-            gpus = max(before.gpus, math.ceil(sum(share.all_gpus for share in shares)))
-            self.room = launch, Node(cpus, gpus, 0, 0)
-        return self.room[1] if self.room else None
-
-
-def _ended(said: Mapping[str, Any]) -> float:
-    """When a trial that was not interrupted ended, in seconds, by the clock of its node: for an order, no more."""
-    return said.get("started", 0) / 1000 + float(said["tags"].get("seconds", 0))

@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.datasets import imagenet as torchvisions
 from torchvision.transforms import functional as reference
 
-from commands.study import cli
+from commands.app import experiments as cli
 from study.data import arrays, indexes, photographs
 from study.data.photographs import Photographs
 from study.execution import Execution

@@ -14,7 +14,7 @@ from analysis import files, report, tables
 from analysis.gaps import problems
 from analysis.runs import load
 from analysis.verdicts import evaluate
-from commands.render import cli
+from commands.app import analysis as cli
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE
 from study.spec import InputError, Trial

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import pandas as pd
 import planted
 import pyarrow as pa
@@ -20,11 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import commands.render as analysis
 from analysis import report
 from analysis.runs import Frames, load
-from commands import share
-from commands.options import main
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE, Profile
 from study.execution import Execution
@@ -103,20 +99,6 @@ def resealed(path: Path, change: Callable[[dict[str, Any], dict[str, bytes]], No
 def there(tmp_path: Path) -> Path:
     bundle.write(tmp_path / "there.zip", study(), "smoke")
     return tmp_path / "there.zip"
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A command line in this process: exit code, output, errors."""
-    sharing_cli = click.Group(commands={one.name or "": one for one in share.COMMANDS})
-
-    def run(*arguments: object, cli: click.Group = sharing_cli) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["study", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main(cli)
-        return int(stopped.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 # The file
@@ -533,7 +515,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Frames, Pro
 def test_a_bundle_brings_its_profile_and_what_it_lacks_is_missing(
     there: Path, command: Command, rendered: list[Any]
 ) -> None:
-    code, said, _ = command("figures", "--bundle", there, cli=analysis.cli)
+    code, said, _ = command("figures", "--bundle", there, entry="analysis")
     ((frames, profile),) = rendered
     assert code == 0 and said.startswith("rendered results/smoke/index.html") and profile == SMOKE
     assert list(frames.finals["id"]) == [trial.id for trial in planned(SMOKE)]
@@ -548,16 +530,16 @@ def test_a_bundle_of_other_data_more_seeds_and_some_experiments_brings_these_too
     scope = bundle.Scope("shortcut-options", 3, profile.data)
     meant = planned(profile, ["shortcut-options"])
     bundle.write(there, [run for run in study(profile) if run.trial in meant], "smoke", scope=scope)
-    code, said, _ = command("figures", "--bundle", there, cli=analysis.cli)
+    code, said, _ = command("figures", "--bundle", there, entry="analysis")
     frames, shown = rendered.pop()
     assert code == 0 and shown == profile and list(frames.finals["id"]) == [trial.id for trial in meant]
 
-    command("figures", "--bundle", there, "--seeds", "1", "--experiments", "", cli=analysis.cli)
+    command("figures", "--bundle", there, "--seeds", "1", "--experiments", "", entry="analysis")
     frames, shown = rendered.pop()
     main = frames.finals[frames.finals["experiments"] != "controls"]
     assert set(main["seed"]) == {0} and shown == profile.with_seeds(1)
 
-    code, said, _ = command("figures", "--bundle", there, "--held-out", "5", cli=analysis.cli)
+    code, said, _ = command("figures", "--bundle", there, "--held-out", "5", entry="analysis")
     frames, _ = rendered.pop()
     assert set(frames.finals["outcome"]) == {"missing"}
     results = sum(run.records is not None for run in bundle.read(there).runs)
@@ -566,7 +548,7 @@ def test_a_bundle_of_other_data_more_seeds_and_some_experiments_brings_these_too
 
 def test_rendering_what_is_no_bundle_is_one_line_and_exit_code_2(tmp_path: Path, command: Command) -> None:
     for name in ("report", "figures", "notebooks"):
-        code, said, error = command(name, "--bundle", tmp_path / "none.zip", cli=analysis.cli)
+        code, said, error = command(name, "--bundle", tmp_path / "none.zip", entry="analysis")
         assert (code, said) == (2, "") and "there is no bundle" in error and error.count("\n") == 1
 
 

@@ -31,9 +31,9 @@ from planted import frames
 
 from analysis import claims, figures, statistics
 from analysis.comparisons import CONTRADICTED, SUPPORTED, Part, Tested
+from analysis.sequential import UNDECIDED, looks, see
 from analysis.statistics import ALPHA, bootstrap_interval, estimate, p_sign_flips
 from analysis.verdicts import evaluate
-from commands.decide import UNDECIDED, looks, see
 from experiments.profiles import QUICK, Profile
 from study.spec import Trial
 
