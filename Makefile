@@ -15,7 +15,7 @@ SELECT = --profile "$(PROFILE)" --experiments "$(EXPERIMENTS)" --storage "$(STOR
 RENDER = --results "$(RESULTS)" $(SELECT)
 
 .DEFAULT_GOAL := help
-.PHONY: help degradation-study test test-all ui watch figures report notebooks plan status bench lint clean
+.PHONY: help degradation-study test test-all ui watch figures report notebooks plan status bench docs lint clean
 
 help:  ## Print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -62,9 +62,12 @@ status: .venv/ready  ## Where the study stands now
 bench: .venv/ready  ## Benchmarks, as ratios within one run
 	@STORE="$(STORE)" .venv/bin/python tests/benchmarks $(BENCH)
 
+docs: .venv/ready  ## The documentation as a website, in site/
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
+
 lint: .venv/ready  ## ruff and mypy
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
 clean:  ## Remove what was generated; never results or the store
-	@rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	@find . -name __pycache__ -type d -not -path './store/*' -prune -exec rm -rf {} +

@@ -18,8 +18,6 @@ import plotly.graph_objects as go
 from analysis import effects, paper
 from analysis.figures import (
     FAMILY_COLOURS,
-    TEST,
-    TRAINING,
     apart,
     by_net,
     colours_of,
@@ -30,11 +28,11 @@ from analysis.figures import (
     panels_6,
     papers_curves,
     ranked,
-    serving,
     top_4,
     top_of,
     unfinished,
 )
+from analysis.nets import TEST, TRAINING, serving
 from analysis.runs import Frames
 from analysis.tables import DASH
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from analysis import paper
-from analysis.comparisons import CONTRADICTED, SUPPORTED, Counted
+from analysis.comparisons import Counted
+from analysis.verdicts import Kind
 from experiments.recipes import IMAGENET_DATA, PAPER_DATA, PAPER_WIDTH
 from study import cost
 from study.spec import Model
@@ -15,7 +16,7 @@ def _paper_net(family: str, depth: int, shortcut: str = "A") -> Model:
 
 
 def _counted(holds: bool, reason: str) -> Counted:
-    return Counted(SUPPORTED if holds else CONTRADICTED, reason)
+    return Counted(Kind.SUPPORTED if holds else Kind.CONTRADICTED, reason)
 
 
 def equal_counts() -> Counted:
@@ -38,7 +39,7 @@ def vgg19_multiply_adds() -> int:
     channels, total = 3, 25_088 * 4096 + 4096 * 4096 + 4096 * IMAGENET_DATA.classes
     for width, layers, size in ((64, 2, 224), (128, 2, 112), (256, 4, 56), (512, 4, 28), (512, 4, 14)):
         for _ in range(layers):
-            total += cost.Convolution(channels, width, 3, size).multiply_adds
+            total += cost.Layer(channels, width, 3, size, size).multiply_adds
             channels = width
     return total
 
@@ -60,8 +61,8 @@ def imagenet_counts() -> Counted:
     return _counted(holds, f"Counted {found} e9; each within 0.1 of Table 1, 152 layers below VGG-16's printed 15.3.")
 
 
-_BASIC = (cost.Convolution(64, 64, 3, 1),) * 2
-_BOTTLENECK = tuple(cost.Convolution(*shape, 1) for shape in ((256, 64, 1), (64, 64, 3), (64, 256, 1)))
+_BASIC = (cost.Layer(64, 64, 3),) * 2
+_BOTTLENECK = tuple(cost.Layer(*shape) for shape in ((256, 64, 1), (64, 64, 3), (64, 256, 1)))
 
 
 def block_costs() -> Counted:
@@ -72,7 +73,7 @@ def block_costs() -> Counted:
 
 def projection_costs() -> Counted:
     identity = sum(c.multiply_adds for c in _BOTTLENECK)
-    projected = identity + cost.Convolution(256, 256, 1, 1).multiply_adds
+    projected = identity + cost.Layer(256, 256, 1).multiply_adds
     ratio = projected / identity
     reason = f"Counted {identity} and {projected} weights, and multiply-adds a position, ratio {ratio:.2f}."
     return _counted(1.8 < ratio < 2.2, reason)
@@ -89,7 +90,7 @@ def parameter_counts() -> Counted:
 def layer_counts() -> Counted:
     for row in paper.table("cifar_architecture")["rows"]:
         model = _paper_net("plain", row["depth"], "none")
-        convolutions = len(list(cost.convolutions(model, PAPER_DATA)))
+        convolutions = len(list(cost.convolutions(model, PAPER_DATA.channels, PAPER_DATA.size, PAPER_DATA.size)))
         blocks = sum(model.stages)
         if (convolutions + 1, blocks) != (6 * row["n"] + 2, 3 * row["n"]):
             return _counted(False, f"At n = {row['n']}: {convolutions + 1} weighted layers and {blocks} shortcuts.")

@@ -25,12 +25,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator, NullLocator, StrMethodFormatter
 
 from analysis import effects, files, paper
+from analysis.nets import TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, WITHOUT_RESULT, Frames, thinned
 from study.spec import PROTOCOL, SCHEMA, check_choice
 from study.store.ledger import RESULTS
 
-TRAINING = "final_train_error_pct"
-TEST = "test_error_pct"
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "font.size": 9,
@@ -52,7 +51,6 @@ COLOURMAPS = {"plain": "Oranges", "residual": "Blues"}
 FAMILY_COLOURS = {"plain": "#d9580d", "residual": "#1f6cb0"}
 FAMILY_MARKERS = {"plain": "s", "residual": "o"}
 PAPER_TOP_PCT = 20  # upper end of the error axes of Figs. 1 and 6
-PAPER_ITERATIONS = 64_000  # Sec. 4.2
 _THEIRS = (
     "Dotted: the paper's curves of nets as deep, digitised, on CIFAR-10 and of 64,000 iterations, drawn over as much of"
     " the training."
@@ -471,18 +469,6 @@ def html(name: str, frames: Frames, profile: str) -> str:
     return f'<figure><div role="img" aria-label="{said}">{picture}</div><figcaption>{said}</figcaption></figure>'
 
 
-def serving(finals: pd.DataFrame, experiment: str) -> pd.DataFrame:
-    """The rows of the trials that serve an experiment."""
-    return finals[[experiment in experiments.split(",") for experiments in finals["experiments"]]]
-
-
-def beside_plain(finals: pd.DataFrame) -> pd.DataFrame:
-    """The rows of shortcut-options and, for comparison, of the plain nets as deep as those."""
-    options = serving(finals, "shortcut-options")
-    plain = serving(finals, "plain-vs-residual").query("family == 'plain'")
-    return pd.concat([plain[plain["depth"].isin(set(options["depth"]))], options])
-
-
 def nets_1(finals: pd.DataFrame) -> pd.DataFrame:
     """The rows of Fig. 1: the shallowest plain net of plain-vs-residual, and that of 56 layers, or else the deepest."""
     plain = serving(finals, "plain-vs-residual").query("family == 'plain'")
@@ -576,7 +562,7 @@ def papers_curves(number: int, series: str, finals: pd.DataFrame) -> Iterator[tu
     theirs = theirs[theirs["series"] == series]
     for title, rows in finals.groupby("title"):
         curve = theirs[theirs["curve"] == title].drop_duplicates("iteration").sort_values("iteration")
-        ours = rows["iterations"].max() / (600_000 if number == 4 else PAPER_ITERATIONS)
+        ours = rows["iterations"].max() / (paper.IMAGENET_ITERATIONS if number == 4 else paper.ITERATIONS)
         yield str(title), curve[["iteration", "value"]].assign(iteration=curve["iteration"] * ours)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from analysis.figures import serving
+from analysis.nets import serving
 from experiments import EXPERIMENTS, name_of
 from experiments.profiles import Profile
 from study.spec import PROTOCOL, SCHEMA

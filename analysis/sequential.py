@@ -11,11 +11,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, takewhile
 
-from analysis.comparisons import CONTRADICTED, SUPPORTED, Counted, Tested
+from analysis.comparisons import Counted, Tested
+from analysis.decision import in_figures, in_words, remarks, runs_of, seeds_to_decide, weigh
 from analysis.statistics import ALPHA, MOST_SEEDS, estimate
-from analysis.verdicts import in_figures, in_words, remarks, runs_of, seeds_to_decide, weigh
-
-UNDECIDED = "undecided"
+from analysis.verdicts import Kind
 
 
 @dataclass(frozen=True)
@@ -31,10 +30,10 @@ class Seen:
 
     look: Look
     outcome: Tested | Counted
-    verdict: str  # SUPPORTED, CONTRADICTED or UNDECIDED
+    verdict: Kind
     reason: str
     n: int  # paired seeds
-    runs: list[str]
+    runs: tuple[str, ...]
     p: float | None = None  # two-sided
     effect: float | None = None
     interval: tuple[float, float] | None = None  # at 1 - level
@@ -50,22 +49,22 @@ def looks(most: int) -> list[Look]:
 def see(outcome: Tested | Counted, look: Look) -> Seen:
     """Judge a claim on the seeds of one look."""
     if isinstance(outcome, Counted):
-        runs_counted = [run for rows in outcome.nets for run in rows["run_id"]]
-        verdict, reason = outcome.verdict, outcome.reason
+        runs_counted = tuple(run for rows in outcome.nets for run in rows["run_id"])
+        verdict, reason = outcome.kind, outcome.reason
         return Seen(look=look, outcome=outcome, verdict=verdict, reason=reason, n=look.seeds, runs=runs_counted)
     parts, used = outcome.parts, runs_of(outcome.parts)
     n = min(len(part.values) for part in parts)
     if n < 2:
         reason = f"Only {n} of {look.seeds} seeds have every number that is needed.{remarks(outcome)}"
-        return Seen(look=look, outcome=outcome, verdict=UNDECIDED, reason=reason, n=n, runs=used)
+        return Seen(look=look, outcome=outcome, verdict=Kind.UNDECIDED, reason=reason, n=n, runs=used)
     p, side, part = weigh(parts)
-    p = min(1.0, 2 * p) if side > 0 else p  # against, it is two-sided
+    p = min(1.0, 2 * p) if side is Kind.SUPPORTED else p  # against, it is two-sided
     found = estimate(part.values, part.resolution, 1 - look.level)
     at = f"; two-sided p {in_figures(p)} at look {look.number}, of level {look.level:.2g}."
     return Seen(
         look=look,
         outcome=outcome,
-        verdict=UNDECIDED if p >= look.level else SUPPORTED if side > 0 else CONTRADICTED,
+        verdict=Kind.UNDECIDED if p >= look.level else side,
         reason=in_words(part, side, parts, 1 - look.level) + at + remarks(outcome),
         n=n,
         runs=used,
@@ -84,7 +83,7 @@ def further(seen: Seen, later: Iterable[Look]) -> Look | None:
     parts = seen.outcome.parts
     _, side, part = weigh(parts)
     for look in later:
-        seeds = seeds_to_decide(part, look.level / (1 if side > 0 else len(parts)))
+        seeds = seeds_to_decide(part, look.level / (1 if side is Kind.SUPPORTED else len(parts)))
         if seeds is not None and seeds <= look.seeds - seen.look.seeds:
             return look
     return None

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import controls, effects, files, paper, paper_numbers, reproduced
 from analysis.counted_claims import imagenet_net
-from analysis.figures import PAPER_ITERATIONS, TEST, TRAINING, beside_plain, serving
+from analysis.nets import TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, Frames, one_image_pct
 from analysis.statistics import estimate
 from experiments.recipes import DEVIATIONS, IMAGENET_DATA, PAPER_DATA, PAPER_WIDTH
@@ -28,7 +28,7 @@ from study.tasks import names
 DASH = "—"
 COMPARABLE = (
     "No difference from the paper is printed where the data, the width or the iterations are not the paper's"
-    f" (CIFAR-10, {PAPER_WIDTH}, {PAPER_ITERATIONS:,}): such numbers are not comparable."
+    f" (CIFAR-10, {PAPER_WIDTH}, {paper.ITERATIONS:,}): such numbers are not comparable."
 )
 SPREAD = "Errors in percent, of last iterates: mean ± standard deviation over n seeds, 95 % t interval of the mean."
 DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure; it prints none for plain nets."
@@ -639,7 +639,7 @@ def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
     theirs, source = _paper(first)
     comparable = (first["data"], first["iterations"], first["width"]) == (
         PAPER_DATA.name,
-        PAPER_ITERATIONS,
+        paper.ITERATIONS,
         PAPER_WIDTH,
     )
     return {

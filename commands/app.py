@@ -13,6 +13,7 @@ import sys
 import click
 
 from study.spec import InputError
+from study.store import mlflow
 
 EXPERIMENTS = {
     "list": "catalogue",
@@ -80,6 +81,7 @@ app = click.Group(commands=[experiments, analysis, dashboards], help="Everything
 def main(entry: str) -> None:
     """Run the command line of `python -m ENTRY` and exit with the study's exit codes."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    mlflow.configure()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         sys.exit(app.commands[entry].main(prog_name=f"python -m {entry}", standalone_mode=False) or 0)

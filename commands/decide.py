@@ -16,11 +16,13 @@ import click
 from rich.console import Console
 
 from analysis import claims, files, paper, runs
-from analysis.comparisons import NOT_TESTABLE, Counted, Study, Tested
+from analysis.comparisons import Counted, Study, Tested
+from analysis.decision import in_figures, outcome_of
 from analysis.files import DECISIONS
-from analysis.sequential import UNDECIDED, Look, Seen, further_seeds, looks, next_look, see
+from analysis.paper import Claim
+from analysis.sequential import Look, Seen, further_seeds, looks, next_look, see
 from analysis.statistics import ALPHA
-from analysis.verdicts import in_figures, outcome_of, undecided
+from analysis.verdicts import Kind, in_words
 from commands.accounts import accounts
 from commands.budget import over_budget
 from commands.options import PROBE, RUN_OPTIONS, Costs, Deciding, Selection, costs, deciding, selecting
@@ -68,10 +70,10 @@ def decide(selected: Selection, costs: Costs, probe: bool, deciding: Deciding, c
         for look in sequence[len(seen) : target.number]:
             seen.append(see(_outcome(claim, question.at(look), logged), look))
             console.print(_line(seen[-1]), markup=False, soft_wrap=True)
-            if seen[-1].verdict != UNDECIDED:
+            if seen[-1].verdict is not Kind.UNDECIDED:
                 break
         later = sequence[len(seen) :]
-        if seen[-1].verdict != UNDECIDED or not later:
+        if seen[-1].verdict is not Kind.UNDECIDED or not later:
             ended = f"more than {most} seeds were not asked for"
             break
         target = next_look(seen[-1], later)
@@ -82,7 +84,7 @@ def decide(selected: Selection, costs: Costs, probe: bool, deciding: Deciding, c
 class Question:
     """A claim, and the conditions that it compares."""
 
-    claim: dict[str, Any]
+    claim: Claim
     conditions: set[str]
     selected: Selection
 
@@ -121,35 +123,35 @@ def _train(question: Question, target: Look, spent: list[Forecast], costs: Costs
 
 
 def _logged(selected: Selection) -> list[Run]:
-    from study.store.mlflow import tracking  # with mlflow: seconds before a claim is known to be one
+    from study.store.mlflow import reader  # with mlflow: seconds before a claim is known to be one
 
-    return tracking.read(selected.execution, selected.trials)
+    return reader.read(selected.execution, selected.trials)
 
 
-def _claim(name: str) -> dict[str, Any]:
+def _claim(name: str) -> Claim:
     """The claim that is tested: of two that rest on the same test, the first."""
-    known = {claim["id"]: claim for claim in paper.claims()}
+    known = {claim.id: claim for claim in paper.claims()}
     if name not in known:
         check_choice("claim", name, [*claims.MEASURED, *claims.SAME])
     return known[claims.SAME.get(name, name)]
 
 
-def _conditions(claim: dict[str, Any], selected: Selection) -> set[str]:
+def _conditions(claim: Claim, selected: Selection) -> set[str]:
     """The conditions that the claim compares. Raises `InputError` where it compares none."""
     outcome = _outcome(claim, selected)
     if isinstance(outcome, Counted):
-        raise InputError(f"claim {claim['id']} needs no seeds: {outcome.verdict}. {outcome.reason}")
+        raise InputError(f"claim {claim.id} needs no seeds: {outcome.kind}. {outcome.reason}")
     return {condition for part in outcome.parts for rows in part.nets for condition in rows["condition"]}
 
 
-def _outcome(claim: dict[str, Any], selected: Selection, logged: Iterable[Run] = ()) -> Tested | Counted:
+def _outcome(claim: Claim, selected: Selection, logged: Iterable[Run] = ()) -> Tested | Counted:
     """What the logged of the selected trials say of the claim. Raises `InputError` where they cannot test it."""
     frames = runs.load(selected.serves, logged)
     outcome = outcome_of(
         claim, Study(frames.finals, frames.curves, frames.layers, frames.evaluations, selected.profile)
     )
-    if isinstance(outcome, Counted) and outcome.verdict == NOT_TESTABLE:
-        raise InputError(f"claim {claim['id']} cannot be decided by seeds: {NOT_TESTABLE}. {outcome.reason}")
+    if isinstance(outcome, Counted) and outcome.kind is Kind.NOT_TESTABLE:
+        raise InputError(f"claim {claim.id} cannot be decided by seeds: {outcome.kind}. {outcome.reason}")
     return outcome
 
 
@@ -178,18 +180,19 @@ def _line(seen: Seen) -> str:
 def _conclude(selected: Selection, deciding: Deciding, seen: Sequence[Seen], ended: str, console: Console) -> int:
     """Print the verdict, write the record, and return the exit code."""
     name, profile = deciding.until_decided, selected.profile
-    (claim,) = (claim for claim in paper.claims() if claim["id"] == name)
-    verdict, reason = (seen[-1].verdict, seen[-1].reason) if seen else (UNDECIDED, "")
-    decided = verdict != UNDECIDED
+    (claim,) = (claim for claim in paper.claims() if claim.id == name)
+    verdict, reason = (seen[-1].verdict, seen[-1].reason) if seen else (Kind.UNDECIDED, "")
+    decided = verdict is not Kind.UNDECIDED
+    text = in_words(verdict, None if decided else further_seeds(seen))
     if not decided:
-        verdict, reason = undecided(further_seeds(seen)), f"{reason} Ended: {ended}.".strip()
+        reason = f"{reason} Ended: {ended}.".strip()
     record = {
-        "id": claim["id"],
-        "section": claim["section"],
-        "statement": claim["statement"],
+        "id": claim.id,
+        "section": claim.section,
+        "statement": claim.statement,
         "profile": profile.name,
         "data": profile.data.name,
-        "verdict": verdict,
+        "verdict": text,
         "reason": reason,
         "runs": seen[-1].runs if seen else [],
         "alpha": ALPHA,
@@ -199,7 +202,7 @@ def _conclude(selected: Selection, deciding: Deciding, seen: Sequence[Seen], end
     }
     folder = (deciding.results or Path("results")) / profile.name / DECISIONS
     path = files.write(folder / f"{name}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    console.print(f"{verdict}: {name} {claim['statement']}\n{reason}\n{path}", markup=False, soft_wrap=True)
+    console.print(f"{text}: {name} {claim.statement}\n{reason}\n{path}", markup=False, soft_wrap=True)
     return 0 if decided else 1
 
 

@@ -7,7 +7,6 @@ a bundle, `--bundle FILE`, for which neither torch, ray nor mlflow need be insta
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import click
 import pyarrow as pa
@@ -16,6 +15,7 @@ from rich.console import Console
 from analysis import report as page
 from analysis import runs, tables
 from analysis.gaps import Problem, problems
+from analysis.verdicts import Verdict
 from commands import mlflow_report
 from commands.options import PROBE, RESULTS, RUN_OPTIONS, Costs, Selection, costs, selecting
 from commands.train import run_missing
@@ -92,7 +92,7 @@ class Rendering:
     """What was rendered, and the folder that now holds it."""
 
     frames: runs.Frames
-    verdicts: list[dict[str, Any]]
+    verdicts: list[Verdict]
     problems: list[Problem]
     folder: Path
 
@@ -116,10 +116,10 @@ def render(selected: Selection, results: Path, bundle: Bundle | None = None) -> 
         logged: Iterable[Run] = bundle.runs
         facts = {**facts, "bundle": bundle.path.name, "bundle_written_by": bundle.manifest["code"]}
     else:
-        from study.store.mlflow import tracking  # with mlflow, which a bundle does not need
+        from study.store.mlflow import reader  # with mlflow, which a bundle does not need
 
-        logged = (so_far(run, selected.execution) for run in tracking.each(selected.execution, selected.trials))
-        others = tracking.foreign(selected.execution, profile.name, selected.trials)
+        logged = (so_far(run, selected.execution) for run in reader.iterate(selected.execution, selected.trials))
+        others = reader.foreign(selected.execution, profile.name, selected.trials)
     frames = runs.load(selected.serves, logged)
     verdicts = page.write(frames, profile, folder, facts, others)
     if not bundle:

@@ -165,13 +165,13 @@ def render(choice: Choice, execution: Execution, folder: Path) -> None:
     from analysis import report, runs
     from commands.render import so_far
     from study.store import provenance
-    from study.store.mlflow import tracking
+    from study.store.mlflow import reader
 
     selected = select(choice, execution)
     profile = selected.profile
     logged_anywhere = execution.tracking_uri or (execution.storage / "mlflow.db").exists()  # reading would create it
     trials = selected.trials if logged_anywhere else []
-    logged = (so_far(run, execution) for run in (tracking.each(execution, trials) if trials else ()))
+    logged = (so_far(run, execution) for run in (reader.iterate(execution, trials) if trials else ()))
     frames = runs.load(selected.serves, logged)
-    others = tracking.foreign(execution, profile.name, trials) if trials else {}
+    others = reader.foreign(execution, profile.name, trials) if trials else {}
     report.write(frames, profile, folder, provenance.tags(), others, lecture=False)

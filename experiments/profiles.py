@@ -136,38 +136,15 @@ class Profile:
         return replace(self, data=data)
 
 
-DIGITS = Data(
-    name="digits",
-    channels=1,
-    size=8,
-    classes=10,
-    held_out=0,
-    padding=0,
-    flip=False,
-    scales=(0, 0),
-    colour="none",
-    normalise="scalar",  # border pixels are constant: a deviation a pixel would divide by zero
-    labels="true",
-    digest="",
+# A deviation a pixel would divide by zero: border pixels of the digits are constant.
+DIGITS = Data.arrays(name="digits", channels=1, size=8, classes=10, normalise="scalar")
+FASHION = Data.arrays(
+    name="fashion-mnist", channels=1, size=28, classes=10, normalise="pixel-mean", padding=4, flip=True
 )
-FASHION = Data(
-    name="fashion-mnist",
-    channels=1,
-    size=28,
-    classes=10,
-    held_out=0,
-    padding=4,
-    flip=True,
-    scales=(0, 0),
-    colour="none",
-    normalise="pixel-mean",
-    labels="true",
-    digest="",
-)
-PHOTOGRAPHS = replace(recipes.IMAGENET_DATA, name="photographs", size=32, classes=4, scales=(37, 69))
-IMAGENETTE = replace(recipes.IMAGENET_DATA, name="images:imagenette", size=128, classes=10, scales=(146, 274))
-SCENES_IN_VOC = replace(recipes.VOC_DATA, name="pasted-voc", size=128, classes=4)
-SCENES_IN_COCO = replace(SCENES_IN_VOC, name="pasted-coco")
+PHOTOGRAPHS = Data.crops(name="photographs", size=32, classes=4, scales=(37, 69))
+IMAGENETTE = Data.crops(name="images:imagenette", size=128, classes=10, scales=(146, 274))
+SCENES_IN_VOC = Data.scenes(name="pasted-voc", size=128, classes=4)
+SCENES_IN_COCO = Data.scenes(name="pasted-coco", size=128, classes=4)
 
 SMOKE = Profile(
     name="smoke",

@@ -7,42 +7,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from study.data.detection_sets import SETS, Metric
 from study.spec import TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial
 
-PAPER_DATA = Data(
-    name="cifar10",
-    channels=3,
-    size=32,
-    classes=10,
-    held_out=0,  # 45k/5k chose the schedule; the reported nets are trained on all 50k
-    padding=4,
-    flip=True,
-    scales=(0, 0),
-    colour="none",
-    normalise="pixel-mean",
-    labels="true",
-    digest="",
+PAPER_DATA = Data.arrays(  # 45k/5k chose the schedule; the reported nets are trained on all 50k
+    name="cifar10", channels=3, size=32, classes=10, normalise="pixel-mean", padding=4, flip=True
 )
 PAPER_WIDTH = 16
-IMAGENET_DATA = Data(
-    name="imagenet",
-    channels=3,
-    size=224,
-    classes=1000,
-    held_out=0,
-    padding=0,
-    flip=True,
-    scales=(256, 480),
-    colour="pca",
-    normalise="pixel-mean",
-    labels="true",
-    digest="",
-)
+IMAGENET_DATA = Data.crops(name="imagenet", size=224, classes=1000, scales=(256, 480))
 IMAGENET_WIDTH = 64
-# Annotated images, resized to a shorter side of 600 pixels.
-COCO_DATA = replace(IMAGENET_DATA, name="coco14", size=600, classes=80, scales=(0, 0), colour="none")
-VOC_DATA = replace(COCO_DATA, name="voc07+12", classes=20)  # tested on VOC 2007
-VOC12_DATA = replace(COCO_DATA, name="voc07++12", classes=20)  # tested on VOC 2012
+COCO_DATA = Data.scenes(name="coco14", size=600, classes=80)
+VOC_DATA = Data.scenes(name="voc07+12", size=600, classes=20)  # tested on VOC 2007
+VOC12_DATA = Data.scenes(name="voc07++12", size=600, classes=20)  # tested on VOC 2012
 FASTER_RCNN = Detection(
     weights=TORCHVISION,
     norm="frozen",
@@ -392,7 +368,7 @@ def deviations(trial: Trial) -> list[str]:
 def _detection_deviations(trial: DetectionTrial) -> list[str]:
     """Of the paper's detector on the same kind of data set; the weights of a trial are of the net that it names."""
     named = {data.name: data for data in (COCO_DATA, VOC_DATA, VOC12_DATA)}
-    data = named.get(trial.data.name, COCO_DATA if "coco" in trial.data.name else VOC_DATA)
+    data = named.get(trial.data.name, COCO_DATA if SETS[trial.data.name].metric is Metric.COCO else VOC_DATA)
     paper = asdict(replace(FASTER_RCNN, context=trial.detection.context))
     paper["weights"], source = "of ImageNet's training", trial.detection.weights
     if source == TORCHVISION or "-imagenet-" in source or trial.detection.context and f"-{COCO_DATA.name}-" in source:

@@ -3,21 +3,76 @@
 Owns identity: two trials are the same exactly when their ids are equal. A field belongs to `Trial` if changing it
 could change a reported number beyond rounding; how a trial is run (`Execution`) is never hashed. Standard library
 only: this file must not know torch, ray, mlflow or any particular experiment.
+
+To add a field, give it a neutral value: `sharpness: float = field(metadata=neutral(0.0))`. The neutral value says what
+all earlier trials did. A trial that has it keeps its id and its spec.json, because both leave the field out. It is not
+a default (every constructor call names every field), and it never changes.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_origin
 
-SCHEMA = 3  # raise when a field is added, removed or renamed
+SCHEMA = 3  # raise when a field is removed, renamed, or added without a neutral value
 PROTOCOL = 1  # raise when the same fields come to mean other numbers; list the ids it invalidates in CHANGELOG.md
+NEUTRAL = "neutral"  # key of a field's metadata
+
+
+class Version(NamedTuple):
+    """What an id is made under, beside the trial's own fields."""
+
+    schema: int
+    protocol: int
+
+    def __str__(self) -> str:
+        return f"schema {self.schema}, protocol {self.protocol}"
+
+
+THIS_VERSION = Version(SCHEMA, PROTOCOL)
 
 
 class InputError(ValueError):
     """The user's input is wrong. The message is one line: the value, the rule, the alternatives (exit code 2)."""
+
+
+Part = TypeVar("Part")
+
+
+def neutral(value: object) -> dict[str, object]:
+    """Metadata of a field that was added after ids were in use: at `value` it is left out of ids and spec.json."""
+    return {NEUTRAL: value}
+
+
+def written(part: Any) -> dict[str, Any]:
+    """The fields of a dataclass as spec.json has them: nested, in order, without those at their neutral value."""
+    spec = {}
+    for known in fields(part):
+        value = getattr(part, known.name)
+        if NEUTRAL not in known.metadata or value != known.metadata[NEUTRAL]:
+            spec[known.name] = written(value) if is_dataclass(value) else value
+    return spec
+
+
+def read(kind: type[Part], spec: Mapping[str, Any]) -> Part:
+    """The inverse of `written`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
+    known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
+    left_out = {name: field.metadata[NEUTRAL] for name, field in known.items() if NEUTRAL in field.metadata}
+    wrong = set(spec) - set(known) | set(known) - set(spec) - set(left_out)
+    if wrong:
+        names = ", ".join(sorted(wrong))
+        raise InputError(f"{kind.__name__} has other fields than its specification: {names}")
+    values = dict(left_out)
+    for name, value in spec.items():
+        kind_of_field: Any = known[name].type
+        if isinstance(kind_of_field, type) and is_dataclass(kind_of_field):
+            value = read(kind_of_field, value)
+        elif get_origin(kind_of_field) is tuple:  # JSON has lists alone
+            value = tuple(value)
+        values[name] = value
+    return kind(**values)
 
 
 def check_choice(what: str, value: object, allowed: Iterable[Any]) -> None:
@@ -179,7 +234,7 @@ class Data:
     # 'channel' subtract a mean and divide by a deviation, one or one a channel; 'imagenet' takes those of ImageNet.
     normalise: str
     labels: str  # 'true', or 'shuffled': those of training images permuted, a negative control; test labels never are
-    digest: str  # SHA-256 of the images; '' where the name says which, or only the run is to say which there were
+    digest: str  # SHA-256 of the images; empty if the name identifies the data set, or if only the run records it
 
     def __post_init__(self) -> None:
         check_choice("normalise", self.normalise, ("pixel-mean", "pixel-mean-128", "scalar", "channel", "imagenet"))
@@ -202,9 +257,75 @@ class Data:
         return self.name.partition(":")[0] in ("imagenet", "images", "shards", "photographs")
 
     @classmethod
-    def from_dict(cls, spec: dict[str, Any]) -> "Data":
-        """The inverse of `asdict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
-        return cls(**exactly(cls, spec) | {"scales": tuple(spec["scales"])})
+    def arrays(
+        cls,
+        *,
+        name: str,
+        channels: int,
+        size: int,
+        classes: int,
+        normalise: str,
+        held_out: int = 0,
+        padding: int = 0,
+        flip: bool = False,
+        digest: str = "",
+    ) -> "Data":
+        """Images of one size with true labels; 4 pixels of padding and flips are Sec. 4.2's augmentation."""
+        return cls(
+            name=name,
+            channels=channels,
+            size=size,
+            classes=classes,
+            held_out=held_out,
+            padding=padding,
+            flip=flip,
+            scales=(0, 0),
+            colour="none",
+            normalise=normalise,
+            labels="true",
+            digest=digest,
+        )
+
+    @classmethod
+    def crops(cls, *, name: str, size: int, classes: int, scales: tuple[int, int]) -> "Data":
+        """Photographs of any size with true labels, cropped and augmented as in Sec. 3.4."""
+        return cls(
+            name=name,
+            channels=3,
+            size=size,
+            classes=classes,
+            held_out=0,
+            padding=0,
+            flip=True,
+            scales=scales,
+            colour="pca",
+            normalise="pixel-mean",
+            labels="true",
+            digest="",
+        )
+
+    @classmethod
+    def scenes(cls, *, name: str, size: int, classes: int) -> "Data":
+        """Photographs with annotated objects, resized to a shorter side of `size` pixels (Appendix A)."""
+        return cls(
+            name=name,
+            channels=3,
+            size=size,
+            classes=classes,
+            held_out=0,
+            padding=0,
+            flip=True,
+            scales=(0, 0),
+            colour="none",
+            normalise="pixel-mean",
+            labels="true",
+            digest="",
+        )
+
+    @classmethod
+    def from_dict(cls, spec: Mapping[str, Any]) -> "Data":
+        """The inverse of `written`. Unknown and missing keys raise `InputError`."""
+        return read(cls, spec)
 
     @property
     def label(self) -> str:
@@ -290,7 +411,7 @@ class Trial:
         if self.model.family == "vgg" and type(self) is Trial:
             raise InputError(f"{self.model.title} is trained as a detector's backbone only; choose plain or residual")
 
-    shared = True  # whether several processes can share its batches
+    shared: ClassVar[bool] = True  # whether several processes can share its batches
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -309,11 +430,7 @@ class Trial:
     @cached_property
     def condition(self) -> str:
         """The id without its seed: `resnet110A-cifar10-7d6af16a54`."""
-        spec = {"schema": SCHEMA, "protocol": PROTOCOL, **self.to_dict()}
-        del spec["seed"]
-        canonical = json.dumps(spec, sort_keys=True, separators=(",", ":"))
-        digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
-        return f"{self.label}-{digest}"
+        return f"{self.label}-{_digest(self.to_dict(), THIS_VERSION)}"
 
     @cached_property
     def id(self) -> str:
@@ -321,25 +438,18 @@ class Trial:
         return f"{self.condition}-s{self.seed}"
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """What spec.json holds and the id is made of: all fields, without those at their neutral value."""
+        return written(self)
 
     @classmethod
-    def from_dict(cls, spec: dict[str, Any]) -> "Trial":
-        """The inverse of `to_dict`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
-        if "detection" in spec and cls is Trial:
-            return DetectionTrial.from_dict(spec)
-        return cls(**cls._parts(exactly(cls, spec)))
+    def from_dict(cls, spec: Mapping[str, Any]) -> "Trial":
+        """The inverse of `to_dict`, also after a trip through JSON; a detector's if it has a detector's part.
 
-    @classmethod
-    def _parts(cls, spec: dict[str, Any]) -> dict[str, Any]:
-        recipe = dict(exactly(Recipe, spec["recipe"]))
-        recipe["drops"] = tuple(recipe["drops"])
-        return {
-            "model": Model(**exactly(Model, spec["model"])),
-            "data": Data.from_dict(spec["data"]),
-            "recipe": Recipe(**recipe),
-            "seed": spec["seed"],
-        }
+        Raises `InputError` for unknown and missing keys.
+        """
+        if "detection" in spec and issubclass(DetectionTrial, cls):
+            return read(DetectionTrial, spec)
+        return read(cls, spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,7 +488,7 @@ class DetectionTrial(Trial):
 
     detection: Detection
 
-    shared = False
+    shared: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -411,17 +521,23 @@ class DetectionTrial(Trial):
         named = norm.get(self.detection.norm)
         return f"Faster R-CNN, {self.model.title}" + (f" ({named})" if named else "")
 
-    @classmethod
-    def _parts(cls, spec: dict[str, Any]) -> dict[str, Any]:
-        detection = dict(exactly(Detection, spec["detection"]))
-        detection["anchors"] = tuple(detection["anchors"])
-        return super()._parts(spec) | {"detection": Detection(**detection)}
+
+def _digest(spec: dict[str, Any], version: Version) -> str:
+    """Ten hex digits of SHA-256 over the canonical JSON of a trial's specification without its seed."""
+    hashed = {"schema": version.schema, "protocol": version.protocol, **spec}
+    del hashed["seed"]
+    canonical = json.dumps(hashed, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
 
 
-def exactly(kind: type, spec: dict[str, Any]) -> dict[str, Any]:
-    """The same, if it has the fields of that kind and no other, else `InputError`."""
-    expected = {field.name for field in fields(kind)}
-    if set(spec) != expected:
-        wrong = ", ".join(sorted(set(spec) ^ expected))
-        raise InputError(f"{kind.__name__} has other fields than its specification: {wrong}")
-    return spec
+def version_of(id: str, spec: dict[str, Any]) -> Version | None:
+    """The version whose id of this specification (what spec.json holds) is `id`; None if no version's is.
+
+    Reads specifications of other versions too, whatever their fields, up to a few versions after this code's.
+    """
+    versions = [THIS_VERSION]
+    versions += [Version(schema, protocol) for schema in range(1, SCHEMA + 10) for protocol in range(1, PROTOCOL + 10)]
+    for version in versions:
+        if "seed" in spec and id.endswith(f"-{_digest(spec, version)}-s{spec['seed']}"):
+            return version
+    return None

@@ -177,10 +177,15 @@ def test_normalisation_agrees_with_numpy(normalise: str) -> None:
 
 
 @pytest.mark.parametrize("normalise", ["scalar", "channel"])
-def test_images_of_one_value_have_no_deviation_to_divide_by(normalise: str) -> None:
-    spec = dataclasses.replace(arrays.describe("synthetic", NOWHERE), normalise=normalise)
+def test_images_of_one_value_have_no_deviation_to_divide_by(normalise: str, tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        for split in ("train", "test"):
+            place = tmp_path / "grey" / split / label / "0.png"
+            place.parent.mkdir(parents=True)
+            Image.new("L", (4, 4), 7).save(place)
+    spec = arrays.describe("folder:grey", tmp_path, normalise=normalise)
     with pytest.raises(InputError, match=f"one single value, which '{normalise}' cannot normalise"):
-        arrays._statistics(torch.full((4, 1, 8, 8), 7, dtype=torch.uint8), spec)
+        arrays.load(spec, tmp_path)
 
 
 def test_images_that_lie_class_by_class_are_mixed_in_full_batches_without_augmentation() -> None:

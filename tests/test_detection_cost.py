@@ -1,4 +1,4 @@
-"""What `study/detection_cost.py` counts is what torchvision's modules and the study's nets, put together here, have."""
+"""The counts of `study/cost.py` for detectors are those of the modules of torchvision and of the study."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +14,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import roi_pool
 
 from experiments import recipes
-from study import cost as nets
-from study import detection_cost
+from study import cost
 from study.nets.resnet import BatchNorm, Net
 from study.spec import RANDOM, Data, DetectionTrial, Model
 
@@ -118,8 +117,8 @@ def test_parameters_and_multiply_adds_are_those_of_the_modules(model, context):
         of = modules(trial)
         with counting(of.all, seen):
             forward(of, torch.empty(1, 3, 600, 800), trial.detection.proposals, context)
-    assert detection_cost.parameters(trial) == sum(p.numel() for p in of.all.parameters())
-    assert detection_cost.multiply_adds(trial) == sum(seen)
+    assert cost.size(trial)[0] == sum(p.numel() for p in of.all.parameters())
+    assert cost.size(trial)[1] == sum(seen)
 
 
 def test_sides_that_do_not_halve_are_rounded_as_the_modules_round_them():
@@ -130,7 +129,7 @@ def test_sides_that_do_not_halve_are_rounded_as_the_modules_round_them():
             of = modules(trial)
             with counting(of.all, seen):
                 forward(of, torch.empty(1, 3, 203, 271), 1, context=False)
-        assert detection_cost.multiply_adds(trial) == sum(seen)
+        assert cost.size(trial)[1] == sum(seen)
 
 
 @pytest.mark.parametrize("fixed", [0, 2, 4])
@@ -141,16 +140,16 @@ def test_what_is_trained_are_the_stages_that_are_not_fixed_and_norms_that_are_no
     rest = nn.ModuleList([*of.shared[fixed:], of.rpn, of.head, of.predictor])
     numbers = sum(p.numel() for p in rest.parameters())
     norms = sum(p.numel() for m in rest.modules() if isinstance(m, BatchNorm) for p in m.parameters())
-    assert detection_cost.trained_parameters(detector(model, fixed_stages=fixed)) == numbers - norms
+    assert cost.trained_parameters(detector(model, fixed_stages=fixed)) == numbers - norms
     if model.family != "vgg":
-        assert detection_cost.trained_parameters(detector(model, fixed_stages=fixed, norm="frozen-affine")) == numbers
+        assert cost.trained_parameters(detector(model, fixed_stages=fixed, norm="frozen-affine")) == numbers
 
 
 def test_a_classifier_of_the_same_net_has_the_parameters_of_the_shared_stages_and_the_head():
     model = NETS["ResNet-101"]
-    of = detection_cost.parts(detector(model))
-    own = sum(layer.parameters for layer in (*of.fixed, *of.image[:-3], *of.head))
-    assert own + 1000 * (model.features + 1) == nets.parameters(model, recipes.IMAGENET_DATA)
+    net = [layer for layer in cost.layers(detector(model)) if layer.norm]  # the RPN and the predictor have none
+    own = sum(layer.parameters for layer in net)
+    assert own + 1000 * (model.features + 1) == cost.parameters(model, recipes.IMAGENET_DATA)
 
 
 @pytest.mark.parametrize("fixed", [0, 2])
@@ -174,24 +173,22 @@ def test_activations_are_what_autograd_keeps(model, fixed):
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             forward(of, torch.empty(1, 3, 96, 128), 8, context=True)
     held = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
-    assert detection_cost.activation_bytes(trial) == pytest.approx(trial.recipe.batch * held, rel=0.06)
-    assert detection_cost.net_bytes(trial) > detection_cost.activation_bytes(
-        trial
-    ) + 12 * detection_cost.trained_parameters(trial)
+    assert cost.activation_bytes(trial) == pytest.approx(trial.recipe.batch * held, rel=0.06)
+    assert cost.net_bytes(trial) > cost.activation_bytes(trial) + 12 * cost.trained_parameters(trial)
 
 
 def test_fixed_stages_regions_and_batches_cost_what_they_should():
     trial = detector(NETS["ResNet-101"])
-    seconds = detection_cost.predicted_seconds(trial)
-    assert detection_cost.predicted_seconds(detector(trial.model, fixed_stages=0)) > seconds
-    assert detection_cost.predicted_seconds(detector(trial.model, regions=64)) < 0.8 * seconds
-    assert detection_cost.predicted_seconds(detector(trial.model, proposals=1)) == seconds  # those are of tests
+    seconds = cost.predicted_seconds(trial)
+    assert cost.predicted_seconds(detector(trial.model, fixed_stages=0)) > seconds
+    assert cost.predicted_seconds(detector(trial.model, regions=64)) < 0.8 * seconds
+    assert cost.predicted_seconds(detector(trial.model, proposals=1)) == seconds  # those are of tests
     longer = replace(trial, recipe=replace(trial.recipe, iterations=3_000))
-    assert detection_cost.predicted_seconds(longer) == pytest.approx(3 * seconds)
+    assert cost.predicted_seconds(longer) == pytest.approx(3 * seconds)
     larger = replace(trial, recipe=replace(trial.recipe, batch=4))
-    assert 1.9 * seconds < detection_cost.predicted_seconds(larger) < 2 * seconds
-    assert detection_cost.predicted_bytes(larger) > detection_cost.predicted_bytes(trial) > nets.BYTES_A_PROCESS
-    assert detection_cost.record_bytes(longer) > detection_cost.record_bytes(trial)
+    assert 1.9 * seconds < cost.predicted_seconds(larger) < 2 * seconds
+    assert cost.predicted_bytes(larger) > cost.predicted_bytes(trial) > cost.BYTES_A_PROCESS
+    assert cost.record_bytes(longer) > cost.record_bytes(trial)
 
 
 @pytest.mark.parametrize("norm", ["frozen", "batch", "group"])
@@ -208,7 +205,7 @@ def test_a_checkpoint_has_the_size_that_was_predicted(norm, tmp_path):
         stage.requires_grad_(False)
     velocities = {str(n): torch.zeros_like(p) for n, p in enumerate(of.all.parameters()) if p.requires_grad}
     torch.save({"net": of.all.state_dict(), "velocities": velocities}, tmp_path / "state.pt")
-    assert detection_cost.checkpoint_bytes(trial) == pytest.approx((tmp_path / "state.pt").stat().st_size, rel=0.02)
+    assert cost.checkpoint_bytes(trial) == pytest.approx((tmp_path / "state.pt").stat().st_size, rel=0.02)
 
 
 def _grouped(module: nn.Module) -> nn.Module:

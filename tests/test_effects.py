@@ -5,7 +5,7 @@ import pytest
 from planted import frames
 
 from analysis import effects
-from analysis.figures import beside_plain, serving
+from analysis.nets import beside_plain, serving
 from experiments.profiles import QUICK
 from study.spec import Trial
 

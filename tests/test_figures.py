@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from planted import degradation, frames
 
-from analysis import effects, figures, paper
+from analysis import effects, figures, nets, paper
 from analysis.runs import Frames
 from experiments.profiles import PAPER, QUICK
 from experiments.recipes import paper_imagenet
@@ -135,7 +135,7 @@ def test_figure_4_has_our_curves_over_the_papers_where_such_nets_were_trained():
 
 def test_gaps_are_drawn_with_their_intervals(quick):
     left, _ = figures.gaps_against_depth(quick, "quick").axes
-    gap = effects.degradation_gap(figures.serving(quick.finals, "plain-vs-residual"), figures.TRAINING)
+    gap = effects.degradation_gap(nets.serving(quick.finals, "plain-vs-residual"), nets.TRAINING)
     line = next(each for each in left.containers if each.get_label() == "gap of plain nets")
     np.testing.assert_allclose(line.lines[0].get_ydata().astype(float), gap["mean"])
     (bars,) = line.lines[2]
@@ -199,7 +199,7 @@ def test_a_net_of_unfinished_trials_alone_is_named_where_its_curve_ends():
 def test_trials_that_miss_a_target_stand_above_the_last_iteration_and_end_the_line(quick):
     for axes, target in zip(figures.iterations_to_target(quick, "quick").axes, (50, 20, 10), strict=True):
         marks = np.concatenate([line.get_ydata() for line in axes.lines if line.get_marker() == "^"])
-        compared = figures.serving(quick.finals, "plain-vs-residual").query("outcome == 'finished'")
+        compared = nets.serving(quick.finals, "plain-vs-residual").query("outcome == 'finished'")
         assert len(marks) == compared[f"reached_{target}_pct"].isna().sum() > 0
         assert (marks > 360).all() and axes.get_ylim()[1] > max(marks)
         plain, _ = (line for line in axes.lines if line.get_linewidth() == 2)
@@ -213,7 +213,7 @@ def test_shortcut_differences_are_drawn_with_their_intervals(quick):
     assert [label.get_text() for label in right.get_yticklabels()][:3] == [
         f"20 layers: {x}" for x in ("B − A", "C − A", "C − B")
     ]
-    expected = effects.shortcut_differences(figures.beside_plain(quick.finals), figures.TEST)
+    expected = effects.shortcut_differences(nets.beside_plain(quick.finals), nets.TEST)
     expected = expected.set_index(["depth", "quantity"])
     test = left.containers[1]
     order = [(depth, f"plain - {option}") for depth in (20, 56) for option in "ABC"]

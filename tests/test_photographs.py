@@ -23,7 +23,7 @@ from torchvision.datasets import imagenet as torchvisions
 from torchvision.transforms import functional as reference
 
 from commands.app import experiments as cli
-from study.data import arrays, indexes, photographs
+from study.data import arrays, decoding, indexes, photographs
 from study.data.photographs import Photographs
 from study.execution import Execution
 from study.run import worker
@@ -267,8 +267,8 @@ def test_shards_hold_the_images_of_their_source(tmp_path: Path) -> None:
     assert result.exit_code == 0 and "24 training and 6 validation images" in result.output
     packed, loose = load(arrays.describe("shards:packed", tmp_path, size=16), tmp_path), load(spec, tmp_path)
     assert [packed.count(split) for split in ("train", "test")] == [24, 6]
-    mean, scale = loose._mean, loose._scale
-    assert torch.equal(packed._mean, mean)
+    mean, scale = loose.mean, loose.scale
+    assert torch.equal(packed.mean, mean)
 
     def pairs(found: Photographs, split: str) -> set[tuple[bytes, int]]:
         batches = [batch for batch in found.clean(split, 5)]
@@ -413,7 +413,7 @@ def test_a_batch_is_what_sections_3_4_says_image_by_image(tmp_path: Path, normal
 
 def test_shorter_sides_are_drawn_from_all_scales_alike(tmp_path: Path) -> None:
     found = load(replace(zoo(tmp_path), scales=(20, 23)), tmp_path)
-    sides = torch.cat([found._draws(0, i, 16)[0] for i in range(100)])
+    sides = torch.cat([found.draws(0, i, 16).sides for i in range(100)])
     counts = sides.bincount(minlength=24)
     assert counts[:20].sum() == 0 and counts[20:].min() > 340 and len(counts) == 24
 
@@ -425,7 +425,7 @@ def test_every_condition_sees_the_same_crops(tmp_path: Path) -> None:
     shifted, same_labels = coloured.batch(0, 0, 8)
     difference = (shifted - images).flatten(2)
     assert torch.equal(labels, same_labels) and difference.std(2).max() < 1e-6 and difference[:, :, 0].std() > 1e-3
-    pixels = [found.batch(0, 0, 8)[0] * 255 + found._mean for found in (plain, flipped)]
+    pixels = [found.batch(0, 0, 8)[0] * 255 + found.mean for found in (plain, flipped)]
     kept = [torch.allclose(a, b, atol=1e-3) for a, b in zip(*pixels, strict=True)]
     mirrored = [torch.allclose(a, b.flip(2), atol=1e-3) for a, b in zip(*pixels, strict=True)]
     assert all(k != m for k, m in zip(kept, mirrored, strict=True)) and any(kept) and any(mirrored)
@@ -444,7 +444,7 @@ def test_held_out_images_leave_training_and_its_mean(tmp_path: Path) -> None:
     every, some = load(spec, tmp_path), load(replace(spec, held_out=5), tmp_path)
     assert [some.count(split) for split in ("train", "validation", "test")] == [11, 5, 6]
     assert every.digest == some.digest
-    assert not torch.equal(every._mean, some._mean)
+    assert not torch.equal(every.mean, some.mean)
 
 
 def test_clean_and_mixed_batches_are_as_those_of_other_data_sets(tmp_path: Path) -> None:
@@ -473,9 +473,9 @@ def test_whole_images_are_resized_by_their_shorter_side_and_normalised_by_the_me
     expected = np.asarray(reference.resize(Image.open(tmp_path / "zoo/val/cat/0.jpg"), 24))
     assert np.array_equal(images[0][0].permute(1, 2, 0).numpy(), expected)
     grey = torch.full((2, 3, 16, 16), 255, dtype=torch.uint8)
-    assert torch.allclose(found.normalised(grey)[0], 1 - found._mean[0] / 255, atol=1e-6)
+    assert torch.allclose(found.normalised(grey)[0], 1 - found.mean[0] / 255, atol=1e-6)
     wide = found.normalised(torch.zeros((1, 3, 20, 40), dtype=torch.uint8))
-    mean = torch.nn.functional.interpolate(found._mean, (20, 40), mode="bilinear")
+    mean = torch.nn.functional.interpolate(found.mean, (20, 40), mode="bilinear")
     assert wide.shape == (1, 3, 20, 40) and torch.allclose(wide, -mean / 255, atol=1e-6)
 
 
@@ -489,11 +489,11 @@ def test_a_crop_is_what_resizing_the_whole_image_and_cropping_gives(size: tuple[
     for side in (16, 20, 31, 60):
         resized = reference.resize(Image.open(io.BytesIO(contents)), side)
         centre = np.asarray(reference.center_crop(resized, [16, 16]))
-        crops = [(photographs.cropped(contents, side, 16), centre)]
+        crops = [(decoding.cropped(contents, side, 16), centre)]
         for corner in ((0.0, 0.0), (0.3, 0.99), (0.999, 0.5)):
             y, x = int(corner[0] * (resized.height - 15)), int(corner[1] * (resized.width - 15))
             expected = np.asarray(resized)[y : y + 16, x : x + 16]
-            crops.append((photographs.cropped(contents, side, 16, corner), expected))
+            crops.append((decoding.cropped(contents, side, 16, corner), expected))
         for ours, theirs in crops:
             assert np.abs(ours.astype(int) - theirs).max() <= 1 and (ours == theirs).mean() > 0.8
 
@@ -501,21 +501,21 @@ def test_a_crop_is_what_resizing_the_whole_image_and_cropping_gives(size: tuple[
 def test_a_large_jpeg_is_decoded_smaller_and_hardly_differs() -> None:
     contents = jpeg(3, (640, 480))
     expected = np.asarray(reference.resize(Image.open(io.BytesIO(contents)), 60), int)
-    assert np.abs(photographs.whole(contents, 60) - expected).max() <= 3
+    assert np.abs(decoding.whole(contents, 60) - expected).max() <= 3
 
 
 def test_every_mode_and_size_of_image_becomes_rgb() -> None:
-    grey = photographs.whole(jpeg(1, mode="L"), 20)
+    grey = decoding.whole(jpeg(1, mode="L"), 20)
     assert grey.shape == (20, 26, 3) and np.array_equal(grey[..., 0], grey[..., 2])
-    colour = photographs.whole(jpeg(1), 20).astype(int)
+    colour = decoding.whole(jpeg(1), 20).astype(int)
     for other in (jpeg(1, mode="CMYK"), jpeg(1, mode="P", kind="PNG"), jpeg(1, mode="RGBA", kind="PNG")):
-        assert np.abs(photographs.whole(other, 20) - colour).mean() < 20
+        assert np.abs(decoding.whole(other, 20) - colour).mean() < 20
     deep = io.BytesIO()
     Image.fromarray(np.full((8, 8), 200 * 256 + 99, np.uint16)).save(deep, "PNG")
-    assert (photographs.whole(deep.getvalue(), 20) == 200).all()
+    assert (decoding.whole(deep.getvalue(), 20) == 200).all()
     dot = jpeg(1, (1, 1))
-    assert photographs.cropped(dot, 18, 16, (0.5, 0.5)).shape == (16, 16, 3)
-    assert photographs.cropped(jpeg(1, (300, 1)), 18, 16).shape == (16, 16, 3)
+    assert decoding.cropped(dot, 18, 16, (0.5, 0.5)).shape == (16, 16, 3)
+    assert decoding.cropped(jpeg(1, (300, 1)), 18, 16).shape == (16, 16, 3)
 
 
 def test_a_damaged_image_gives_its_place_to_the_next_and_is_named(tmp_path: Path) -> None:

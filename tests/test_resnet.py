@@ -17,20 +17,7 @@ from study.nets.torchvision_names import from_torchvision, to_torchvision
 from study.spec import IMAGENET_STAGES, Data, InputError, Model, Trial
 
 CIFAR = recipes.PAPER_DATA
-TINY = Data(
-    name="synthetic",
-    channels=1,
-    size=8,
-    classes=4,
-    held_out=0,
-    padding=0,
-    flip=False,
-    scales=(0, 0),
-    colour="none",
-    normalise="scalar",
-    labels="true",
-    digest="",
-)
+TINY = Data.arrays(name="synthetic", channels=1, size=8, classes=4, normalise="scalar")
 
 
 def trial(model: Model, data: Data = TINY, seed: int = 0, **recipe: Any) -> Trial:

@@ -1,9 +1,10 @@
 """Identity: what makes two trials the same, and what is refused."""
 
+import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,23 @@ import pytest
 from experiments import planned, recipes
 from experiments.profiles import PAPER, QUICK
 from study.execution import Execution
-from study.spec import Data, InputError, Model, Recipe, Trial
+from study.spec import (
+    NEUTRAL,
+    PROTOCOL,
+    SCHEMA,
+    Data,
+    Detection,
+    DetectionTrial,
+    InputError,
+    Model,
+    Recipe,
+    Trial,
+    Version,
+    neutral,
+    read,
+    version_of,
+    written,
+)
 
 RESNET110 = Trial(
     model=PAPER.model("residual", 110),
@@ -123,6 +140,109 @@ def test_all_planned_ids_are_distinct_and_survive_json() -> None:
         trials = list(planned(profile))
         assert len({trial.id for trial in trials}) == len(trials)
         assert [Trial.from_dict(json.loads(json.dumps(trial.to_dict()))) for trial in trials] == trials
+
+
+# Of fields that were added to schema 3: what all trials before them did. Add a line for a new field; never change one.
+NEUTRAL_VALUES: dict[str, Any] = {}
+# SHA-256 over the names of schema 3's fields without a neutral value.
+HASHED_FIELDS = "66e215eac6939130370ad3159ca0dc12da01b0e5e8ff3881c74ccf6768c667fd"
+
+
+def test_a_field_is_added_with_a_neutral_value_that_never_changes() -> None:
+    kinds = (Model, Data, Recipe, Trial, Detection, DetectionTrial)
+    known = {f"{kind.__name__}.{each.name}": each.metadata for kind in kinds for each in fields(kind)}
+    later = {name: metadata[NEUTRAL] for name, metadata in known.items() if NEUTRAL in metadata}
+    assert later == NEUTRAL_VALUES, "ids in use depend on these values"
+    hashed = "\n".join(name for name in known if name not in later)
+    assert (SCHEMA, hashlib.sha256(hashed.encode()).hexdigest()) == (3, HASHED_FIELDS), "give new fields neutral values"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterRecipe(Recipe):
+    """The recipe of a later version, with two more fields."""
+
+    label_smoothing: float = field(metadata=neutral(0.0))
+    stages: tuple[int, ...] = field(metadata=neutral(()))
+
+
+def later(recipe: Recipe, label_smoothing: float = 0.0, stages: tuple[int, ...] = ()) -> LaterRecipe:
+    return LaterRecipe(**vars(recipe), label_smoothing=label_smoothing, stages=stages)
+
+
+def test_at_its_neutral_value_a_new_field_changes_no_id_and_no_file() -> None:
+    grown = replace(RESNET110, recipe=later(RESNET110.recipe))
+    assert grown.id == RESNET110.id
+    assert json.dumps(grown.to_dict(), indent=2) == json.dumps(RESNET110.to_dict(), indent=2)
+
+
+def test_at_any_other_value_a_new_field_is_part_of_the_id() -> None:
+    smoothed, staged = later(RESNET110.recipe, label_smoothing=0.1), later(RESNET110.recipe, stages=(1,))
+    assert len({replace(RESNET110, recipe=recipe).id for recipe in (smoothed, staged, later(RESNET110.recipe))}) == 3
+    assert written(smoothed) == written(RESNET110.recipe) | {"label_smoothing": 0.1}
+
+
+def test_an_older_specification_is_read_with_neutral_values_and_a_newer_one_is_read_back() -> None:
+    assert read(LaterRecipe, written(RESNET110.recipe)) == later(RESNET110.recipe)
+    staged = later(RESNET110.recipe, stages=(1, 2))
+    assert read(LaterRecipe, json.loads(json.dumps(written(staged)))) == staged
+    with pytest.raises(InputError, match="LaterRecipe has other fields than its specification: batch"):
+        read(LaterRecipe, {name: value for name, value in written(staged).items() if name != "batch"})
+
+
+def test_a_new_field_has_no_default() -> None:
+    with pytest.raises(TypeError, match="label_smoothing"):
+        LaterRecipe(**vars(RESNET110.recipe))
+
+
+def test_the_version_that_made_an_id_is_found_from_its_specification() -> None:
+    spec = json.loads(json.dumps(RESNET110.to_dict()))
+    assert version_of(RESNET110.id, spec) == Version(SCHEMA, PROTOCOL)
+    assert version_of(RESNET110.id, spec | {"seed": 1}) is None
+    assert version_of(RESNET110.id, {}) is None
+
+
+# A trial of the smoke profile, plain-20, as this study's code specified it when SCHEMA was 2 (commit bc17a1b).
+SCHEMA_2: dict[str, Any] = {
+    "model": {"family": "plain", "block": "basic", "depth": 20, "shortcut": "none", "width": 4},
+    "data": {
+        "name": "digits",
+        "channels": 1,
+        "size": 8,
+        "classes": 10,
+        "held_out": 0,
+        "padding": 0,
+        "flip": False,
+        "normalise": "scalar",
+        "digest": "",
+    },
+    "recipe": {
+        "iterations": 6,
+        "batch": 16,
+        "learning_rate": 0.005,
+        "schedule": "steps",
+        "drops": [4],
+        "momentum": 0.9,
+        "momentum_rule": "caffe",
+        "weight_decay": 0.0001,
+        "decay": "all",
+        "init": "fan_in",
+        "precision": "fp32",
+        "bn_batch": 16,
+        "recalibrate": 0,
+        "warmup": "none",
+        "warmup_learning_rate": 0.0,
+        "warmup_iterations": 0,
+        "record_every": 2,
+        "evaluate_every": 2,
+    },
+    "seed": 0,
+}
+
+
+def test_an_id_of_another_schema_is_recognised_though_its_fields_are_unknown() -> None:
+    assert version_of("plain20-digits-db4071fd3f-s0", SCHEMA_2) == Version(2, 1)
+    with pytest.raises(InputError, match="Model has other fields than its specification: stem, stride"):
+        Trial.from_dict(SCHEMA_2)
 
 
 def test_how_a_trial_is_run_is_never_part_of_its_identity() -> None:

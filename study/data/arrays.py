@@ -6,7 +6,7 @@ training, are `study.data.photographs`.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from study.data import indexes
-from study.data.photographs import IMAGENET_MEAN, IMAGENET_STD, SCALES, SIZE, Photographs, for_size
-from study.data.sources import SHAPES, decode, folder_of_images, refusal
+from study.data import batches, indexes
+from study.data.photographs import SCALES, SIZE, Photographs, for_size
+from study.data.sources import SHAPES, check_described, decode, folder_of_images
 from study.seeds import generator
 from study.spec import Data, InputError, check_at_least, check_choice
 
@@ -79,7 +79,10 @@ class Dataset:
     mean: Tensor  # float32 [C, H, W], [C, 1, 1] or [1, 1, 1], in pixel values 0..255
     scale: Tensor  # float32 [C, 1, 1] or [1, 1, 1]; normalised = (pixel - mean) * scale, the same bits on every device
     damaged: dict[str, str] = field(default_factory=dict, init=False)  # none: such a set is refused, see `Photographs`
-    _order: tuple[tuple[int, int], Tensor] | None = field(default=None, init=False, repr=False)
+    epochs: batches.Epochs = field(init=False, repr=False)  # which training images each batch has
+
+    def __post_init__(self) -> None:
+        self.epochs = batches.Epochs(self.spec.name, self.count("train"))
 
     def count(self, split: str) -> int:
         """Number of images of 'train', 'validation' or 'test'."""
@@ -93,17 +96,7 @@ class Dataset:
         the batch may be asked for alone: the same bits as in the whole. Raises `InputError` if `size` is not in
         1..count('train').
         """
-        check_at_least("batch", size, 1)
-        if size > self.count("train"):
-            raise InputError(
-                f"batch {size} is larger than the {self.count('train')} training images of {self.spec.name};"
-                f" choose at most {self.count('train')}"
-            )
-        epoch, step = divmod(iteration, self.count("train") // size)
-        if self._order is None or self._order[0] != (seed, epoch):
-            order = torch.randperm(self.count("train"), generator=generator(seed, "order", epoch))
-            self._order = (seed, epoch), order.to(self.train_labels.device)
-        chosen = self._order[1][step * size : (step + 1) * size][part]
+        chosen = self.epochs.rows(seed, iteration, size)[part].to(self.train_labels.device)
         draw = generator(seed, "augment", iteration)
         flipped = torch.randint(2, (size,), generator=draw).bool()[part] & self.spec.flip
         corners = torch.randint(2 * self.spec.padding + 1, (2, size), generator=draw)[:, part]
@@ -120,14 +113,8 @@ class Dataset:
         )
 
     def mixed(self, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Full batches of `size` training images without augmentation, of `limit` in all: the same for every seed.
-
-        Drawn from the whole set, because files may lie in the order of their classes, and what BatchNorm measures of
-        batches of one class is not what it measured while training.
-        """
-        check_at_least("number of training images that recalibration draws from", self.count("train"), limit)
-        order = torch.randperm(self.count("train"), generator=generator("mixed"))[:limit]
-        for chosen in order.to(self.train_labels.device).split(size):
+        """Full batches of `size` training images without augmentation, of `limit` in all: see `batches.mixed`."""
+        for chosen in batches.mixed(self.count("train"), limit).to(self.train_labels.device).split(size):
             if len(chosen) == size:
                 yield self._normalised(self.train_images[chosen]), self.train_labels[chosen]
 
@@ -159,60 +146,64 @@ AnyDataset = Dataset | Photographs  # what training takes
 
 
 def load(spec: Data, root: Path, device: torch.device | str = "cpu", seed: int = 0, threads: int = 0) -> AnyDataset:
-    """The data set that `spec` says, from `root`, downloaded if need be.
+    """The data set that `spec` describes, from `root`, downloaded if need be.
 
-    Photographs are decoded by `threads` threads, by default as many as PyTorch computes with.
-
-    Pixels are divided by 255 ('pixel-mean-128': by 128). Then 'pixel-mean' and 'pixel-mean-128' subtract the mean
-    training image; 'scalar' subtracts the mean of all training pixels and divides by their standard deviation,
-    'channel' does so channel by channel, 'imagenet' with that set's constants. Held-out images belong to no statistic.
-    They are the last of a permutation that depends on the data set alone. Shuffled labels are the training labels, held
-    out or not, in an order that depends on the trial's `seed` alone: every condition learns the same wrong labels, and
-    no two seeds do, so that what one order happens to teach of the test set is noise between seeds. Raises `InputError`
-    if the data are missing, damaged, or other than `spec` says.
+    Photographs are decoded by `threads` threads, by default as many as PyTorch computes with. Held-out images belong to
+    no statistic. Labels may depend on the trial's `seed`, see `batches.training_labels`. Raises `InputError` if the
+    data are missing, damaged, or not as `spec` describes them.
     """
     if spec.photographs:
         return Photographs(spec, root, device, seed, threads)
-    arrays, digest = folder_of_images(spec.name, root) if spec.name.startswith("folder:") else (decode(spec, root), "")
-    for what, value in _facts(arrays, digest).items():
-        if value != getattr(spec, what):
-            raise refusal(spec.name, f"in {root} has {what} {value}, not {getattr(spec, what)}; describe it anew")
+    if spec.name.startswith("folder:"):
+        arrays, digest = folder_of_images(spec.name, root)
+    else:
+        arrays, digest = decode(spec, root), ""
+    check_described(spec, root, _facts(arrays, digest))
 
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(np.ascontiguousarray(array).data)
     images, labels, test_images, test_labels = (torch.tensor(array) for array in arrays)
-    if spec.held_out >= len(labels):
-        raise InputError(
-            f"held_out {spec.held_out} leaves no training image of {spec.name}; choose at most {len(labels) - 1}"
-        )
-    if spec.labels == "shuffled":
-        labels = labels[torch.randperm(len(labels), generator=generator(seed, "labels"))]
-    order = torch.randperm(len(labels), generator=generator(spec.name, "held-out"))
-    kept, held = order[: len(labels) - spec.held_out].sort().values, order[len(labels) - spec.held_out :].sort().values
-    mean, scale = _statistics(images[kept], spec)
-    tensors = (images[kept], labels[kept], images[held], labels[held], test_images, test_labels, mean, scale)
-    return Dataset(spec, sha.hexdigest(), *(tensor.to(device) for tensor in tensors))
+    kept, held = batches.held_out(spec, len(labels))
+    labels = batches.training_labels(spec, labels, seed)
+    mean, scale = batches.normalisation(spec, _Pixels(images[kept]))
+    return Dataset(
+        spec,
+        sha.hexdigest(),
+        train_images=images[kept].to(device),
+        train_labels=labels[kept].to(device),
+        validation_images=images[held].to(device),
+        validation_labels=labels[held].to(device),
+        test_images=test_images.to(device),
+        test_labels=test_labels.to(device),
+        mean=torch.tensor(mean, dtype=torch.float32, device=device),
+        scale=torch.tensor(scale, dtype=torch.float32, device=device),
+    )
 
 
-def _statistics(images: Tensor, spec: Data) -> tuple[Tensor, Tensor]:
-    """Mean in pixel values and scale, from exact integer sums: no order of summation can change a bit of them."""
-    if spec.normalise in ("pixel-mean", "pixel-mean-128"):
-        mean = torch.from_numpy(images.numpy().sum(axis=0, dtype=np.int64)).double() / len(images)
-        return mean.float(), torch.full((1, 1, 1), 1 / (255 if spec.normalise == "pixel-mean" else 128))
-    if spec.normalise == "imagenet":
-        centres, deviations = 255 * torch.tensor((IMAGENET_MEAN, IMAGENET_STD), dtype=torch.float64)
-    else:
-        parts = [images] if spec.normalise == "scalar" else list(images.unbind(1))
-        centres, deviations = (torch.stack(moments) for moments in zip(*map(_moments, parts), strict=True))
-    if not deviations.all():
-        raise refusal(spec.name, f"has training images of one single value, which {spec.normalise!r} cannot normalise")
-    return centres.float().reshape(-1, 1, 1), (1 / deviations).float().reshape(-1, 1, 1)
+@dataclass(frozen=True)
+class _Pixels:
+    """Moments of images uint8 [N, C, H, W], from exact integer sums: no order of summation can change a bit."""
+
+    images: Tensor
+
+    def mean_image(self) -> np.ndarray:
+        return self.images.numpy().sum(axis=0, dtype=np.int64) / len(self.images)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        return _moments([self.images])
+
+    def moments_by_channel(self) -> tuple[np.ndarray, np.ndarray]:
+        return _moments(self.images.unbind(1))
 
 
-def _moments(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of uint8 values."""
-    counts = torch.bincount(pixels.flatten(), minlength=256).double() / pixels.numel()
+def _moments(parts: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of the uint8 values in each part, float64 [parts]."""
     values = torch.arange(256).double()
-    centre = (counts * values).sum()
-    return centre, (counts * (values - centre) ** 2).sum().sqrt()
+    means, deviations = [], []
+    for part in parts:
+        shares = torch.bincount(part.flatten(), minlength=256).double() / part.numel()
+        mean = (shares * values).sum()
+        means.append(mean)
+        deviations.append((shares * (values - mean) ** 2).sum().sqrt())
+    return torch.stack(means).numpy(), torch.stack(deviations).numpy()

@@ -1,41 +1,60 @@
 """Batches of photographs, read and decoded while training, as pure functions of (seed, iteration).
 
-Owns decoding, scale and colour augmentation (Sec. 3.4) and the mean image. Knows no nets and no training; where images
-lie is `study.data.indexes`. Threads decode a few batches ahead: JPEG libraries run outside Python's lock, and no draw
-depends on which thread comes first.
+Owns scale and colour augmentation (Sec. 3.4) and the mean image. Knows no nets and no training; where images lie is
+`study.data.indexes`, and how they are decoded `study.data.decoding`. Threads decode a few batches ahead: JPEG libraries
+run outside Python's lock, and no draw depends on which thread is first.
 """
 
-import io
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from study.data import indexes
+from study.data import batches, indexes
+from study.data.batches import AHEAD, Decoder, Epochs
+from study.data.decoding import cropped, whole
 from study.data.indexes import Index
-from study.data.sources import refusal
+from study.data.sources import check_described
 from study.seeds import generator
 from study.spec import Data, InputError, check_at_least, check_choice
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels in 0..1
 SIZE, SCALES, EVALUATION_SIDE = 224, (256, 480), 256  # Sec. 3.4; the side of single views is AlexNet's
 SAMPLE = 10_000  # training images that the mean image and the colours are measured on, at most
 SHARD_GROUP = 16  # shards that an epoch reads mixed with each other
 COLOUR_DEVIATION = 0.1  # of AlexNet's factors
-AHEAD = 2  # batches that are decoded before they are asked for
-_WHOLE_AHEAD = 64  # whole images that are decoded before they are asked for
-Loaded = tuple[np.ndarray, int]  # pixels uint8 [H, W, 3], and which image of the index they are of
+_WHOLE_AHEAD = 64  # whole images that are decoded before they are needed
 Decode = Callable[[bytes], np.ndarray]
+
+
+class Loaded(NamedTuple):
+    """A decoded image."""
+
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    number: int  # in the index; not the one of its row if that one is damaged
+
+
+class Draws(NamedTuple):
+    """What is random in the augmentation of a batch."""
+
+    sides: Tensor  # int64 [size]: the shorter side that an image is resized to
+    corners: Tensor  # float64 [size, 2]: where it is cropped (y, x), as shares of the possible places
+    flips: Tensor  # int64 [size], 0 or 1
+    colours: Tensor  # float64 [size, 3]: standard normal
+
+
+class _Wanted(NamedTuple):
+    """Some rows of a batch."""
+
+    seed: int
+    iteration: int
+    size: int  # of the whole batch
+    rows: range
 
 
 def for_size(length: int, size: int) -> int:
@@ -47,47 +66,39 @@ class Photographs:
     """A data set of photographs, with the interface that training uses of `study.data.arrays.Dataset`.
 
     A training image is resized, its shorter side drawn from `spec.scales`; cropped at random to `spec.size`; flipped,
-    if `spec.flip`; its pixels are divided by 255, less the mean image (or as `spec.normalise` says); and, with colour
-    'pca', all get one shift: the eigenvectors of RGB times its eigenvalues (of pixels in 0..1) times draws of standard
-    deviation 0.1. Mean image and colours are of centre crops of a fixed sample of at most 10,000 training images.
+    if `spec.flip`; and normalised (see `batches.normalisation`). With colour 'pca', all its pixels get one shift: the
+    eigenvectors of RGB times its eigenvalues (of pixels in 0..1) times draws of standard deviation 0.1. Mean image and
+    colours are those of centre crops of a fixed sample of at most 10,000 training images.
 
-    An image that cannot be decoded gives its place to the next of its split that can, and is named in `damaged`.
+    An image that cannot be decoded is replaced by the next of its split that can, and is named in `damaged`.
     """
 
     def __init__(self, spec: Data, root: Path, device: torch.device | str, seed: int, threads: int = 0) -> None:
         if spec.padding:
             raise InputError(f"padding {spec.padding} does not go with photographs, which are cropped; choose 0")
         folder, train, test, self.digest = indexes.load(spec.name, root)
-        expected: dict[str, object] = {"channels": 3, "classes": int(train.labels.max()) + 1}
-        expected |= {"digest": self.digest} if spec.digest else {}
-        for what, value in expected.items():
-            if value != getattr(spec, what):
-                there = getattr(spec, what)
-                raise refusal(spec.name, f"in {root} has {what} {value}, not {there}; describe it anew")
-        count = len(train.labels)
-        if spec.held_out >= count:
-            raise InputError(f"held_out {spec.held_out} leaves no training image of {spec.name}; choose below {count}")
-        labels = torch.from_numpy(train.labels)
-        if spec.labels == "shuffled":
-            labels = labels[torch.randperm(count, generator=generator(seed, "labels"))]
-        order = torch.randperm(count, generator=generator(spec.name, "held-out")).numpy()
-        kept, held = np.sort(order[: count - spec.held_out]), np.sort(order[count - spec.held_out :])
+        facts: dict[str, object] = {"channels": 3, "classes": int(train.labels.max()) + 1}
+        if spec.digest:
+            facts["digest"] = self.digest
+        check_described(spec, root, facts)
+        kept, held = batches.held_out(spec, len(train.labels))
+        labels = batches.training_labels(spec, torch.from_numpy(train.labels), seed).numpy()
 
         self.spec, self.device = spec, torch.device(device)
         self.damaged: dict[str, str] = {}  # name of an image: why it is left out
         self._splits = {
-            "train": _Split(folder, train, kept, labels.numpy(), self.damaged),
-            "validation": _Split(folder, train, held, labels.numpy(), self.damaged),
+            "train": _Split(folder, train, kept.numpy(), labels, self.damaged),
+            "validation": _Split(folder, train, held.numpy(), labels, self.damaged),
             "test": _Split(folder, test, np.arange(len(test.labels)), test.labels, self.damaged),
         }
-        self._side = for_size(EVALUATION_SIDE, spec.size)
-        self._pool = ThreadPoolExecutor(threads or torch.get_num_threads(), "decoding")
-        # Without this, a process would decode what is still queued before it ends.
-        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
-        self._ahead: dict[tuple[int, int, int, int, int, int], list[Future[Loaded]]] = {}
-        self._order: tuple[tuple[int, int], np.ndarray] | None = None
-        self._count, self._sum, self._gram = self._moments(root)
-        self._mean, self._scale, self._colours = self._statistics()
+        self._epochs = Epochs(spec.name, self.count("train"), self._splits["train"].shuffled)
+        self._decoder = Decoder(threads)
+        sample = self._sample(root)
+        mean, scale = batches.normalisation(spec, sample)
+        shape = (3, spec.size, spec.size)
+        self.mean = _channels_last(torch.tensor(np.broadcast_to(mean, shape), dtype=torch.float32)[None].to(device))
+        self.scale = torch.tensor(np.broadcast_to(scale.ravel(), 3), dtype=torch.float32, device=device)
+        self._colours = torch.from_numpy(sample.principal_colours() * 255 * scale.reshape(-1, 1))
 
     def count(self, split: str) -> int:
         """Number of images of 'train', 'validation' or 'test'."""
@@ -96,27 +107,16 @@ class Photographs:
     def batch(self, seed: int, iteration: int, size: int, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """Augmented training images float32 [size, 3, S, S] and labels [size]: a pure function of the arguments.
 
-        An epoch is count('train') // size iterations; the images left over are dropped. `part` of the batch may be
-        asked for alone. Every condition sees the same images, as the draws depend on seed and iteration only. The
-        batches after it are decoded in the background. Raises `InputError` if `size` is not in 1..count('train').
+        Every condition sees the same images, as the draws depend on seed and iteration only. `part` of the batch may be
+        taken alone. The batches after it are decoded in the background. Raises `InputError` if `size` is not in
+        1..count('train').
         """
-        check_at_least("batch", size, 1)
-        if size > self.count("train"):
-            raise InputError(
-                f"batch {size} is larger than the {self.count('train')} training images of {self.spec.name};"
-                f" choose at most {self.count('train')}"
-            )
+        batches.check_batch(size, self.count("train"), self.spec.name)
         rows = range(size)[part]
-        wanted = {(seed, i, size, rows.start, rows.stop, rows.step): i for i in range(iteration, iteration + AHEAD + 1)}
-        for key in self._ahead.keys() - wanted.keys():
-            for future in self._ahead.pop(key):
-                future.cancel()
-        for key, i in wanted.items():
-            if key not in self._ahead:
-                self._ahead[key] = self._submit(seed, i, size, rows)
-        images, labels = self._stacked("train", self._ahead.pop(next(iter(wanted))))
+        wanted = [_Wanted(seed, i, size, rows) for i in range(iteration, iteration + AHEAD + 1)]
+        images, labels = self._stacked("train", self._decoder.batch(wanted, self._jobs))
         if self.spec.colour == "pca":
-            factors = COLOUR_DEVIATION * self._draws(seed, iteration, size)[3][part]
+            factors = COLOUR_DEVIATION * self.draws(seed, iteration, size).colours[part]
             shift = (factors @ self._colours.T).float().to(self.device)
             _rows(images).add_(shift.repeat(1, self.spec.size)[:, None])
         return images, labels
@@ -127,138 +127,139 @@ class Photographs:
         return self._batches(split, range(self.count(split))[:limit], size)
 
     def mixed(self, size: int, limit: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Full batches of `size` training images as `clean` has them, of `limit` in all: the same for every seed."""
-        check_at_least("number of training images that recalibration draws from", self.count("train"), limit)
-        order = torch.randperm(self.count("train"), generator=generator("mixed"))[: limit // size * size]
-        return self._batches("train", order.tolist(), size)
+        """Full batches of `size` training images as `clean` has them, of `limit` in all: see `batches.mixed`."""
+        rows = batches.mixed(self.count("train"), limit)
+        return self._batches("train", rows[: limit // size * size].tolist(), size)
 
     def resized(self, split: str, side: int, limit: int | None = None) -> Iterator[tuple[Tensor, int]]:
         """Whole images uint8 [3, H, W], of shorter side `side`, and their labels, in a fixed order."""
         labels = self._split(split).labels
         rows = range(self.count(split))[:limit]
-        for pixels, i in self._loaded(split, rows, lambda contents: whole(contents, side), _WHOLE_AHEAD):
-            yield torch.tensor(pixels).permute(2, 0, 1).to(self.device), int(labels[i])
+        for image in self._loaded(split, rows, partial(whole, side=side), _WHOLE_AHEAD):
+            yield torch.tensor(image.pixels).permute(2, 0, 1).to(self.device), int(labels[image.number])
 
     def normalised(self, images: Tensor) -> Tensor:
         """uint8 [N, 3, H, W] as the net sees it, float32; the mean image is resized to H x W bilinearly."""
-        shape, mean = images.shape[2:], self._mean
+        shape, mean = images.shape[2:], self.mean
         if shape != mean.shape[2:]:
-            mean = functional.interpolate(mean, shape, mode="bilinear", align_corners=False)
-            mean = mean.contiguous(memory_format=torch.channels_last)
+            mean = _channels_last(functional.interpolate(mean, shape, mode="bilinear", align_corners=False))
         pixels = images.to(torch.float32, memory_format=torch.channels_last) - mean
-        _rows(pixels).mul_(self._scale.repeat(shape[1]))
+        _rows(pixels).mul_(self.scale.repeat(shape[1]))
         return pixels
+
+    def draws(self, seed: int, iteration: int, size: int) -> Draws:
+        """The augmentation of a batch: a pure function of the arguments."""
+        draw, (low, high) = generator(seed, "augment", iteration), self.spec.scales
+        return Draws(
+            sides=torch.randint(low, high + 1, (size,), generator=draw),
+            corners=torch.rand((size, 2), generator=draw, dtype=torch.float64),
+            flips=torch.randint(2, (size,), generator=draw),
+            colours=torch.randn((size, 3), generator=draw, dtype=torch.float64),
+        )
 
     def _split(self, split: str) -> "_Split":
         check_choice("split", split, ("train", "validation", "test"))
         return self._splits[split]
 
-    def _submit(self, seed: int, iteration: int, size: int, rows: range) -> list[Future[Loaded]]:
-        """Let threads decode these rows of a batch."""
-        split, crop = self._split("train"), self.spec.size
-        epoch, step = divmod(iteration, len(split) // size)
-        if self._order is None or self._order[0] != (seed, epoch):
-            self._order = (seed, epoch), split.shuffled(generator(seed, "order", epoch))
-        chosen = self._order[1][step * size : (step + 1) * size]
-        sides, corners, flips, _ = self._draws(seed, iteration, size)
-
-        def decode_as(row: int) -> Decode:
-            side, corner, flip = int(sides[row]), corners[row].tolist(), bool(flips[row]) and self.spec.flip
-            return _augmenting(side, crop, corner, flip)
-
-        return [self._pool.submit(split.load, int(chosen[row]), decode_as(row)) for row in rows]
-
-    def _draws(self, seed: int, iteration: int, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Shorter sides [size], corners [size, 2] as shares of what is left (y, x), flips [size], colours [size, 3]."""
-        draw, (low, high) = generator(seed, "augment", iteration), self.spec.scales
-        return (
-            torch.randint(low, high + 1, (size,), generator=draw),
-            torch.rand((size, 2), generator=draw, dtype=torch.float64),
-            torch.randint(2, (size,), generator=draw),
-            torch.randn((size, 3), generator=draw, dtype=torch.float64),
-        )
+    def _jobs(self, wanted: _Wanted) -> Iterator[Callable[[], Loaded]]:
+        """The decoding of these rows of a batch. A job keeps the split, and not the data set, alive."""
+        split, draws = self._split("train"), self.draws(wanted.seed, wanted.iteration, wanted.size)
+        chosen = self._epochs.rows(wanted.seed, wanted.iteration, wanted.size).tolist()
+        for row in wanted.rows:
+            decode = partial(
+                _augmented,
+                side=int(draws.sides[row]),
+                size=self.spec.size,
+                corner=draws.corners[row].tolist(),
+                flip=bool(draws.flips[row]) and self.spec.flip,
+            )
+            yield partial(split.load, chosen[row], decode)
 
     def _loaded(self, split: str, rows: Sequence[int], decode: Decode, ahead: int) -> Iterator[Loaded]:
-        """Images in order, `ahead` of them decoded before they are asked for."""
-        its, pending = self._split(split), deque[Future[Loaded]]()
-        try:
-            for row in rows:
-                pending.append(self._pool.submit(its.load, row, decode))
-                if len(pending) > ahead:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+        """Images in order, `ahead` of them decoded before they are needed."""
+        load = self._split(split).load
+        return self._decoder.stream((partial(load, row, decode) for row in rows), ahead)
+
+    def _centre(self) -> Decode:
+        return partial(cropped, side=for_size(EVALUATION_SIDE, self.spec.size), size=self.spec.size)
 
     def _batches(self, split: str, rows: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        loaded = self._loaded(split, rows, _centring(self._side, self.spec.size), AHEAD * size)
+        images = self._loaded(split, rows, self._centre(), AHEAD * size)
         for start in range(0, len(rows), size):
-            yield self._finished(split, [next(loaded) for _ in rows[start : start + size]])
+            yield self._stacked(split, [next(images) for _ in rows[start : start + size]])
 
-    def _stacked(self, split: str, futures: list[Future[Loaded]]) -> tuple[Tensor, Tensor]:
-        return self._finished(split, [future.result() for future in futures])
-
-    def _finished(self, split: str, loaded: list[Loaded]) -> tuple[Tensor, Tensor]:
+    def _stacked(self, split: str, images: Sequence[Loaded]) -> tuple[Tensor, Tensor]:
         """Pixels travel to the device as bytes, are normalised there all at once, and lie there channels last."""
         size = self.spec.size
-        pixels = torch.empty((len(loaded), size, size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        pixels = torch.empty((len(images), size, size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
         stacked = pixels.numpy()
-        for row, (image, _) in enumerate(loaded):
-            stacked[row] = image
-        labels = torch.from_numpy(self._split(split).labels[[i for _, i in loaded]])
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return self.normalised(images), labels.to(self.device)
+        for row, image in enumerate(images):
+            stacked[row] = image.pixels
+        labels = torch.from_numpy(self._split(split).labels[[image.number for image in images]])
+        moved = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return self.normalised(moved), labels.to(self.device)
 
-    def _moments(self, root: Path) -> tuple[int, np.ndarray, np.ndarray]:
-        """Of the sample: images, sum of their pixels [S, S, 3] and sum of the products of two channels [3, 3].
-
-        Exact integers, so that no order of summation can change a bit of what follows.
-        """
+    def _sample(self, root: Path) -> "_Sample":
+        """Measured once and kept in root/.cache."""
         size = self.spec.size
 
         def measure() -> dict[str, np.ndarray]:
-            order = torch.randperm(self.count("train"), generator=generator(self.spec.name, "sample"))[:SAMPLE]
+            rows = batches.shuffled(self.count("train"), generator(self.spec.name, "sample"))[:SAMPLE].tolist()
             total, gram = np.zeros((size, size, 3), np.int64), np.zeros((3, 3), np.int64)
-            for image, _ in self._loaded("train", order.tolist(), _centring(self._side, size), _WHOLE_AHEAD):
-                pixels = image.reshape(-1, 3).astype(np.float64)
-                total += image
+            for image in self._loaded("train", rows, self._centre(), _WHOLE_AHEAD):
+                pixels = image.pixels.reshape(-1, 3).astype(np.float64)
+                total += image.pixels
                 gram += (pixels.T @ pixels).astype(np.int64)  # of integers below 2**53: exact
-            return {"count": np.array(len(order)), "sum": total, "gram": gram}
+            return {"count": np.array(len(rows)), "sum": total, "gram": gram}
 
         what = f"mean-{self.digest[:16]}-{size}-{self.spec.held_out}"
-        found = indexes.cached(self.spec.name, root, what, measure)
-        return int(found["count"]), found["sum"], found["gram"]
+        arrays = indexes.cached(self.spec.name, root, what, measure)
+        return _Sample(int(arrays["count"]), arrays["sum"], arrays["gram"])
 
-    def _statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean float32 [1, 3, S, S] in 0..255; scale [3]; eigenvectors [3, 3] in columns times eigenvalues."""
-        how, size = self.spec.normalise, self.spec.size
-        pixels = self._count * size**2
-        colour = self._sum.sum((0, 1)) / pixels
-        covariance = self._gram / pixels - np.outer(colour, colour)
-        deviation = np.sqrt(covariance.diagonal())
-        mean, scale = self._sum / self._count, np.full(3, 1 / (128 if how == "pixel-mean-128" else 255))
-        if how == "channel":
-            mean, scale = np.broadcast_to(colour, mean.shape), 1 / deviation
-        elif how == "scalar":
-            second = self._gram.trace() / pixels / 3
-            mean, scale = np.full(mean.shape, colour.mean()), np.full(3, 1 / np.sqrt(second - colour.mean() ** 2))
-        elif how == "imagenet":
-            mean = np.broadcast_to(255 * np.array(IMAGENET_MEAN), mean.shape)
-            scale = 1 / (255 * np.array(IMAGENET_STD))
-        if not np.isfinite(scale).all():
-            raise refusal(self.spec.name, f"has training images of one single value, which {how!r} cannot normalise")
-        values, vectors = np.linalg.eigh(covariance / 255**2)
-        vectors = vectors * np.where(vectors.sum(0) < 0, -1, 1)  # an eigenvector's sign is the library's whim
-        as_seen = vectors * values * 255 * scale[:, None]
-        return (
-            torch.tensor(mean.transpose(2, 0, 1)[None], dtype=torch.float32)
-            .contiguous(memory_format=torch.channels_last)
-            .to(self.device),
-            torch.tensor(scale, dtype=torch.float32).to(self.device),
-            torch.from_numpy(as_seen),
-        )
+
+@dataclass(frozen=True)
+class _Sample:
+    """Moments of the centre crops of a sample of training images, from exact integer sums: no order of summation can
+    change a bit of what follows.
+    """
+
+    count: int  # images
+    total: np.ndarray  # int64 [S, S, 3], the sum of the images
+    gram: np.ndarray  # int64 [3, 3], sums over all pixels of the products of two channels
+
+    @property
+    def pixels(self) -> int:
+        return self.count * self.total.shape[0] * self.total.shape[1]
+
+    @property
+    def colour(self) -> np.ndarray:
+        """The mean of each channel, [3]."""
+        return self.total.sum((0, 1)) / self.pixels
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """Of two channels, [3, 3]."""
+        return self.gram / self.pixels - np.outer(self.colour, self.colour)
+
+    def mean_image(self) -> np.ndarray:
+        return (self.total / self.count).transpose(2, 0, 1)
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, second = self.colour.mean(), self.gram.trace() / self.pixels / 3
+        return np.array([mean]), np.sqrt([second - mean**2])
+
+    def moments_by_channel(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.colour, np.sqrt(self.covariance.diagonal())
+
+    def principal_colours(self) -> np.ndarray:
+        """Eigenvectors of RGB in columns, each times its eigenvalue, for pixels in 0..1: [3, 3]."""
+        values, vectors = np.linalg.eigh(self.covariance / 255**2)
+        vectors = vectors * np.where(vectors.sum(0) < 0, -1, 1)  # fixes the sign, which LAPACK chooses arbitrarily
+        return vectors * values
+
+
+def _channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _rows(images: Tensor) -> Tensor:
@@ -267,100 +268,50 @@ def _rows(images: Tensor) -> Tensor:
     return images.permute(0, 2, 3, 1).view(count, height, width * channels)
 
 
-class _Split:
-    """Images of one split: which of the index they are, and their labels, which are by the index."""
+def _augmented(contents: bytes, side: int, size: int, corner: Sequence[float], flip: bool) -> np.ndarray:
+    pixels = cropped(contents, side, size, corner)
+    return pixels[:, ::-1] if flip else pixels
 
-    def __init__(
-        self, folder: Path, index: Index, chosen: np.ndarray, labels: np.ndarray, damaged: dict[str, str]
-    ) -> None:
-        self.folder, self.index, self.chosen, self.labels, self.damaged = folder, index, chosen, labels, damaged
+
+@dataclass(eq=False)
+class _Split:
+    """Images of one split."""
+
+    folder: Path  # that the index is relative to
+    index: Index
+    chosen: np.ndarray  # int64 [N]: which images of the index are in the split
+    labels: np.ndarray  # int64, one for each image of the index
+    damaged: dict[str, str]  # name of an image: why it cannot be decoded; filled by `load`
 
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def shuffled(self, draw: torch.Generator) -> np.ndarray:
-        """An epoch's order of rows: of shards, images of a few random ones at a time, so that these can be cached."""
+    def shuffled(self, draw: torch.Generator) -> Tensor:
+        """An epoch's order of rows. Of shards, a few random ones are read at a time, so that these can be cached."""
         if len(self.index.archives) < 2:
-            return torch.randperm(len(self), generator=draw).numpy()
+            return batches.shuffled(len(self), draw)
         archive = self.index.archive[self.chosen]
         rows = np.split(np.argsort(archive, kind="stable"), np.cumsum(np.bincount(archive))[:-1])
-        order = torch.randperm(len(rows), generator=draw).tolist()
-        groups = [
-            np.concatenate([rows[i] for i in order[at : at + SHARD_GROUP]]) for at in range(0, len(order), SHARD_GROUP)
-        ]
-        return np.concatenate([group[torch.randperm(len(group), generator=draw).numpy()] for group in groups])
+        order = batches.shuffled(len(rows), draw).tolist()
+        mixed = []
+        for start in range(0, len(order), SHARD_GROUP):
+            group = np.concatenate([rows[shard] for shard in order[start : start + SHARD_GROUP]])
+            mixed.append(torch.from_numpy(group)[batches.shuffled(len(group), draw)])
+        return torch.cat(mixed)
 
     def load(self, row: int, decode: Decode) -> Loaded:
         """The image of this row or, if it is damaged, of the next row that is not."""
         for offset in range(len(self)):
-            i = int(self.chosen[(row + offset) % len(self)])
-            name = self.index.name(i)
-            contents = self.index.read(self.folder, i)  # a file that is gone, or a disk, is no damaged image: it raises
+            number = int(self.chosen[(row + offset) % len(self)])
+            name = self.index.name(number)
+            # A file that is gone, or a disk, is no damaged image: it raises.
+            contents = self.index.read(self.folder, number)
             try:
-                if len(contents) != self.index.lengths[i]:
-                    raise ValueError(f"has {len(contents)} bytes, not the {self.index.lengths[i]} of its index")
-                return decode(contents), i
+                if len(contents) != self.index.lengths[number]:
+                    raise ValueError(f"has {len(contents)} bytes, not the {self.index.lengths[number]} of its index")
+                return Loaded(decode(contents), number)
+            except MemoryError:
+                raise
             except Exception as error:  # decoders of damaged files raise nearly anything
-                if isinstance(error, MemoryError):
-                    raise
                 self.damaged[name] = f"{type(error).__name__}: {error}"
         raise InputError(f"no image below {self.folder} can be decoded: {next(iter(self.damaged.items()))}")
-
-
-# ---------------------------------------------------------------- decoding
-
-
-def whole(contents: bytes, side: int) -> np.ndarray:
-    """uint8 [H, W, 3] of shorter side `side`."""
-    image, (width, height) = _opened(contents, side)
-    return _pixels(image, (width, height), (0, 0, image.width, image.height))
-
-
-def cropped(contents: bytes, side: int, size: int, corner: Sequence[float] | None = None) -> np.ndarray:
-    """uint8 [size, size, 3] of the image resized to shorter side `side`, at a corner (y, x in 0..1), or the centre.
-
-    Only the crop is resized. It is what resizing all and then cropping gives, but for a level of 255 where a value lies
-    between two: Pillow takes the box in single precision.
-    """
-    image, (width, height) = _opened(contents, side)
-    x, y = round((width - size) / 2), round((height - size) / 2)
-    if corner is not None:
-        y, x = int(corner[0] * (height - size + 1)), int(corner[1] * (width - size + 1))
-    across, down = image.width / width, image.height / height
-    right, bottom = min((x + size) * across, image.width), min((y + size) * down, image.height)
-    return _pixels(image, (size, size), (x * across, y * down, right, bottom))
-
-
-def _augmenting(side: int, size: int, corner: Sequence[float], flip: bool) -> Decode:
-    def decode(contents: bytes) -> np.ndarray:
-        pixels = cropped(contents, side, size, corner)
-        return pixels[:, ::-1] if flip else pixels
-
-    return decode
-
-
-def _centring(side: int, size: int) -> Decode:
-    return lambda contents: cropped(contents, side, size)
-
-
-def _opened(contents: bytes, side: int) -> tuple["Image", tuple[int, int]]:
-    """The image in RGB, and the size to resize it to, the longer side rounded down, as torchvision's Resize has it.
-
-    A JPEG of four times that size and more is decoded at a half, quarter or eighth, still twice too large or more:
-    resizing from there differs from resizing from all pixels by a level or so of 255, and takes a fraction of the time.
-    """
-    from PIL import Image
-
-    image: Image.Image = Image.open(io.BytesIO(contents), formats=("JPEG", "PNG"))
-    shorter, longer = min(image.size), int(side * max(image.size) / min(image.size))
-    size = (side, longer) if image.width == shorter else (longer, side)
-    image.draft(None, (2 * size[0], 2 * size[1]))
-    if image.mode.startswith("I"):  # 16 bits, of which RGB would take the lower eight
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB"), size
-
-
-def _pixels(image: "Image", size: tuple[int, int], box: tuple[float, float, float, float]) -> np.ndarray:
-    from PIL.Image import Resampling
-
-    return np.asarray(image.resize(size, Resampling.BILINEAR, box=box))

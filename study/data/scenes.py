@@ -5,11 +5,10 @@ come from is `study.data.annotations`. Threads decode a few images ahead, and no
 """
 
 import io
-import weakref
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +17,21 @@ from torch import Tensor
 
 from study.data.annotations import Annotated, Example
 from study.data.annotations import load as load_annotations
-from study.data.sources import refusal
+from study.data.batches import AHEAD, Decoder, Epochs, check_batch
+from study.data.sources import check_described, refusal
 from study.seeds import generator
-from study.spec import Data, InputError, check_at_least, check_choice
+from study.spec import Data, InputError, check_choice
 
 Target = dict[str, Tensor]  # 'boxes' float32 [n, 4], 'labels' int64 [n]: what torchvision.models.detection takes
-AHEAD = 2  # batches that are decoded before they are asked for
-_TESTED_AHEAD = 16  # test images that are decoded before they are asked for
+_TESTED_AHEAD = 16  # test images that are decoded before they are needed
+
+
+class _Wanted(NamedTuple):
+    """A batch."""
+
+    seed: int
+    iteration: int
+    size: int
 
 
 class Scenes:
@@ -35,20 +42,18 @@ class Scenes:
     detections are scored, keep all their boxes as they are annotated.
     """
 
-    def __init__(self, spec: Data, found: Annotated, device: torch.device | str) -> None:
+    def __init__(self, spec: Data, annotated: Annotated, device: torch.device | str) -> None:
         self.spec, self.device = spec, torch.device(device)
-        self.digest, self.classes, self.test_split = found.digest, found.classes, found.test_split
-        self.labelled = found.labelled  # whether test examples have boxes
-        self.damaged: dict[str, str] = {}  # none: an image that cannot be decoded is refused, see `study.data.arrays`
-        targets = [(example, _trained(example)) for example in found.train]
+        self.digest, self.classes, self.test_split = annotated.digest, annotated.classes, annotated.test_split
+        self.metric = annotated.metric
+        self.labelled = annotated.labelled  # whether test examples have boxes
+        self.damaged: dict[str, str] = {}  # stays empty: an image that cannot be decoded is refused
+        targets = [(example, _trained(example)) for example in annotated.train]
         self._targets = [target for _, target in targets if len(target["labels"])]
         train = tuple(example for example, target in targets if len(target["labels"]))
-        self._splits = {"train": train, "test": found.test}
-        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "decoding")
-        # Without this, a process would decode what is still queued before it ends.
-        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
-        self._ahead: dict[tuple[int, int, int], list[Future[np.ndarray]]] = {}
-        self._order: tuple[tuple[int, int], list[int]] | None = None
+        self._splits = {"train": train, "test": annotated.test}
+        self._epochs = Epochs(spec.name, len(train))
+        self._decoder = Decoder()
 
     def count(self, split: str) -> int:
         """Number of images of 'train', of those that are trained on, or of 'test'."""
@@ -59,82 +64,68 @@ class Scenes:
         check_choice("split", split, self._splits)
         return self._splits[split]
 
+    def rows(self, seed: int, iteration: int, size: int) -> list[int]:
+        """Which of the training examples a batch has."""
+        return self._epochs.rows(seed, iteration, size).tolist()
+
     def batch(self, seed: int, iteration: int, size: int) -> list[tuple[Tensor, Target]]:
         """Training images float32 [3, H, W] in 0..1, of their own sizes, and their objects: a pure function.
 
-        An epoch is count('train') // size iterations; the images left over are dropped. Half of the images are flipped,
-        if `spec.flip`. The batches after it are decoded in the background. Raises `InputError` if `size` is not in
-        1..count('train'), or an image is damaged.
+        Half of the images are flipped, if `spec.flip`. The batches after it are decoded in the background. Raises
+        `InputError` if `size` is not in 1..count('train'), or an image is damaged.
         """
-        check_at_least("batch", size, 1)
-        if size > self.count("train"):
-            raise InputError(
-                f"batch {size} is larger than the {self.count('train')} training images of {self.spec.name};"
-                f" choose at most {self.count('train')}"
-            )
-        wanted = [(seed, i, size) for i in range(iteration, iteration + AHEAD + 1)]
-        chosen = self._chosen(*wanted[0])
-        for key in self._ahead.keys() - {*wanted}:
-            for future in self._ahead.pop(key):
-                future.cancel()
-        for key in wanted:
-            if key not in self._ahead:
-                rows = self._chosen(*key)
-                self._ahead[key] = [self._pool.submit(_decoded, self.spec.name, self._splits["train"][i]) for i in rows]
+        check_batch(size, self.count("train"), self.spec.name)
+        rows = self.rows(seed, iteration, size)
+        wanted = [_Wanted(seed, i, size) for i in range(iteration, iteration + AHEAD + 1)]
+        decoded = self._decoder.batch(wanted, self._jobs)
         flips = torch.randint(2, (size,), generator=generator(seed, "augment", iteration)).bool() & self.spec.flip
         batch = []
-        for i, future, flip in zip(chosen, self._ahead.pop(wanted[0]), flips.tolist(), strict=True):
-            image = self._image(future.result())
-            target = {what: of_image.to(self.device) for what, of_image in self._targets[i].items()}
+        for row, pixels, flip in zip(rows, decoded, flips.tolist(), strict=True):
+            image = self._image(pixels)
+            target = {what: tensor.to(self.device) for what, tensor in self._targets[row].items()}
             batch.append(flipped(image, target) if flip else (image, target))
         return batch
 
     def test(self, limit: int | None = None) -> Iterator[tuple[Tensor, Example]]:
         """Test images float32 [3, H, W] in 0..1, of their own sizes, in order: the first `limit`, or all."""
-        pending = deque[tuple[Future[np.ndarray], Example]]()
-        try:
-            for example in self._splits["test"][:limit]:
-                pending.append((self._pool.submit(_decoded, self.spec.name, example), example))
-                if len(pending) > _TESTED_AHEAD:
-                    yield self._tested(*pending.popleft())
-            while pending:
-                yield self._tested(*pending.popleft())
-        finally:
-            for future, _ in pending:
-                future.cancel()
+        examples = self._splits["test"][:limit]
+        jobs = (partial(_decoded, self.spec.name, example) for example in examples)
+        for pixels, example in zip(self._decoder.stream(jobs, _TESTED_AHEAD), examples, strict=True):
+            yield self._image(pixels), example
 
-    def _tested(self, future: Future[np.ndarray], example: Example) -> tuple[Tensor, Example]:
-        return self._image(future.result()), example
+    def _jobs(self, wanted: _Wanted) -> Iterator[Callable[[], np.ndarray]]:
+        """The decoding of the images of a batch. A job keeps an example, and not the data set, alive."""
+        for row in self.rows(*wanted):
+            yield partial(_decoded, self.spec.name, self._splits["train"][row])
 
     def _image(self, pixels: np.ndarray) -> Tensor:
         """Pixels travel to the device as bytes."""
         return torch.from_numpy(pixels).to(self.device).float() / 255
 
-    def _chosen(self, seed: int, iteration: int, size: int) -> list[int]:
-        """Rows of a batch."""
-        epoch, step = divmod(iteration, self.count("train") // size)
-        if self._order is None or self._order[0] != (seed, epoch):
-            order = torch.randperm(self.count("train"), generator=generator(seed, "order", epoch))
-            self._order = (seed, epoch), order.tolist()
-        return self._order[1][step * size : (step + 1) * size]
-
 
 def load(spec: Data, root: Path, device: torch.device | str = "cpu") -> Scenes:
-    """The data set that `spec` says, from `root`; images are decoded by as many threads as PyTorch computes with.
+    """The data set that `spec` describes, from `root`; images are decoded by as many threads as PyTorch computes with.
 
-    Raises `InputError` if the data are missing, malformed, or other than `spec` says, or if it says what detectors have
-    not: held-out images, padding or shuffled labels.
+    Raises `InputError` if the data are missing, malformed, or not as `spec` describes them, or if it asks for what
+    detectors do not have: held-out images, padding, scales, colour augmentation or shuffled labels.
     """
-    of_detectors = {"channels": 3, "held_out": 0, "padding": 0, "scales": (0, 0), "colour": "none"}
-    for what, value in {**of_detectors, "labels": "true"}.items():
+    required: dict[str, object] = {
+        "channels": 3,
+        "held_out": 0,
+        "padding": 0,
+        "scales": (0, 0),
+        "colour": "none",
+        "labels": "true",
+    }
+    for what, value in required.items():
         if getattr(spec, what) != value:
             raise InputError(f"{what} {getattr(spec, what)!r} does not go with scenes of {spec.name}; choose {value!r}")
-    found = load_annotations(spec.name, root)
-    for what, value in {"classes": len(found.classes), "digest": spec.digest and found.digest}.items():
-        if getattr(spec, what) != value:
-            there = getattr(spec, what)
-            raise refusal(spec.name, f"in {root} has {what} {value}, not {there}; describe it anew")
-    return Scenes(spec, found, device)
+    annotated = load_annotations(spec.name, root)
+    facts: dict[str, object] = {"classes": len(annotated.classes)}
+    if spec.digest:
+        facts["digest"] = annotated.digest
+    check_described(spec, root, facts)
+    return Scenes(spec, annotated, device)
 
 
 def flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -153,13 +144,14 @@ def _trained(example: Example) -> Target:
 
 def _decoded(name: str, example: Example) -> np.ndarray:
     """uint8 [3, H, W]."""
-    contents = example.path.read_bytes()  # a file that is gone, or a disk, is no damaged image: it raises
+    # A file that is gone, or a disk, is no damaged image: it raises.
+    contents = example.path.read_bytes()
     try:
         with Image.open(io.BytesIO(contents), formats=("JPEG",)) as image:
             pixels = np.asarray(image.convert("RGB"))
+    except MemoryError:
+        raise
     except Exception as error:  # decoders of damaged files raise nearly anything
-        if isinstance(error, MemoryError):
-            raise
         raise refusal(name, f"has a damaged image: {example.path} ({error}); get it again") from error
     if pixels.shape[:2] != (example.height, example.width):
         sizes = f"{pixels.shape[1]}x{pixels.shape[0]} pixels, and {example.width}x{example.height} in its annotation"

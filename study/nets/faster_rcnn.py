@@ -21,7 +21,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import RoIPool
 
-from study.data.photographs import IMAGENET_MEAN, IMAGENET_STD
+from study.data.batches import IMAGENET_MEAN, IMAGENET_STD
 from study.data.sources import download, urls_of
 from study.nets.resnet import BatchNorm, Net, initialise
 from study.nets.torchvision_names import from_torchvision, vgg_from_torchvision

@@ -1,0 +1,21 @@
+"""Which trials an experiment's tables and pictures are about, and the columns that they read.
+
+Pure selections of rows of the finals (`analysis.runs`). Must not know what is shown of them.
+"""
+
+import pandas as pd
+
+TRAINING = "final_train_error_pct"
+TEST = "test_error_pct"
+
+
+def serving(finals: pd.DataFrame, experiment: str) -> pd.DataFrame:
+    """The rows of the trials that serve an experiment."""
+    return finals[[experiment in experiments.split(",") for experiments in finals["experiments"]]]
+
+
+def beside_plain(finals: pd.DataFrame) -> pd.DataFrame:
+    """The rows of shortcut-options and, for comparison, of the plain nets of the same depths."""
+    options = serving(finals, "shortcut-options")
+    plain = serving(finals, "plain-vs-residual").query("family == 'plain'")
+    return pd.concat([plain[plain["depth"].isin(set(options["depth"]))], options])

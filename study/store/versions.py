@@ -1,0 +1,28 @@
+"""Which results in a store this code cannot use, because their ids were made under another schema or protocol.
+
+Knows folders and specifications; knows neither accounts nor results.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from study.spec import THIS_VERSION, Version, version_of
+from study.store import atomic
+
+
+def version(folder: Path) -> Version | None:
+    """Of the id that a trial's folder is named by; None without a readable specification that this id belongs to."""
+    content = atomic.read(folder / "spec.json")
+    try:
+        spec = json.loads(content or b"null")
+    except ValueError:
+        return None
+    return version_of(folder.name, spec) if isinstance(spec, dict) else None
+
+
+def others(storage: Path) -> dict[Version, int]:
+    """How many trials of the store have ids of another version than this code's, by version, oldest first."""
+    folders = (path.parent for path in (storage / "trials").glob("*/spec.json"))
+    counts = Counter(known for known in map(version, folders) if known not in (None, THIS_VERSION))
+    return {known: counts[known] for known in sorted(filter(None, counts))}
