@@ -34,7 +34,7 @@ from analysis.verdicts import Verdict
 from experiments.profiles import Profile
 from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
 NOTEBOOKS = Path(__file__).parent / "notebooks"

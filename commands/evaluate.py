@@ -19,6 +19,7 @@ from commands.accounts import accounts
 from commands.options import DEVICE, JSON, Choice, Selection, choosing, grouped, print_aligned, select
 from study.execution import Execution
 from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
+from study.store.account import Outcome
 from study.tasks.names import (
     CENTRE,
     DETECTOR_PROTOCOLS,
@@ -118,8 +119,8 @@ def evaluate_command(
 def _of_trials(selected: Selection, asked: Asked, as_json: bool) -> int:
     """Test those of the selected trials that are finished."""
     execution = selected.execution
-    said, trials = accounts(selected, checked=True), _chosen(selected.trials, asked.ids.split())
-    finished = [trial for trial in trials if said.get(trial.id, {}).get("outcome") == "finished"]
+    known, trials = accounts(selected, checked=True), _chosen(selected.trials, asked.ids.split())
+    finished = [trial for trial in trials if trial.id in known and known[trial.id].outcome == Outcome.FINISHED]
     if not finished:
         raise InputError(
             f"none of the {len(trials)} selected trials is finished in {execution.storage}; run them:"
@@ -136,7 +137,7 @@ def _of_trials(selected: Selection, asked: Asked, as_json: bool) -> int:
     lacking: dict[str, str] = {}
     with only_launcher(execution.storage):
         for kind, tested, protocols in tasks:
-            testing = kind(execution, {trial.id: said[trial.id]["tags"] for trial in tested}, asked.again)
+            testing = kind(execution, {trial.id: known[trial.id].tags for trial in tested}, asked.again)
             if asked.ensemble:  # by id: the same nets are one ensemble, whatever selected them
                 testing.test(sorted(tested, key=lambda trial: trial.id), protocols, together=True)
             else:

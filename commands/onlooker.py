@@ -9,16 +9,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-from commands.accounts import accounts
+from commands.accounts import accounts, as_account
 from commands.options import Selection
 from commands.status import Standing, forecasts_of, standing_of
 from study.run.forecast import Forecast, forecasts, node_of
 from study.run.placement import Node
-from study.spec import InputError
+from study.spec import InputError, Trial
 from study.store import atomic, heartbeat
-from study.store.ledger import RESULTS
+from study.store.account import Account, Outcome
+from study.store.layout import Store
 
 LOOK_SECONDS = 1.0  # between two looks; ten times as long where each file is a request to an object store
 TRACKER_SECONDS = 10.0  # between questions to MLflow
@@ -28,11 +28,11 @@ TRACKER_SECONDS = 10.0  # between questions to MLflow
 class Tracked:
     """MLflow's last answer: accounts by id, None before the first; `problem` while it is out of reach."""
 
-    accounts: Mapping[str, dict[str, Any]] | None = None
+    accounts: Mapping[str, Account] | None = None
     problem: str = ""
 
     def results(self) -> set[str]:
-        return {id for id, account in (self.accounts or {}).items() if account["outcome"] in RESULTS}
+        return {id for id, account in (self.accounts or {}).items() if account.has_result}
 
 
 @contextmanager
@@ -43,15 +43,12 @@ def tracked(selected: Selection, rest: float = TRACKER_SECONDS) -> Iterator[Trac
 
     def ask() -> None:
         while True:
-            if execution.tracking_uri or (execution.storage / "mlflow.db").exists():  # reading would create it
+            if execution.tracking_uri or Store(execution.storage).database.exists():  # reading would create it
                 from study.store.mlflow import reader  # with mlflow: a second that the first look does not wait
 
                 try:
                     runs = reader.read(execution, selected.trials, records=False)
-                    answer.accounts = {
-                        run.trial.id: {"outcome": run.outcome, "reason": run.tags.get("reason", ""), "tags": run.tags}
-                        for run in runs
-                    }
+                    answer.accounts = {run.trial.id: as_account(run) for run in runs}
                     answer.problem = ""
                 except InputError as error:
                     answer.problem = str(error)
@@ -79,10 +76,11 @@ class Onlooker:
         room: Node | None = None,
     ) -> None:
         self.selected, self.tracker, self.clock, self.room = selected, tracker, clock, room
-        self.accounts: dict[str, dict[str, Any]] = {}
+        self.accounts: dict[str, Account] = {}
         self.ended: list[str] = []
         self.expected: list[Forecast] = []
-        self.launch_file, self.seen, self.at = selected.execution.storage / "launch.json", None, clock()
+        self.launch_file, self.at = Store(selected.execution.storage).launch, clock()
+        self.seen: heartbeat.Version = None
         self.most: tuple[str, Node] | None = None  # a launch, and what its trials were seen to take at once
 
     @property
@@ -92,12 +90,12 @@ class Onlooker:
 
     def look(self) -> Standing:
         """The study now."""
-        folders = [path.parent for path in (self.selected.execution.storage / "trials").glob("*/run.json")]
-        open_ids = {one.name for one in folders if self.accounts.get(one.name, {}).get("outcome") not in RESULTS}
-        news = {trial: names for trial, names in self.selected.serves.items() if trial.id in open_ids}
+        results = {id for id, account in self.accounts.items() if account.has_result}
+        changing = {folder.name for folder in Store(self.selected.execution.storage).begun()} - results
+        news = {trial: names for trial, names in self.selected.serves.items() if trial.id in changing}
         self.accounts |= accounts(replace(self.selected, serves=news), checked=True)
         known = {**(self.tracker.accounts or {}), **self.accounts}
-        new = {id for id, account in known.items() if account["outcome"] in RESULTS} - set(self.ended)
+        new = {id for id, account in known.items() if account.has_result} - set(self.ended)
         self.ended += sorted(new, key=lambda id: (_ended(known[id]), id))
         if new or not self.expected:  # nothing else changes predictions
             self.expected = forecasts_of(self.selected, known)
@@ -115,11 +113,9 @@ class Onlooker:
 
     def _most_at_once(self) -> Node | None:
         """The most that trials of this launch were seen to take at once: how many nodes there are is not recorded."""
-        running = [
-            trial for trial in self.selected.trials if self.accounts.get(trial.id, {}).get("outcome") == "running"
-        ]
+        running = [trial for trial in self.selected.trials if self._runs(trial)]
         if running:
-            launch, execution = self.accounts[running[0].id].get("launch", ""), self.selected.execution
+            launch, execution = self.accounts[running[0].id].launch, self.selected.execution
             shares = [one.share for one in forecasts(running, execution, node_of(execution), {}, {})]
             before = self.most[1] if self.most and self.most[0] == launch else Node(0, 0, 0, 0)
             cpus = max(before.cpus, sum(share.all_cpus for share in shares))
@@ -127,7 +123,10 @@ class Onlooker:
             self.most = launch, Node(cpus, gpus, 0, 0)
         return self.most[1] if self.most else None
 
+    def _runs(self, trial: Trial) -> bool:
+        return trial.id in self.accounts and self.accounts[trial.id].outcome == Outcome.RUNNING
 
-def _ended(account: Mapping[str, Any]) -> float:
+
+def _ended(account: Account) -> float:
     """When a trial that was not interrupted ended, in seconds, by the clock of its node: for an order, no more."""
-    return float(account.get("started", 0) / 1000 + float(account["tags"].get("seconds", 0)))
+    return (account.started or 0) / 1000 + float(account.tags.get("seconds", 0))

@@ -17,11 +17,12 @@ from study.run import timing
 from study.run.forecast import PAIRS, Accounts, Forecast, Interval, Plan, forecasts, interval, node_of, seconds_left
 from study.run.placement import Node, Share
 from study.store import heartbeat
-from study.store.ledger import RESULTS, UNUSABLE
+from study.store.account import RESULTS, Account, Outcome
+from study.store.heartbeat import Progress
 
-STATES = ("missing", "running", "interrupted", "failed", UNUSABLE, *RESULTS)
-WAITING = ("missing", "interrupted")  # what a launch has still to start, or to go on with
-TO_RUN = (*WAITING, "failed", UNUSABLE)
+STATES = (Outcome.MISSING, Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.FAILED, Outcome.UNUSABLE, *RESULTS)
+WAITING = (Outcome.MISSING, Outcome.INTERRUPTED)  # what a launch has still to start, or to go on with
+TO_RUN = (*WAITING, Outcome.FAILED, Outcome.UNUSABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Row:
     id: str
     title: str  # its net's, or its detector's
     seed: int
-    outcome: str  # one of `STATES`
+    outcome: Outcome
     iteration: int
     iterations: int
     train_error_pct: float | None
@@ -58,12 +59,12 @@ class Standing:
     ended: Sequence[str] = ()  # ids of results, in the order in which they were seen to end
     launch: str = ""  # 'running', 'silent', 'none', or '' where nobody looked
 
-    def of(self, *outcomes: str) -> list[Row]:
+    def of(self, *outcomes: Outcome) -> list[Row]:
         """The trials with one of these outcomes."""
         return [row for row in self.rows if row.outcome in outcomes]
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Outcome, int]:
         """Trials in each of `STATES`."""
         counts = Counter(row.outcome for row in self.rows)
         return {state: counts[state] for state in STATES}
@@ -75,7 +76,7 @@ class Standing:
     @property
     def rate(self) -> float:
         """Iterations a second of the trials that run, by the mean pace of each."""
-        return sum(row.iteration / row.seconds for row in self.of("running") if row.seconds)
+        return sum(row.iteration / row.seconds for row in self.of(Outcome.RUNNING) if row.seconds)
 
     def plain(self) -> dict[str, Any]:
         """What `status --json` prints."""
@@ -109,10 +110,10 @@ class Standing:
     def sentence(self) -> str:
         """`12 of 48 trials have a result, 2 running, 34 waiting`, with diverged and failed ones if there are any."""
         counts = self.counts
-        waiting, failed = sum(counts[state] for state in WAITING), counts["failed"] + counts[UNUSABLE]
+        waiting, failed = sum(counts[state] for state in WAITING), counts[Outcome.FAILED] + counts[Outcome.UNUSABLE]
         parts = [f"{len(self.of(*RESULTS))} of {len(self.rows)} trials have a result"]
-        parts += [f"{counts['diverged']} of them diverged"] if counts["diverged"] else []
-        parts += [f"{counts['running']} running", f"{waiting} waiting"]
+        parts += [f"{counts[Outcome.DIVERGED]} of them diverged"] if counts[Outcome.DIVERGED] else []
+        parts += [f"{counts[Outcome.RUNNING]} running", f"{waiting} waiting"]
         parts += [f"{failed} failed"] if failed else []
         return ", ".join(parts)
 
@@ -132,10 +133,10 @@ def standing_of(
     launch: str = "",
 ) -> Standing:
     """The study, from its accounts and progress files, with so much room for trials (default: this machine's)."""
-    rows = [_row(selected, forecast, known.get(forecast.trial.id, {})) for forecast in expected]
+    rows = [_row(selected, forecast, known.get(forecast.trial.id, Account())) for forecast in expected]
     pairs = list(zip(expected, rows, strict=True))
-    finished = [(one.trial, row.seconds) for one, row in pairs if row.outcome == "finished" and row.seconds]
-    running = {one.trial: row.seconds_left for one, row in pairs if row.outcome == "running"}
+    finished = [(one.trial, row.seconds) for one, row in pairs if row.outcome == Outcome.FINISHED and row.seconds]
+    running = {one.trial: row.seconds_left for one, row in pairs if row.outcome == Outcome.RUNNING}
     longest_first = sorted((one for one, row in pairs if row.outcome in TO_RUN), key=lambda one: -one.seconds)
     node = _holding(room or node_of(selected.execution), [one.share for one in expected])
     plan = Plan([node], list(expected), {})
@@ -158,23 +159,25 @@ def _holding(room: Node, shares: Iterable[Share]) -> Node:
     return room
 
 
-def _row(selected: Selection, expected: Forecast, account: dict[str, Any]) -> Row:
+def _row(selected: Selection, expected: Forecast, account: Account) -> Row:
     trial, execution = expected.trial, selected.execution
-    tags, outcome = account.get("tags", {}), account.get("outcome", "missing")
-    if outcome == "running" and execution.launch and account.get("launch") != execution.launch:
-        outcome = "interrupted"  # an earlier launch was killed while it ran
-    now = heartbeat.read(execution.trial_folder(trial.id)) if account else {}
+    tags, outcome = account.tags, account.outcome
+    if outcome == Outcome.RUNNING and execution.launch and account.launch != execution.launch:
+        outcome = Outcome.INTERRUPTED  # an earlier launch was killed while it ran
+    progress = None if outcome == Outcome.MISSING else heartbeat.read(execution.trial_folder(trial.id))
+    if progress is None:
+        progress = Progress(iteration=trial.recipe.iterations if outcome == Outcome.FINISHED else 0)
     return Row(
         id=trial.id,
         title=trial.title,
         seed=trial.seed,
         outcome=outcome,
-        iteration=now.get("iteration", trial.recipe.iterations if outcome == "finished" else 0),
+        iteration=progress.iteration,
         iterations=trial.recipe.iterations,
-        train_error_pct=_finite(now.get("train_error_pct")),
-        seconds_left=_finite(now.get("seconds_left")) if outcome == "running" else None,
+        train_error_pct=_finite(progress.train_error_pct),
+        seconds_left=_finite(progress.seconds_left) if outcome == Outcome.RUNNING else None,
         predicted_seconds=round(float(tags.get("predicted_seconds", expected.seconds)), 2),
-        seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(now.get("seconds")),
+        seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(progress.seconds or None),
         reason=reason(account),
     )
 

@@ -21,7 +21,7 @@ from commands.options import JSON, Selection, print_aligned, selecting
 from commands.plan import accuracy
 from commands.status import Row, Standing, forecasts_of, standing_of
 from study.cost import duration
-from study.store.ledger import UNUSABLE
+from study.store.account import Outcome
 
 SUMMARY_SECONDS = 20.0  # between two summaries where there is no terminal
 NEWEST = 5  # results and failures that are shown on a terminal
@@ -46,7 +46,7 @@ def status_command(selected: Selection, as_json: bool, following: bool) -> None:
     print_aligned(rows(standing))
     counts = standing.counts
     print("\n" + ", ".join(f"{counts[outcome]} {outcome}" for outcome in sorted(counts) if counts[outcome]))
-    for row in standing.of("failed", UNUSABLE):
+    for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE):
         print(_failure(row))
     if not standing.complete:
         print(standing.time_left())
@@ -131,20 +131,20 @@ def picture(standing: Standing) -> Group:
     table = Table()
     for column in ("running trial", "iteration", "training error", "left"):
         table.add_column(column, justify="left" if column == "running trial" else "right")
-    for row in standing.of("running"):
+    for row in standing.of(Outcome.RUNNING):
         left = "-" if row.seconds_left is None else duration(row.seconds_left)
         name = Text(f"{row.title}, seed {row.seed}\n{row.id}")
         table.add_row(name, f"{row.iteration} / {row.iterations}", percent(row.train_error_pct), left)
     by_id = {row.id: row for row in standing.rows}
     ended = [ending(by_id[id]) for id in standing.ended[-NEWEST:]]
-    failed = [_failure(row) for row in standing.of("failed", UNUSABLE)[:NEWEST]]
+    failed = [_failure(row) for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE)[:NEWEST]]
     return Group(Text(standing.summary()), table, *map(Text, (*failed, *ended)))
 
 
 def ending(row: Row) -> str:
     """How one trial ended, and how far its prediction was off."""
-    error = row.outcome  # of a net that diverged, and of a detector, which has no training error
-    if row.outcome != "diverged" and row.train_error_pct is not None:
+    error: str = row.outcome  # of a net that diverged, and of a detector, which has no training error
+    if row.outcome != Outcome.DIVERGED and row.train_error_pct is not None:
         error = f"{percent(row.train_error_pct)} training error"
     took = "" if row.seconds is None else f", {duration(row.seconds)} (predicted {duration(row.predicted_seconds)})"
     return f"{row.id}: {error} after {row.iteration} iterations{took}"

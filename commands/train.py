@@ -15,6 +15,7 @@ from experiments.recipes import deviations
 from study.execution import Execution
 from study.run.forecast import Plan, has_result
 from study.spec import Trial
+from study.store.account import Account
 
 
 def run_missing(selected: Selection, costs: Costs, probe: bool, console: Console) -> int:
@@ -46,7 +47,7 @@ def run_missing(selected: Selection, costs: Costs, probe: bool, console: Console
     known = accounts(selected, checked=True)
     missing = [trial for trial in selected.trials if not has_result(known, trial)]
     for trial in missing:
-        console.print(f"no result: {trial.id} {reason(known.get(trial.id, {}))}", markup=False, soft_wrap=True)
+        console.print(f"no result: {trial.id} {reason(known.get(trial.id, Account()))}", markup=False, soft_wrap=True)
     if off := accuracy(compared(known, [trial for trial in selected.trials if trial.id in plan.placed])):
         console.print(off, soft_wrap=True)
     console.print(f"{len(selected.serves) - len(missing)} of {len(selected.serves)} trials have a result")

@@ -27,7 +27,8 @@ from commands.ports import HOST
 from commands.server import serving
 from commands.status import WAITING, Standing
 from study.execution import Execution
-from study.store.ledger import UNUSABLE
+from study.store.account import Outcome
+from study.store.layout import Store
 
 PAGES = Path(__file__).parents[1] / "dashboards" / "pages"
 NEWEST = 8  # results that are listed
@@ -91,7 +92,7 @@ class Site:
         pause = self.took / RENDER_PART if self.standing.launch == "running" else 0.0
         if self.started and since < max(RENDER_SECONDS, pause):
             return False
-        grown = bool(self.standing.of("running")) and since >= RUNNING_SECONDS
+        grown = bool(self.standing.of(Outcome.RUNNING)) and since >= RUNNING_SECONDS
         return not self.started or self.onlooker.tracker.results() != self.rendering or grown
 
     def _render(self) -> None:
@@ -131,9 +132,11 @@ class Site:
             "interval": asdict(interval) if interval else None,
             "rate": standing.rate,
             "remarks": [text for text in (remark(standing), self.problem, self.onlooker.tracker.problem) if text],
-            "running": [row.plain() | {"title": f"{row.title}, seed {row.seed}"} for row in standing.of("running")],
+            "running": [
+                row.plain() | {"title": f"{row.title}, seed {row.seed}"} for row in standing.of(Outcome.RUNNING)
+            ],
             "results": results,
-            "failures": [row.plain() for row in standing.of("failed", UNUSABLE)],
+            "failures": [row.plain() for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE)],
             "page": self.page,
             "page_results": self.shown,
             "age_seconds": time.monotonic() - self.at,
@@ -169,7 +172,7 @@ def render(choice: Choice, execution: Execution, folder: Path) -> None:
 
     selected = select(choice, execution)
     profile = selected.profile
-    logged_anywhere = execution.tracking_uri or (execution.storage / "mlflow.db").exists()  # reading would create it
+    logged_anywhere = execution.tracking_uri or Store(execution.storage).database.exists()  # reading would create it
     trials = selected.trials if logged_anywhere else []
     logged = (so_far(run, execution) for run in (reader.iterate(execution, trials) if trials else ()))
     frames = runs.load(selected.serves, logged)

@@ -23,8 +23,8 @@ CPU = Node(cpus=2, gpus=0, memory_bytes=0, gpu_memory_bytes=0)
 GPU = Node(cpus=8, gpus=1, memory_bytes=0, gpu_memory_bytes=16 * 2**30)
 
 
-def finished(seconds: float, **tags: str) -> dict[str, Any]:
-    return {"outcome": "finished", "reason": "", "tags": {"seconds": str(seconds), "device": "cpu", **tags}}
+def finished(seconds: float, **tags: str) -> Account:
+    return Account(outcome=Outcome.FINISHED, tags={"seconds": str(seconds), "device": "cpu", **tags})
 
 
 def test_the_longest_trial_starts_first_and_done_ones_take_no_room(small: Small) -> None:

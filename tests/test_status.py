@@ -14,7 +14,10 @@ from study.execution import Execution
 from study.run.forecast import Forecast
 from study.run.placement import Node, Share
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import Account, Outcome, write_account
+from study.store.heartbeat import Progress
+from study.store.records import seal_result, write_records
 
 Small = Callable[..., Trial]
 CLEAN = {"clean_train_error_pct": 5.0, "test_error_pct": 6.0}
@@ -24,7 +27,7 @@ def said(execution: Execution, trial: Trial, **more: object) -> None:
     folder = execution.trial_folder(trial.id)
     folder.mkdir(parents=True, exist_ok=True)
     now = {"iteration": 12, "train_error_pct": 41.7, "seconds": 3.0, "seconds_left": 5.0} | more
-    heartbeat.write(folder, **({"launch": execution.launch} | now))
+    heartbeat.write(folder, Progress(**({"launch": execution.launch} | now)))
 
 
 def selection(execution: Execution, trials: list[Trial]) -> Selection:
@@ -34,7 +37,7 @@ def selection(execution: Execution, trials: list[Trial]) -> Selection:
 def stand(execution: Execution, trial: Trial, outcome: str, **more: Any) -> None:
     """Let the trial's account say so."""
     tags = {"profile": "test", "predicted_seconds": "6.00", "device": "cpu"} | more.pop("tags", {})
-    ledger.say(execution.trial_folder(trial.id), {"outcome": outcome, "reason": "", "tags": tags} | more)
+    write_account(execution.trial_folder(trial.id), Account(outcome=Outcome(outcome), tags=tags, **more))
 
 
 def expecting(onlooker: Onlooker, seconds: float = 6.0, takes: int = 1) -> Onlooker:
@@ -50,8 +53,8 @@ def test_what_is_left_is_what_runs_and_what_waits_scaled_by_what_was_taken(execu
     said(execution, running)
     stand(execution, running, "running")
     record = {"iteration": 4, "train_loss": 1.0, "train_error_pct": 5.0} | CLEAN
-    account = {"tags": {"seconds": "3.00", "predicted_seconds": "6.00"}, "started": 0}
-    ledger.seal(execution.trial_folder(ended.id), "finished", [record], account)
+    account = Account(tags={"seconds": "3.00", "predicted_seconds": "6.00"}, started=0)
+    seal_result(execution.trial_folder(ended.id), Outcome.FINISHED, [record], account)
     onlooker = Onlooker(selection(execution, trials), Tracked(), room=Node(1, 0, 0, 0))
     onlooker.ended = [ended.id]  # so that the predictions below stand
     standing = expecting(onlooker).look()
@@ -114,15 +117,15 @@ def test_a_result_that_was_altered_is_none(execution: Execution, small: Small) -
     sound, altered = trials = [small(seed=seed, iterations=4) for seed in range(2)]
     for trial in trials:
         planted = [{"iteration": 4, "train_loss": 1.0, "train_error_pct": 5.0} | CLEAN]
-        ledger.seal(execution.trial_folder(trial.id), "finished", planted, {"tags": {"seconds": "3.00"}})
-    ledger.write_records(execution.trial_folder(altered.id), [{"iteration": 4, "train_loss": 0.5} | CLEAN])
+        seal_result(execution.trial_folder(trial.id), Outcome.FINISHED, planted, Account(tags={"seconds": "3.00"}))
+    write_records(execution.trial_folder(altered.id), [{"iteration": 4, "train_loss": 0.5} | CLEAN])
     standing = Onlooker(selection(execution, trials), Tracked()).look()
     assert [row.outcome for row in standing.rows] == ["finished", "unusable"] and standing.ended == (sound.id,)
     assert not standing.complete
 
 
 def test_what_only_mlflow_knows_counts(execution: Execution, small: Small) -> None:
-    tracker = Tracked({small().id: {"outcome": "finished", "reason": "", "tags": {"seconds": "3.00"}}})
+    tracker = Tracked({small().id: Account(outcome=Outcome.FINISHED, tags={"seconds": "3.00"})})
     standing = Onlooker(selection(execution, [small()]), tracker).look()
     assert standing.complete and standing.rows[0].iteration == 24 and standing.seconds_left == 0
 

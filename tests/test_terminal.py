@@ -17,7 +17,10 @@ from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.run import launch as launching
 from study.spec import DetectionTrial, Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import Account, Outcome, write_account
+from study.store.heartbeat import Progress
+from study.store.records import seal_result
 
 Small = Callable[..., Trial]
 
@@ -33,8 +36,8 @@ def printed(console: Console) -> list[str]:
 
 def test_a_detector_is_shown_under_its_own_title(execution: Execution) -> None:
     detector = next(trial for trial in planned(SMOKE) if isinstance(trial, DetectionTrial))
-    ledger.say(execution.trial_folder(detector.id), {"outcome": "running", "reason": "", "tags": {}})
-    heartbeat.write(execution.trial_folder(detector.id), iteration=1, train_error_pct=None, seconds=1.0)
+    write_account(execution.trial_folder(detector.id), Account(outcome=Outcome.RUNNING))
+    heartbeat.write(execution.trial_folder(detector.id), Progress(iteration=1, seconds=1.0))
     console = Console(file=io.StringIO(), width=100)
     console.print(picture(Onlooker(selection(execution, [detector]), Tracked()).look()))
     text = " ".join(printed(console))
@@ -47,10 +50,12 @@ def test_while_a_run_lasts_each_end_is_one_plain_line(execution: Execution, smal
     with shown(Onlooker(selection(execution, trials), Tracked()), console):
         while not printed(console):
             time.sleep(0.01)
-        account = {"tags": {"seconds": "3.00", "predicted_seconds": "6.00"}, "started": 0}
-        heartbeat.write(execution.trial_folder(diverged.id), iteration=4, train_error_pct=None, seconds=3.0)
-        ledger.seal(execution.trial_folder(diverged.id), "diverged", [{"iteration": 4, "train_loss": 1.0}], account)
-        ledger.say(execution.trial_folder(failed.id), {"outcome": "failed", "reason": "no", "tags": {}})
+        account = Account(tags={"seconds": "3.00", "predicted_seconds": "6.00"}, started=0)
+        heartbeat.write(execution.trial_folder(diverged.id), Progress(iteration=4, seconds=3.0))
+        seal_result(
+            execution.trial_folder(diverged.id), Outcome.DIVERGED, [{"iteration": 4, "train_loss": 1.0}], account
+        )
+        write_account(execution.trial_folder(failed.id), Account(outcome=Outcome.FAILED, reason="no"))
     first, end, last = printed(console)
     assert first.startswith("0 of 2 trials have a result, 0 running, 2 waiting; about ")
     assert end == f"{diverged.id}: diverged after 4 iterations, 3 s (predicted 6 s)"
@@ -83,8 +88,8 @@ def test_followers_of_a_real_study_see_it_end(execution: Execution, small: Small
 def test_following_as_json_is_one_line_a_look(
     execution: Execution, small: Small, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stands = {"outcome": "diverged", "tags": {"seconds": "3.00"}, "started": 0}
-    ledger.seal(execution.trial_folder(small().id), "diverged", [{"iteration": 4, "train_loss": 1.0}], stands)
+    stands = Account(tags={"seconds": "3.00"}, started=0)
+    seal_result(execution.trial_folder(small().id), Outcome.DIVERGED, [{"iteration": 4, "train_loss": 1.0}], stands)
     follow(selection(execution, [small()]), Console(), as_json=True)
     (line,) = capsys.readouterr().out.splitlines()
     assert [row["outcome"] for row in json.loads(line)["trials"]] == ["diverged"]
