@@ -3,13 +3,14 @@
 Reads only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from commands.options import Selection
 from study.run.forecast import Accounts
-from study.spec import Trial
+from study.spec import THIS_VERSION, Trial, Version
+from study.store import versions
 from study.store.account import Account, Outcome, read_account
 from study.store.layout import Store
 from study.store.records import Run, problem_of
@@ -39,6 +40,27 @@ def accounts(selected: Selection, checked: bool = False) -> dict[str, Account]:
 
         known |= {run.trial.id: as_account(run) for run in reader.read(execution, unknown, records=False)}
     return known
+
+
+def other_versions(selected: Selection) -> dict[Version, int]:
+    """How many trials of the store are of another schema or protocol, which this code cannot use, by version."""
+    return versions.others(selected.execution.storage, {trial.id for trial in selected.trials})
+
+
+def versions_line(others: Mapping[Version, int]) -> str:
+    """`64 trials in this store are of another schema or protocol (64 of schema 2, protocol 1) ...`; '' for none."""
+    if not others:
+        return ""
+    which = "; ".join(f"{count} of {version}" for version, count in others.items())
+    return (
+        f"{sum(others.values())} trials in this store are of another schema or protocol ({which});"
+        f" this code has {THIS_VERSION} and does not use them"
+    )
+
+
+def plain_versions(others: Mapping[Version, int]) -> list[dict[str, int]]:
+    """The same for scripts."""
+    return [version._asdict() | {"trials": count} for version, count in others.items()]
 
 
 def as_account(run: Run) -> Account:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from commands.accounts import accounts, as_account
+from commands.accounts import accounts, as_account, other_versions
 from commands.options import Selection
 from commands.status import Standing, forecasts_of, standing_of
 from study.run.forecast import Forecast, forecasts, node_of
 from study.run.placement import Node
-from study.spec import InputError, Trial
+from study.spec import InputError, Trial, Version
 from study.store import atomic, heartbeat
 from study.store.account import Account, Outcome
 from study.store.layout import Store
@@ -79,6 +79,7 @@ class Onlooker:
         self.accounts: dict[str, Account] = {}
         self.ended: list[str] = []
         self.expected: list[Forecast] = []
+        self.others: dict[Version, int] | None = None  # read once: nobody adds to them
         self.launch_file, self.at = Store(selected.execution.storage).launch, clock()
         self.seen: heartbeat.Version = None
         self.most: tuple[str, Node] | None = None  # a launch, and what its trials were seen to take at once
@@ -99,8 +100,10 @@ class Onlooker:
         self.ended += sorted(new, key=lambda id: (_ended(known[id]), id))
         if new or not self.expected:  # nothing else changes predictions
             self.expected = forecasts_of(self.selected, known)
+        if self.others is None:
+            self.others = other_versions(self.selected)
         room = self.room or self._most_at_once()
-        return standing_of(self.selected, known, self.expected, room, self.ended, self._launch())
+        return standing_of(self.selected, known, self.expected, room, self.ended, self._launch(), self.others)
 
     def _launch(self) -> str:
         """Whether somebody trains: a launcher that is alive touches its file every few seconds."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from commands.accounts import accounts
+from commands.accounts import accounts, other_versions, plain_versions, versions_line
 from commands.budget import check_budget, figure, free_bytes, most_bytes, size, totals
 from commands.options import (
     DEVICE_OPTIONS,
@@ -53,12 +53,20 @@ def plan_command(selected: Selection, costs: Costs, hardware: Hardware, probe: b
         probe_conditions(selected, known, hardware, lambda text: print(text, file=sys.stderr))
     plan = plan_of(selected, known, hardware)
     check_budget(plan, costs)
+    others = other_versions(selected)
     if as_json:
-        trials = {"profile": selected.profile.name, "trials": rows(plan, selected.serves)}
-        print(json.dumps({**trials, **totals(plan, costs)}, indent=2))
+        content = {
+            "profile": selected.profile.name,
+            "trials": rows(plan, selected.serves),
+            **totals(plan, costs),
+            "other_versions": plain_versions(others),
+        }
+        print(json.dumps(content, indent=2))
         return
     print_aligned(table(plan))
     print("", *sentences(plan, selected.execution.storage, costs), sep="\n")
+    if others:
+        print(versions_line(others))
 
 
 def plan_of(selected: Selection, known: Accounts, hardware: Hardware = HERE) -> Plan:

@@ -6,16 +6,17 @@ accounts and progress files; who reads these again and again is `commands/onlook
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from commands.accounts import reason
+from commands.accounts import plain_versions, reason
 from commands.options import Selection
 from study.cost import duration
 from study.run import timing
 from study.run.forecast import PAIRS, Accounts, Forecast, Interval, Plan, forecasts, interval, node_of, seconds_left
 from study.run.placement import Node, Share
+from study.spec import Version
 from study.store import heartbeat
 from study.store.account import RESULTS, Account, Outcome
 from study.store.heartbeat import Progress
@@ -57,6 +58,7 @@ class Standing:
     seconds_left: float  # until the last one ends
     interval: Interval | None  # None until enough trials have finished
     ended: Sequence[str] = ()  # ids of results, in the order in which they were seen to end
+    others: Mapping[Version, int] = field(default_factory=dict)  # trials of the store that this code cannot use
     launch: str = ""  # 'running', 'silent', 'none', or '' where nobody looked
 
     def of(self, *outcomes: Outcome) -> list[Row]:
@@ -85,6 +87,7 @@ class Standing:
             "trials": [row.plain() for row in self.rows],
             "seconds_left": self.seconds_left,
             "interval": asdict(self.interval) if self.interval else None,
+            "other_versions": plain_versions(self.others),
         }
 
     def summary(self) -> str:
@@ -131,6 +134,7 @@ def standing_of(
     room: Node | None = None,
     ended: Sequence[str] = (),
     launch: str = "",
+    others: Mapping[Version, int] | None = None,
 ) -> Standing:
     """The study, from its accounts and progress files, with so much room for trials (default: this machine's)."""
     rows = [_row(selected, forecast, known.get(forecast.trial.id, Account())) for forecast in expected]
@@ -148,6 +152,7 @@ def standing_of(
         interval=interval(left, [(plan[trial].seconds, took) for trial, took in finished]),
         ended=tuple(ended),
         launch=launch,
+        others=others or {},
     )
 
 

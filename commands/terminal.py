@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from commands.accounts import accounts, compared
+from commands.accounts import accounts, compared, other_versions, versions_line
 from commands.onlooker import Onlooker, tracked
 from commands.options import JSON, Selection, print_aligned, selecting
 from commands.plan import accuracy
@@ -39,7 +39,8 @@ def status_command(selected: Selection, as_json: bool, following: bool) -> None:
     if following:
         return follow(selected, Console(highlight=False), as_json)
     known = accounts(selected, checked=True)
-    standing = standing_of(selected, known, forecasts_of(selected, known))
+    expected = forecasts_of(selected, known)
+    standing = standing_of(selected, known, expected, others=other_versions(selected))
     if as_json:
         print(json.dumps(standing.plain(), indent=2))
         return
@@ -52,6 +53,8 @@ def status_command(selected: Selection, as_json: bool, following: bool) -> None:
         print(standing.time_left())
     if off := accuracy(compared(known, selected.trials)):
         print(off)
+    if standing.others:
+        print(versions_line(standing.others))
 
 
 def rows(standing: Standing) -> list[tuple[str, ...]]:

@@ -52,7 +52,7 @@ def test_the_papers_trials_are_listed_with_their_ids_and_costs(command: Command,
     plan = json.loads(done.out)
     assert set(plan) == {
         *("profile", "trials", "total_seconds", "makespan_seconds"),
-        *("cpu_hours", "gpu_hours", "storage_bytes", "money", "kwh"),
+        *("cpu_hours", "gpu_hours", "storage_bytes", "money", "kwh", "other_versions"),
     }
     assert {row["id"] for row in plan["trials"]} == {trial.id for trial in planned(PAPER)}
     row = next(row for row in plan["trials"] if row["depth"] == 1202 and row["family"] == "residual")

@@ -16,6 +16,7 @@ from study.run.forecast import Forecast, Interval, forecasts, interval, make_pla
 from study.run.placement import Node, Share
 from study.run.timing import Probe
 from study.spec import Trial
+from study.store.account import Account, Outcome
 
 Small = Callable[..., Trial]
 ONE = Share(1, 0)

@@ -1,5 +1,6 @@
 """What a study will take is said before it runs, from the best that is known, and compared with what it took."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -210,3 +211,22 @@ def test_what_detectors_need_is_chosen_with_them() -> None:
     ids = {trial.id for trial in with_needed(last, serves)}
     assert all(set(trial.needs) <= ids for trial in serves if trial.id in ids)
     assert len(ids) == len(last) + 2 + 2  # two seeds of COCO's detector, and of the backbone
+
+
+def test_plan_and_status_count_the_trials_of_another_schema_or_protocol(command: Command, tmp_path: Path) -> None:
+    trial, *_ = planned(SMOKE)
+    older = {"schema": 2, "protocol": 1, **trial.to_dict()}
+    del older["seed"]
+    digest = hashlib.sha256(json.dumps(older, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    prefix, _, seed = trial.id.rsplit("-", 2)
+    for id in (trial.id, f"{prefix}-{digest[:10]}-{seed}"):
+        folder = tmp_path / "trials" / id
+        folder.mkdir(parents=True)
+        (folder / "spec.json").write_text(json.dumps(trial.to_dict()))
+    where = ("--profile", "smoke", "--storage", tmp_path)
+    for name in ("plan", "status"):
+        assert "\n1 trials in this store are of another schema or protocol (1 of schema 2, protocol 1); this code" in (
+            command(name, *where).out
+        )
+        others = json.loads(command(name, *where, "--json").out)["other_versions"]
+        assert others == [{"schema": 2, "protocol": 1, "trials": 1}]

@@ -21,6 +21,7 @@ import torch
 
 from analysis import report
 from analysis.runs import Frames, load
+from commands import share
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE, Profile
 from study.execution import Execution
