@@ -79,7 +79,7 @@ def assert_equal_to_rounding(one: Any, other: Any, rounding: float = 1e-5) -> No
     torch.testing.assert_close(*map(torch.tensor, numbers), rtol=rounding, atol=rounding)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", [WAYS[0], *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[1:])], ids=str)
 def test_two_processes_give_the_numbers_of_one_to_rounding(dozen: Small, execution: Execution, way: Any) -> None:
     trial, two = dozen(**way), elsewhere(execution, "two")
     assert run(trial, execution, 1) == run(trial, two, 2) == "finished"
@@ -91,6 +91,7 @@ def test_two_processes_give_the_numbers_of_one_to_rounding(dozen: Small, executi
     )
 
 
+@pytest.mark.slow
 def test_in_bf16_they_differ_by_its_rounding(dozen: Small, execution: Execution) -> None:
     trial, two = dozen(precision="bf16", iterations=2, drops=()), elsewhere(execution, "two")
     assert run(trial, execution, 1) == run(trial, two, 2) == "finished"
@@ -115,6 +116,7 @@ def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution, m
     assert_equal_to_rounding(end_of(trial, execution), end_of(trial, four))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [(2, 1), (1, 2)])
 def test_any_number_of_processes_resumes_a_checkpoint(
     dozen: Small, execution: Execution, processes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -138,7 +140,7 @@ def stopping_at(iteration: int) -> Callable[..., None]:
     return reached
 
 
-@pytest.mark.parametrize("seconds", [0.0, 3.0])
+@pytest.mark.parametrize("seconds", [pytest.param(0.0, marks=pytest.mark.slow), 3.0])
 def test_a_killed_process_is_named_and_the_trial_goes_on(
     dozen: Small, execution: Execution, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_killed_process_is_named_and_the_trial_goes_on(
     assert_equal_to_rounding(end_of(trial, execution), end_of(trial, killed))
 
 
+@pytest.mark.slow
 def test_a_loop_that_loses_a_process_tries_again_by_itself(
     dozen: Small, store: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,7 +206,7 @@ def test_what_fails_in_another_process_is_said_by_the_first(dozen: Small, execut
     assert not children()
 
 
-def test_others_end_when_the_first_is_killed(dozen: Small, store: Execution) -> None:
+def test_processes_listen_on_loopback_alone_and_end_when_the_first_is_killed(dozen: Small, store: Execution) -> None:
     trial, execution = dozen(iterations=100_000, drops=()), replace(store, processes=2)
     first = get_context("spawn").Process(target=worker.run_trial, args=(trial, execution, {}))
     first.start()
@@ -211,6 +214,9 @@ def test_others_end_when_the_first_is_killed(dozen: Small, store: Execution) -> 
     while (heartbeat.read(store.trial_folder(trial.id)) or Progress()).iteration < 5 and time.monotonic() < deadline:
         time.sleep(0.1)
     others = psutil.Process(first.pid).children()
+    sockets = [net for process in (psutil.Process(first.pid), *others) for net in process.net_connections()]
+    listening = {net.laddr.ip for net in sockets if net.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
     first.kill()
     first.join()
     assert others and not psutil.wait_procs(others, timeout=30)[1]
@@ -243,7 +249,7 @@ def test_every_process_takes_its_share_of_one_node_or_of_several(small: Small, e
     assert [(p.node, p.start) for p in schedule(work, [Node(8, 3, 0, 0)] * 2)] == [(0, 0), (1, 0), (0, 0)]
     with pytest.raises(InputError, match="takes 2 times 1 CPUs and 1 GPUs, and no node has as many"):
         schedule(work, [Node(8, 1, 0, 0)])
-    deep = PAPER.trials(PAPER.model("residual", 1202), PAPER.deep_recipe(PAPER.model("residual", 1202)), 1)[0]
+    deep = PAPER.trials(PAPER.model("residual", 1202), PAPER.recipe(PAPER.model("residual", 1202)), 1)[0]
     deep = replace(deep, recipe=replace(deep.recipe, bn_batch=deep.recipe.batch // 2))
     assert cost.predicted_seconds(two.part(deep)) < cost.predicted_seconds(deep)
     assert replace(two, cpus=8, threads=2).trials_at_once == 2
