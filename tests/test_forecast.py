@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from test_timing import probed
 
+from experiments import recipes
 from experiments.profiles import QUICK
 from study import cost
 from study.execution import Execution
@@ -100,7 +101,7 @@ def test_a_trial_that_diverges_at_once_is_predicted_to(execution: Execution, sma
 
 def test_memory_is_that_of_as_many_segments_as_the_share_takes(execution: Execution) -> None:
     execution = replace(execution, local=False)
-    deep = QUICK.trials(QUICK.model("residual", 1202), QUICK.deep_recipe(QUICK.model("residual", 1202)), 1)[0]
+    deep = QUICK.trials(QUICK.model("residual", 1202), recipes.minutes_deep(QUICK.model("residual", 1202)), 1)[0]
 
     def held(gib: float) -> int:
         node = replace(CPU, memory_bytes=int(gib * 2**30))
