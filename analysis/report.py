@@ -34,7 +34,7 @@ from analysis.verdicts import Verdict
 from experiments.profiles import Profile
 from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
 MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of

@@ -36,7 +36,7 @@ from experiments import planned, with_needed
 from study.run.forecast import Accounts, Forecast, Plan, has_result, make_plan
 from study.spec import InputError, check_at_least, check_choice
 from study.store import provenance
-from study.store.ledger import Run
+from study.store.records import Run
 
 SEEDS = 24  # the most, unless --max-seeds says otherwise
 
@@ -124,7 +124,7 @@ def decide(selected: Selection, console: Console) -> int:
     A look is a function of the runs of its seeds, so that the same command again goes on where this one stopped.
     Raises `InputError` for a claim that seeds of this profile cannot decide.
     """
-    from study.store.mlflow import tracking  # and with it mlflow
+    from study.store.mlflow import reader  # and with it mlflow
 
     arguments = selected.arguments
     most = SEEDS if arguments["max_seeds"] is None else arguments["max_seeds"]
@@ -160,7 +160,7 @@ def decide(selected: Selection, console: Console) -> int:
             ended = f"{lacking} trials have no result"
             break
         spent += _taken(plan, accounts(chosen))
-        logged = tracking.read(chosen.execution, chosen.trials)
+        logged = reader.read(chosen.execution, chosen.trials)
         for look in sequence[len(seen) : target.number]:
             seen.append(see(_outcome(claim, asked(look), logged), look))
             console.print(_line(seen[-1]), markup=False, soft_wrap=True)
@@ -210,7 +210,7 @@ def _over_budget(spent: Iterable[Forecast], plan: Plan, arguments: Mapping[str, 
 def _taken(plan: Plan, said: Accounts) -> Iterator[Forecast]:
     """The forecasts of the trials that the plan ran, with the seconds that they took."""
     for each in plan.todo:
-        yield replace(each, seconds=float(said[each.trial.id]["tags"]["seconds"]))
+        yield replace(each, seconds=float(said[each.trial.id].tags["seconds"]))
 
 
 def _line(seen: Seen) -> str:

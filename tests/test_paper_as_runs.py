@@ -19,7 +19,8 @@ from analysis.verdicts import Kind, Verdict
 from experiments import planned
 from experiments.profiles import PAPER
 from study.spec import Trial
-from study.store.ledger import LAYERS, Run
+from study.store.account import Outcome
+from study.store.records import LAYERS, Run
 
 EVERY = 1_000
 ABOVE_THE_AXIS_PCT, PLAIN_110_PCT = 25.0, 65.0
@@ -61,7 +62,7 @@ def run_of(trial: Trial) -> Run:
     return Run(
         run_id=trial.id,
         trial=trial,
-        outcome="finished",
+        outcome=Outcome.FINISHED,
         tags={},
         records=pa.table(columns),
         layers=pa.Table.from_pandas(layers.reindex(columns=LAYERS.names), schema=LAYERS, preserve_index=False),

@@ -31,9 +31,10 @@ from study.execution import Execution
 from study.run.launch import only_launcher
 from study.run.worker import run_trial
 from study.spec import InputError, Trial
-from study.store import bundle, ledger, provenance
-from study.store.ledger import COLUMNS, RESULTS, Run
-from study.store.mlflow import tracking
+from study.store import bundle, provenance
+from study.store.account import RESULTS, Account, Outcome, read_account, write_account
+from study.store.mlflow import client, mirror, reader
+from study.store.records import COLUMNS, EVALUATIONS, Run, columns, read_records, seal_result, table_digest
 from study.training.loop import TrainState
 
 ROOT = Path(__file__).parents[1]
@@ -42,14 +43,14 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 def table(trial: Trial, records: pa.Table) -> pa.Table:
-    """These records with every column of the ledger."""
-    nothing, schema = pa.nulls(records.num_rows, pa.float64()), ledger.columns(trial)
-    columns = {name: records[name] if name in records.column_names else nothing for name in schema.names}
-    return pa.table(columns, schema=schema)
+    """These records with every column of a curve."""
+    nothing, schema = pa.nulls(records.num_rows, pa.float64()), columns(trial)
+    filled = {name: records[name] if name in records.column_names else nothing for name in schema.names}
+    return pa.table(filled, schema=schema)
 
 
 def sealed(run: Run, records: pa.Table, **tags: str) -> Run:
-    seal = {"records": str(records.num_rows), "records_sha256": ledger.digest(records)}
+    seal = {"records": str(records.num_rows), "records_sha256": table_digest(records)}
     return replace(run, records=records, tags=run.tags | tags | seal)
 
 
@@ -67,7 +68,7 @@ def study(profile: Profile = SMOKE, **how: Any) -> list[Run]:
     found = []
     for plant in planted.planted(profile, **({"outcomes": outcome_of} | how)):
         run = Run(plant.run_id, plant.trial, plant.outcome, plant.tags | HOURS | {"profile": profile.name}, None)
-        layers = {"layers_sha256": ledger.digest(plant.layers)} if plant.layers is not None else {}
+        layers = {"layers_sha256": table_digest(plant.layers)} if plant.layers is not None else {}
         if plant.outcome in RESULTS:
             run = sealed(replace(run, layers=plant.layers), table(plant.trial, plant.records), **layers)
         found.append(run)
@@ -78,7 +79,7 @@ def other(run: Run, since: int, **tags: str) -> Run:
     """The same trial, run elsewhere, with other losses from iteration `since` on."""
     assert run.records is not None
     rows = [row | {"train_loss": row["train_loss"] + (row["iteration"] >= since)} for row in run.records.to_pylist()]
-    return sealed(run, pa.Table.from_pylist(rows, schema=ledger.columns(run.trial)), **tags)
+    return sealed(run, pa.Table.from_pylist(rows, schema=columns(run.trial)), **tags)
 
 
 def one_result(found: list[Run]) -> Run:
@@ -214,7 +215,7 @@ def evaluated(run: Run, **values: float) -> Run:
         {"split": "test", "protocol": how, "measure": "top1_error_pct", "nets": "", "value": value, "images": 360}
         for how, value in sorted(values.items())
     ]
-    return replace(run, evaluations=pa.Table.from_pylist(rows, schema=ledger.EVALUATIONS))
+    return replace(run, evaluations=pa.Table.from_pylist(rows, schema=EVALUATIONS))
 
 
 def test_evaluations_travel_and_bundles_from_before_there_were_any_are_read(tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ def test_an_import_adds_evaluations_that_the_store_lacks_and_overwrites_none(
         bundle.write(path, [here], "smoke")
         found, said, _ = command("import", path, "--storage", store.storage, "--json")
         assert found == code and len(json.loads(said)["conflicts"]) == code
-        (shown,) = tracking.read(store, [run.trial])
+        (shown,) = reader.read(store, [run.trial])
         values = None if shown.evaluations is None else shown.evaluations["value"].to_pylist()
         assert values == expected
     bundle.write(path, [run], "smoke")
@@ -401,7 +402,7 @@ def test_a_conflict_says_how_many_records_differ_since_when_and_on_which_machine
 def test_other_outcomes_are_a_conflict_too_and_so_are_missing_records(site: Callable[..., Path]) -> None:
     run = one_result(study())
     assert run.records is not None
-    bundles = [bundle.read(site("a", [run])), bundle.read(site("b", [replace(run, outcome="diverged")]))]
+    bundles = [bundle.read(site("a", [run])), bundle.read(site("b", [replace(run, outcome=Outcome.DIVERGED)]))]
     assert bundle.merge(bundles)[1][0].what == "outcome (finished, diverged)"
     bundles[1] = bundle.read(site("b", [sealed(run, run.records.slice(0, 1))]))
     (conflict,) = bundle.merge(bundles)[1]
@@ -584,9 +585,9 @@ def fill(store: Execution, found: list[Run]) -> None:
     results = [run for run in found if run.records is not None]
     for run in results:
         assert run.records is not None
-        said = {"started": 1_700_000_000_000, "tags": {**run.tags, "storage": str(store.storage)}}
-        ledger.seal(store.trial_folder(run.trial.id), run.outcome, run.records, said, run.layers)
-    tracking.publish(store, [run.trial for run in results])
+        account = Account(started=1_700_000_000_000, tags={**run.tags, "storage": str(store.storage)})
+        seal_result(store.trial_folder(run.trial.id), run.outcome, run.records, account, run.layers)
+    mirror.publish(store, [run.trial for run in results])
 
 
 def contents(found: bundle.Bundle) -> dict[str, Any]:
@@ -599,7 +600,7 @@ def contents(found: bundle.Bundle) -> dict[str, Any]:
 
 
 def test_an_export_leaves_a_damaged_run_out_and_names_it(filled: Execution, tmp_path: Path, command: Command) -> None:
-    hit = one_result(tracking.read(filled, [run.trial for run in study()]))
+    hit = one_result(reader.read(filled, [run.trial for run in study()]))
     (filled.storage / "artifacts" / hit.run_id / "artifacts" / "records.parquet").unlink()
     code, said, _ = command("export", "--profile", "smoke", "--storage", filled.storage, tmp_path / "a.zip")
     assert code == 0 and f"unusable: {hit.trial.id}: records.parquet of run {hit.run_id} cannot be read" in said
@@ -651,20 +652,20 @@ def test_an_imported_trial_is_done_its_weights_are_whole_and_mlflow_shows_it(
 ) -> None:
     trial = next(iter(planned(SMOKE)))
     assert run_trial(trial, store, {"profile": "smoke"}) == "finished"
-    tracking.publish(store, [trial])
+    mirror.publish(store, [trial])
     out, there = tmp_path / "a.zip", replace(store, storage=tmp_path / "elsewhere")
     assert command("export", "--profile", "smoke", "--storage", store.storage, "--weights", trial.id, out)[0] == 0
     assert command("import", out, "--storage", there.storage)[0] == 0
     state = TrainState.restore_or_create(trial, there.trial_folder(trial.id) / "checkpoints", torch.device("cpu"))
     assert state.iteration == trial.recipe.iterations
-    before = ledger.account(there.trial_folder(trial.id))
+    before = read_account(there.trial_folder(trial.id))
     assert run_trial(trial, there, {"profile": "smoke"}) == "finished"  # and did not train again:
-    assert ledger.account(there.trial_folder(trial.id)) == before
-    (here,), (found,) = (tracking.read(each, [trial]) for each in (store, there))
+    assert read_account(there.trial_folder(trial.id)) == before
+    (here,), (found,) = (reader.read(each, [trial]) for each in (store, there))
     assert found.records == here.records and found.tags["storage"] == str(there.storage)
-    shown = tracking.client(there).get_run(found.run_id)
+    shown = client.connect(there).get_run(found.run_id)
     assert shown.info.status == "FINISHED" and shown.data.metrics["train_loss"] > 0
-    assert shown.info.start_time == tracking.client(store).get_run(here.run_id).info.start_time
+    assert shown.info.start_time == client.connect(store).get_run(here.run_id).info.start_time
 
 
 def test_a_result_that_differs_is_reported_and_never_overwritten(
@@ -677,9 +678,9 @@ def test_a_result_that_differs_is_reported_and_never_overwritten(
     assert code == 1
     assert first.startswith(f"conflict: {mine.trial.id}: store {filled.storage} and {path} differ in 1 of 3 records")
     assert last.endswith(f"0 imported, {len(study()) - 2} equal, 1 without result, 0 weights, 0 evaluated, 1 conflicts")
-    (kept,) = tracking.read(filled, [mine.trial])
+    (kept,) = reader.read(filled, [mine.trial])
     assert kept.records == mine.records
-    assert ledger.read_records(filled.trial_folder(mine.trial.id)) == mine.records
+    assert read_records(filled.trial_folder(mine.trial.id)) == mine.records
 
 
 def test_an_import_that_was_killed_is_finished_by_the_next(
@@ -689,12 +690,12 @@ def test_an_import_that_was_killed_is_finished_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "publish", die)
+        patch.setattr(mirror, "publish", die)
         assert command("import", there, "--storage", store.storage)[0] == 130
     trials = list(planned(SMOKE))
-    assert tracking.read(store, trials) == []
+    assert reader.read(store, trials) == []
     assert command("import", there, "--storage", store.storage)[0] == 0
-    assert {run.trial.id for run in tracking.read(store, trials)} == {r.trial.id for r in study() if r.records}
+    assert {run.trial.id for run in reader.read(store, trials)} == {r.trial.id for r in study() if r.records}
 
 
 def test_an_import_replaces_an_unfinished_attempt_and_what_is_left_of_it_is_not_exported(
@@ -702,15 +703,16 @@ def test_an_import_replaces_an_unfinished_attempt_and_what_is_left_of_it_is_not_
 ) -> None:
     run = one_result(study())
     folder = store.trial_folder(run.trial.id)
-    ledger.say(folder, {"outcome": "interrupted", "reason": "killed", "started": 1, "tags": {"profile": "smoke"}})
+    account = Account(outcome=Outcome.INTERRUPTED, reason="killed", started=1, tags={"profile": "smoke"})
+    write_account(folder, account)
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "000000003.checkpoint").write_bytes(b"unfinished")
     (folder / "uncommitted.patch").write_bytes(b"of other code")
-    tracking.publish(store, [run.trial])
+    mirror.publish(store, [run.trial])
     assert command("import", there, "--storage", store.storage)[0] == 0
-    (found,) = tracking.read(store, [run.trial])
+    (found,) = reader.read(store, [run.trial])
     assert (found.outcome, found.records, found.tags["reason"]) == ("finished", run.records, "")
-    artifacts = {file.path for file in tracking.client(store).list_artifacts(found.run_id)}
+    artifacts = {file.path for file in client.connect(store).list_artifacts(found.run_id)}
     assert artifacts == {"spec.json", "records.parquet", "layers.parquet"}
     options = "--profile", "smoke", "--storage", store.storage
     code, said, _ = command("export", *options, "--weights", "all", "--json", there)
@@ -766,6 +768,6 @@ def test_a_store_that_cannot_take_a_file_says_so(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ledger, "seal", full)
+    monkeypatch.setattr(share, "seal_result", full)
     code, _, error = command("import", there, "--storage", store.storage)
     assert code == 2 and "cannot be written (No space left on device); then import again" in error

@@ -26,8 +26,10 @@ from experiments.recipes import minutes
 from study.execution import Execution
 from study.run.launch import launch
 from study.spec import Trial
-from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.account import Account, Outcome, read_account, write_account
+from study.store.mlflow import client, reader
+from study.store.mlflow.mirror import Mirror
+from study.store.records import COLUMNS, read_records, seal_result, verified
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +67,7 @@ def study(count: int, folder: Path) -> dict[str, Any]:
     ended = time.perf_counter()
     appetite.over.set()
     appetite.thread.join()
-    training = sum(float(run.tags["seconds"]) for run in tracking.read(execution, wanted, False))
+    training = sum(float(run.tags["seconds"]) for run in reader.read(execution, wanted, False))
     slots = execution.trials_at_once
     return {
         "study": f"{count} trials of ResNet-20, 200 iterations, {slots} at a time",
@@ -83,22 +85,22 @@ def records(folder: Path) -> dict[str, Any]:
     (short,) = trials(1)
     recipe = replace(short.recipe, iterations=64_000, drops=(32_000, 48_000), record_every=1, evaluate_every=1_000)
     trial = replace(short, recipe=recipe)
-    empty = dict.fromkeys(ledger.COLUMNS.names)
+    empty = dict.fromkeys(COLUMNS.names)
     rows = [
         empty | {"iteration": i, "learning_rate": 0.1, "train_loss": 1 / i, "train_error_pct": 100 / i}
         | ({"test_loss": 2 / i, "test_error_pct": 200 / i} if i % 1_000 == 0 else {})
         for i in range(1, 64_001)
     ]  # fmt: skip
-    tracking.create_store(execution)
-    mirror, where = tracking.Mirror(execution, [trial]), execution.trial_folder(trial.id)
-    said = {"outcome": "running", "reason": "", "started": 0, "tags": {"profile": "bench"}}
-    ledger.say(where, said)
+    client.create_store(execution)
+    mirror, where = Mirror(execution, [trial]), execution.trial_folder(trial.id)
+    account = Account(outcome=Outcome.RUNNING, started=0, tags={"profile": "bench"})
+    write_account(where, account)
     started = time.perf_counter()
-    ledger.seal(where, "finished", rows, said)
+    seal_result(where, Outcome.FINISHED, rows, account)
     sealed = time.perf_counter()
     assert mirror.update()
     size = sum(path.stat().st_size for path in execution.storage.rglob("records.parquet"))
-    points = ledger.verified(ledger.read_records(where), ledger.account(where)["tags"], trial.id).num_rows
+    points = verified(read_records(where), read_account(where).tags, trial.id).num_rows
     return {
         "study": f"{points:,} records of five series",
         "sealing (s)": sealed - started,
@@ -110,12 +112,12 @@ def records(folder: Path) -> dict[str, Any]:
 def commands(folder: Path) -> list[dict[str, Any]]:
     """`plan` and `status` of a little more than a thousand trials, all of which have an account."""
     execution = Execution(storage=folder / "thousand", data_root=folder)
-    tracking.create_store(execution)
+    client.create_store(execution)
     seeds = 28
     thousand = planned(PAPER.with_seeds(seeds))
     for trial in thousand:
-        said = {"outcome": "interrupted", "reason": "planted", "started": 0, "tags": {}}
-        ledger.say(execution.trial_folder(trial.id), said)
+        account = Account(outcome=Outcome.INTERRUPTED, reason="planted", started=0)
+        write_account(execution.trial_folder(trial.id), account)
     rows = []
     for name in ("plan", "status"):
         arguments = ["--profile", "paper", "--seeds", str(seeds), "--storage", str(execution.storage), "--json"]

@@ -12,8 +12,9 @@ from common import Results, Study, complete_and_equal, execution_of, wait_for, w
 
 from study.execution import Execution
 from study.spec import Trial
-from study.store import heartbeat, ledger
-from study.store.mlflow import tracking
+from study.store import heartbeat
+from study.store.account import read_account
+from study.store.mlflow import reader
 from study.training.checkpoints import newest_iteration
 
 pytestmark = pytest.mark.slow
@@ -61,7 +62,7 @@ def full_while_training(disk: Path, start: Start, log: Path) -> tuple[Study, Exe
             wait_for(lambda folder=folder, beat=beat: heartbeat.version(folder / "progress.json") != beat, "it beats")
     fill(disk)
     assert [newest_iteration(folder / "checkpoints") for folder in folders] == reached
-    assert [ledger.account(folder)["outcome"] for folder in folders] == ["running", "running"]
+    assert [read_account(folder).outcome for folder in folders] == ["running", "running"]
     assert study.process.poll() is None
     return study, execution, trials
 
@@ -92,4 +93,4 @@ def test_a_study_that_is_stopped_on_a_full_disk_goes_on_when_there_is_room(
     assert all(newest_iteration(execution.trial_folder(trial.id) / "checkpoints") for trial in trials)
     start(disk / "store", tmp_path / "log-again").ends()
     assert complete_and_equal(execution, undisturbed)
-    assert {run.outcome for run in tracking.read(execution, trials)} == {"finished"}
+    assert {run.outcome for run in reader.read(execution, trials)} == {"finished"}
