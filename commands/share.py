@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from commands.options import Selection, selecting
+from experiments import most_seeds
 from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError, check_choice
@@ -256,7 +257,7 @@ def _one_scope(bundles: Sequence[Bundle]) -> Scope:
     seeds = {scope.seeds for scope in scopes}
     return Scope(
         experiments=" ".join(dict.fromkeys(name for some in names for name in some)) if all(names) else "",
-        seeds=seeds.pop() if len(seeds) == 1 else max(each or profile(first.profile).seeds for each in seeds),
+        seeds=seeds.pop() if len(seeds) == 1 else max(each or most_seeds(profile(first.profile)) for each in seeds),
         data=first.scope.data,
     )
 

@@ -249,7 +249,7 @@ def test_every_process_takes_its_share_of_one_node_or_of_several(small: Small, e
     assert [(p.node, p.start) for p in schedule(work, [Node(8, 3, 0, 0)] * 2)] == [(0, 0), (1, 0), (0, 0)]
     with pytest.raises(InputError, match="takes 2 times 1 CPUs and 1 GPUs, and no node has as many"):
         schedule(work, [Node(8, 1, 0, 0)])
-    deep = PAPER.trials(PAPER.model("residual", 1202), PAPER.deep_recipe(PAPER.model("residual", 1202)), 1)[0]
+    deep = PAPER.trials(PAPER.model("residual", 1202), PAPER.recipe(PAPER.model("residual", 1202)), 1)[0]
     deep = replace(deep, recipe=replace(deep.recipe, bn_batch=deep.recipe.batch // 2))
     assert cost.predicted_seconds(two.part(deep)) < cost.predicted_seconds(deep)
     assert replace(two, cpus=8, threads=2).trials_at_once == 2

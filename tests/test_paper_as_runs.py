@@ -16,7 +16,7 @@ from analysis import paper
 from analysis.decision import evaluate
 from analysis.runs import RECORD, load
 from analysis.verdicts import Kind, Verdict
-from experiments import planned
+from experiments import planned, reimplementations
 from experiments.profiles import PAPER
 from study.spec import Trial
 from study.store.account import Outcome
@@ -27,9 +27,8 @@ ABOVE_THE_AXIS_PCT, PLAIN_110_PCT = 25.0, 65.0
 PROFILE = replace(
     PAPER,
     recipe=lambda model: replace(PAPER.recipe(model), record_every=EVERY),
-    deep_recipe=lambda model: replace(PAPER.recipe(model), record_every=EVERY),
-    preset_depths=(),
     imagenet=None,
+    scales={reimplementations.NAME: None},
 )
 DRAWN = (  # claims that the figures show
     *("S1-1", "S1-2", "S1-3", "S1-4", "S1-5", "S3-4", "S41-3", "S41-7", "S41-14", "S41-26"),

@@ -15,7 +15,7 @@ import pytest
 from commands import plan
 from commands.options import Selection
 from commands.run import accounts, compared
-from experiments import planned, with_needed
+from experiments import planned, recipes, with_needed
 from experiments.profiles import PAPER, QUICK, SMOKE
 from study import cost
 from study.execution import Execution
@@ -134,7 +134,7 @@ def test_a_trial_that_diverges_at_once_is_predicted_to(execution: Execution, sma
 
 def test_memory_is_that_of_as_many_segments_as_the_share_takes(execution: Execution) -> None:
     execution = replace(execution, local=False)
-    deep = QUICK.trials(QUICK.model("residual", 1202), QUICK.deep_recipe(QUICK.model("residual", 1202)), 1)[0]
+    deep = QUICK.trials(QUICK.model("residual", 1202), recipes.minutes_deep(QUICK.model("residual", 1202)), 1)[0]
 
     def held(gib: float) -> int:
         node = replace(CPU, memory_bytes=int(gib * 2**30))

@@ -25,7 +25,7 @@ from analysis.decision import evaluate
 from analysis.verdicts import counted
 from commands import mlflow_report, screenshots, ui
 from dashboards import views
-from experiments import EXPERIMENTS, name_of, planned
+from experiments import EXPERIMENTS, name_of, plain_vs_residual, planned
 from experiments.profiles import PROFILES, QUICK, SMOKE
 from study.execution import Execution
 from study.spec import InputError, Trial
@@ -219,7 +219,7 @@ def test_a_browser_sees_names_the_runs_chart_both_families_and_the_report(store:
         lines.nth(2 * len(TRIALS) - 1).wait_for(state="attached")
         shown = {tuple(map(int, re.findall(r"\d+", stroke))) for stroke in strokes(lines)}
         orange, blue = ([rgb for rgb in shown if (rgb[0] > rgb[2]) == warm] for warm in (True, False))
-        assert len(orange) == len(blue) == len(QUICK.depths)
+        assert len(orange) == len(blue) == len(plain_vs_residual.depths(QUICK))
 
         page.goto(addresses["All trials"])
         page.get_by_text("plain-56 · seed 0").first.click()
