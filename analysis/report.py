@@ -32,6 +32,7 @@ from analysis.gaps import NAMED, Problem, problems
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
 from analysis.verdicts import Verdict
 from experiments.profiles import Profile
+from experiments.recipes import Deviation
 from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store.ledger import RESULTS
@@ -111,11 +112,15 @@ def read(folder: Path) -> Frames:
     runs, curves, layers, evaluations = (pq.ParquetFile(folder / f"{name}.parquet") for name in FRAMES)
     parts = [thinned(curves.read_row_group(part).to_pandas()) for part in range(curves.num_row_groups)]
     shown = pd.concat(parts, ignore_index=True) if parts else curves.read().to_pandas()
-    return Frames(runs.read().to_pandas(), shown, layers.read().to_pandas(), evaluations.read().to_pandas())
+    finals = runs.read().to_pandas()
+    departures = [tuple(Deviation(**deviation) for deviation in row) for row in finals["deviations"]]
+    return Frames(finals.assign(deviations=departures), shown, layers.read().to_pandas(), evaluations.read().to_pandas())
 
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write every row. A row group ends where a trial does, so that curves can be thinned one group after another."""
+    if "deviations" in frame:
+        frame = frame.assign(deviations=[[asdict(deviation) for deviation in row] for row in frame["deviations"]])
     table = pa.Table.from_pandas(frame, preserve_index=False)
     trial = "ids" if "ids" in frame else "id"  # of an evaluation, which may be of several
     lengths, start = frame.groupby(trial, sort=False, observed=True).size(), 0

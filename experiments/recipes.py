@@ -3,7 +3,7 @@
 Every recipe is a pure function of the net, because the paper's own depends on depth (Sec. 4.2: warm-up at 110 layers).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -342,11 +342,26 @@ PRESETS = {
 }
 
 
-def deviations(trial: Trial) -> list[str]:
-    """Each field in which a trial departs from the paper's, as `field: ours (paper: theirs)`."""
+@dataclass(frozen=True)
+class Deviation:
+    """A field in which a trial departs from the paper's, with both values as they are printed."""
+
+    field: str
+    ours: str
+    paper: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.ours} (paper: {self.paper})"
+
+
+def deviations(trial: Trial, starts: Mapping[str, Trial]) -> tuple[Deviation, ...]:
+    """Each field in which a trial departs from the paper's.
+
+    `starts`: by id, trials among which are those that a detector's weights may be of.
+    """
     model = trial.model
     if isinstance(trial, DetectionTrial):
-        return _detection_deviations(trial)
+        return _detection_deviations(trial, starts)
     shortcut = "A" if model.shortcut == "A-average" else model.shortcut  # the others are the paper's own
     ours = {
         "width": model.width,
@@ -364,13 +379,15 @@ def deviations(trial: Trial) -> list[str]:
     return _differences(ours, theirs)
 
 
-def _detection_deviations(trial: DetectionTrial) -> list[str]:
+def _detection_deviations(trial: DetectionTrial, starts: Mapping[str, Trial]) -> tuple[Deviation, ...]:
     """Of the paper's detector on the same kind of data set; the weights of a trial are of the net that it names."""
     named = {data.name: data for data in (COCO_DATA, VOC_DATA, VOC12_DATA)}
     data = named.get(trial.data.name, COCO_DATA if "coco" in trial.data.name else VOC_DATA)
     paper = asdict(replace(FASTER_RCNN, context=trial.detection.context))
     paper["weights"], source = "of ImageNet's training", trial.detection.weights
-    if source == TORCHVISION or "-imagenet-" in source or trial.detection.context and f"-{COCO_DATA.name}-" in source:
+    trained_on = {starts[id].data.name for id in trial.needs if id in starts}
+    fine_tuned = trial.detection.context and COCO_DATA.name in trained_on  # Table 10: baseline+++ comes from COCO
+    if source == TORCHVISION or IMAGENET_DATA.name in trained_on or fine_tuned:
         source = paper["weights"]
     recalibrated = {"recalibrate": "all of ImageNet" if trial.recipe.recalibrate else 0}
     return _differences(
@@ -381,10 +398,10 @@ def _detection_deviations(trial: DetectionTrial) -> list[str]:
     )
 
 
-def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def _differences(ours: Mapping[str, object], paper: Mapping[str, object]) -> tuple[Deviation, ...]:
     how_recorded = {"record_every", "evaluate_every"}
-    return [
-        f"{field}: {value} (paper: {theirs[field]})"
+    return tuple(
+        Deviation(field, str(value), str(paper[field]))
         for field, value in ours.items()
-        if value != theirs[field] and field not in how_recorded
-    ]
+        if value != paper[field] and field not in how_recorded
+    )
