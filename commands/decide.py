@@ -124,7 +124,7 @@ def decide(selected: Selection, console: Console) -> int:
     A look is a function of the runs of its seeds, so that the same command again goes on where this one stopped.
     Raises `InputError` for a claim that seeds of this profile cannot decide.
     """
-    from study.store.mlflow import tracking  # and with it mlflow
+    from study.store.mlflow import reader  # and with it mlflow
 
     arguments = selected.arguments
     most = SEEDS if arguments["max_seeds"] is None else arguments["max_seeds"]
@@ -160,7 +160,7 @@ def decide(selected: Selection, console: Console) -> int:
             ended = f"{lacking} trials have no result"
             break
         spent += _taken(plan, accounts(chosen))
-        logged = tracking.read(chosen.execution, chosen.trials)
+        logged = reader.read(chosen.execution, chosen.trials)
         for look in sequence[len(seen) : target.number]:
             seen.append(see(_outcome(claim, asked(look), logged), look))
             console.print(_line(seen[-1]), markup=False, soft_wrap=True)

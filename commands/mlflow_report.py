@@ -34,18 +34,18 @@ def show(frames: Frames, verdicts: Sequence[Verdict], profile: Profile, executio
 
     `folder` holds what was rendered. Where MLflow cannot be written, that is a warning: the rendering is complete.
     """
-    from study.store.mlflow import tracking
+    from study.store.mlflow import decoration
 
     try:
-        if runs := tracking.unpictured(execution, frames.finals["id"]):
-            tracking.picture(execution, pictures(frames.curves, runs))
+        if runs := decoration.unpictured(execution, frames.finals["id"]):
+            decoration.picture(execution, pictures(frames.curves, runs))
         if not (folder / MANIFEST).exists():
             return  # no report is there to be shown
         files = json.loads((folder / MANIFEST).read_text())["files"]
         names = [name for name in (*files, MANIFEST) if (folder / name).stat().st_size <= LARGEST]
         numbers = {f"claims {_METRIC.get(kind, kind)}": float(count) for kind, count in counts(verdicts).items()}
         left_out = sorted(set(files) - set(names))
-        tracking.report(execution, profile.name, folder, names, numbers, note(verdicts, profile, folder, left_out))
+        decoration.report(execution, profile.name, folder, names, numbers, note(verdicts, profile, folder, left_out))
     except InputError as error:
         log.warning("the report is in %s, and not in MLflow: %s", folder, error)
 

@@ -111,10 +111,10 @@ def render(selected: Selection) -> tuple[runs.Frames, list[Verdict], list[Proble
     if found:
         logged, facts = found.runs, {**facts, "bundle": found.path.name, "bundle_written_by": found.manifest["code"]}
     else:
-        from study.store.mlflow import tracking  # and with it mlflow
+        from study.store.mlflow import reader  # and with it mlflow
 
-        logged = (so_far(run, selected.execution) for run in tracking.each(selected.execution, selected.trials))
-        others = tracking.foreign(selected.execution, profile.name, selected.trials)
+        logged = (so_far(run, selected.execution) for run in reader.iterate(selected.execution, selected.trials))
+        others = reader.foreign(selected.execution, profile.name, selected.trials)
     frames = runs.load(selected.serves, logged)
     verdicts = page.write(frames, profile, folder, facts, others)
     if not found:

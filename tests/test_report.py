@@ -21,7 +21,7 @@ from experiments import planned
 from experiments.profiles import QUICK, SMOKE
 from study.spec import InputError, Trial
 from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, mirror, reader
 
 
 def outcomes(trial: Trial) -> str:
@@ -205,15 +205,15 @@ def test_the_command_renders_past_a_damaged_run_names_it_and_exits_with_1(store,
     for run in runs:
         said = {"started": 1, "tags": run.tags | {"profile": "smoke"}}
         ledger.seal(store.trial_folder(run.trial.id), run.outcome, run.records, said)
-    tracking.publish(store, [run.trial for run in runs])
+    mirror.publish(store, [run.trial for run in runs])
     study = ["study", "--profile", "smoke", "--storage", str(store.storage), "--results", str(tmp_path)]
     assert cli.main(study, standalone_mode=False) == 0 and "unusable" not in capsys.readouterr().out
-    (hit,) = tracking.read(store, [runs[0].trial])
+    (hit,) = reader.read(store, [runs[0].trial])
     (store.storage / "artifacts" / hit.run_id / "artifacts" / "records.parquet").unlink()
     assert cli.main(study, standalone_mode=False) == 1
     terminal = " ".join(capsys.readouterr().out.split())
     assert f"{hit.trial.id} is unusable: records.parquet of run {hit.run_id} cannot be read" in terminal
-    tracking.client(store).delete_run(hit.run_id)  # what it says is to be done
+    client.connect(store).delete_run(hit.run_id)  # what it says is to be done
     assert cli.main(study, standalone_mode=False) == 0
 
 
