@@ -128,7 +128,10 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
             evaluations += _evaluated(run.trial, planned[run.trial], run.run_id, run.evaluations.to_pylist())
     starts = {trial.id: trial for trial in planned}
     finals = pd.DataFrame(
-        [_planned(trial, experiments, starts) | measured.get(trial.id, MISSING) for trial, experiments in planned.items()]
+        [
+            _planned(trial, experiments, starts) | measured.get(trial.id, MISSING)
+            for trial, experiments in planned.items()
+        ]
     )
     return Frames(
         finals,

@@ -5,7 +5,6 @@ Every recipe is a pure function of the net, because the paper's own depends on d
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from study.data.detection_sets import SETS, Metric
 from study.spec import TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial

@@ -74,7 +74,7 @@ def normalisation(frames: Frames) -> list[Table]:
                 "n": own.n,
                 "mean": own.mean,
                 "sd": own.sd,
-                "diverged": int((trials["outcome"] == Outcome.DIVERGED).sum()),
+                "diverged": int((trials["outcome"] == "diverged").sum()),
                 "difference": more.mean,
                 "difference_low": more.low,
                 "difference_high": more.high,

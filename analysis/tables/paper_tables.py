@@ -1,7 +1,7 @@
 """The paper's own tables: counted, beside the numbers of nets evaluated here, and beside others' replications.
 
-The tables of ImageNet nets and detectors have this study's numbers where these were evaluated (`analysis.paper_numbers`),
-else a dash.
+The tables of ImageNet nets and detectors have this study's numbers where these were evaluated
+(`analysis.paper_numbers`), else a dash.
 """
 
 from collections.abc import Iterator, Mapping
@@ -77,13 +77,15 @@ def _our_results(rows: pd.DataFrame) -> Iterator[Row]:
     by_depth = rows.set_index("layers").rename(columns=measured)[list(measured.values())]
     for result in _papers_results():
         depth = result["layers"]
-        numbers = by_depth.loc[depth].to_dict() if depth in by_depth.index else {"n": 0}
+        row = by_depth.loc[depth] if depth in by_depth.index else pd.Series({"n": 0})
         yield {
             "layers": depth,
             "result_of": "this study",
             "source": "table_6",
             "chosen": "last iterate",
-            **numbers,
+            "n": row["n"],
+            "error": row.get("error"),
+            "sd": row.get("sd"),
         }
 
 

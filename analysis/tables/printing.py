@@ -96,6 +96,6 @@ _LATEX = {
 }
 
 
-def _escaped(cell: str) -> str:
+def _escaped(cell: object) -> str:
     """Besides LaTeX's special characters, those that its default font or encoding lacks."""
-    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], cell)
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], str(cell))

@@ -10,7 +10,6 @@ from enum import StrEnum
 import pandas as pd
 
 from analysis import controls, effects, paper
-from analysis.figures import PAPER_ITERATIONS
 from analysis.nets import TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, Frames, one_image_pct
 from analysis.statistics import estimate
@@ -22,7 +21,7 @@ from study.store.ledger import RECALIBRATION_BATCHES, RESULTS, UNUSABLE
 
 COMPARABLE = (
     "No difference from the paper is printed where the data, the width or the iterations are not the paper's"
-    f" (CIFAR-10, {PAPER_WIDTH}, {PAPER_ITERATIONS:,}): such numbers are not comparable."
+    f" (CIFAR-10, {PAPER_WIDTH}, {paper.ITERATIONS:,}): such numbers are not comparable."
 )
 SPREAD = "Errors in percent, of last iterates: mean ± standard deviation over n seeds, 95 % t interval of the mean."
 DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure; it prints none for plain nets."
@@ -103,7 +102,9 @@ def measured_quantities(frames: Frames) -> Table:
             reached = effects.iterations_to_target(finals, target, family)
             rows.append(reached.assign(quantity=f"iterations of {family} nets to {target} %", error="training error"))
     columns = ["quantity", "error", *effects.COLUMNS[1:], "reached", "median"]
-    numbers = pd.concat([effect for effect in rows if len(effect)] or rows).reindex(columns=columns).reset_index(drop=True)
+    numbers = (
+        pd.concat([effect for effect in rows if len(effect)] or rows).reindex(columns=columns).reset_index(drop=True)
+    )
     text = numbers.astype({"depth": str, "n": str}).assign(
         mean=[
             spread(row["mean"], row["sd"]) if pd.isna(row["reached"]) else _median(row["median"], row["reached"])
@@ -127,7 +128,7 @@ def selection(frames: Frames) -> Table:
     """
     rows = []
     for _, seeds in _of_table_6(frames.finals).groupby("condition", sort=False):
-        done = seeds[seeds["outcome"] == Outcome.FINISHED]
+        done = seeds[seeds["outcome"] == "finished"]
         if done.empty:
             continue
         last, recalibrated = done[TEST].mean(), done["recalibrated_test_error_pct"].mean(skipna=False)
@@ -218,7 +219,9 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
                 "params": f"{_short(row['params'])} ({row['params']:,})",
                 "iterations": f"{row['iterations']:,}",
                 "also": letters.get(departed, ""),
-                "training error": training if row["n"] or not row["diverged"] else f"diverged ({row['diverged']} of {row['planned']})",
+                "training error": training
+                if row["n"] or not row["diverged"]
+                else f"diverged ({row['diverged']} of {row['planned']})",
                 "test error": spread(row["test_error_pct"], row["test_error_sd"]),
                 "95 % interval": interval(row["test_error_low"], row["test_error_high"]),
                 "n": str(row["n"]),
@@ -299,8 +302,8 @@ _COLUMNS = [
 def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
     """One row: what the seeds of a condition measured, and the paper's number beside it."""
     first = rows.iloc[0]
-    done = rows[rows["outcome"] == Outcome.FINISHED]
-    diverged = int((rows["outcome"] == Outcome.DIVERGED).sum())
+    done = rows[rows["outcome"] == "finished"]
+    diverged = int((rows["outcome"] == "diverged").sum())
     image = one_image_pct(first["data"], TEST)
     training, test = estimate(done[TRAINING].dropna()), estimate(done[TEST].dropna(), image)
     printed_error, source = _paper(first)
