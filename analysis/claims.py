@@ -44,14 +44,14 @@ from analysis.runs import IMAGES, IMAGES_ELSE
 from analysis.statistics import estimate
 from analysis.verdicts import Kind
 from experiments import bottlenecks, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS, Outcome
 
 MAIN, OPTIONS, DEEP = plain_vs_residual.NAME, shortcut_options.NAME, depth_scaling.NAME
 RATE, BOTTLENECKS = learning_rate.NAME, bottlenecks.NAME
 
 
 def _nets(study: Study, family: str, deepest: int) -> list[pd.DataFrame]:
-    depths = [depth for depth in sorted(study.profile.depths) if depth <= deepest]
+    depths = [depth for depth in sorted(plain_vs_residual.depths(study.profile)) if depth <= deepest]
     return [net(study, MAIN, family, depth) for depth in depths]
 
 
@@ -87,7 +87,7 @@ def plain_starts(study: Study) -> Tested | Counted:
             curve = curve[curve["iteration"] <= row["iterations"] / 10]
             if len(curve):
                 above_chance[seed] = float(curve["train_error_pct"].iloc[-1]) - at_chance
-            if row["outcome"] == "diverged" and not math.isfinite(above_chance.get(seed, math.nan)):
+            if row["outcome"] == Outcome.DIVERGED and not math.isfinite(above_chance.get(seed, math.nan)):
                 never.append(row["id"])
         if never:
             return Counted(Kind.CONTRADICTED, f"Diverged within the first tenth of training: {some(never)}.", (rows,))
@@ -113,7 +113,7 @@ def plain_test_trend(study: Study) -> Tested:
 
 def plain110_fails(study: Study) -> Tested | Counted:
     rows = net(study, MAIN, "plain", 110)
-    lost, finished = rows[rows["outcome"] == "diverged"], rows[rows["outcome"] == "finished"]
+    lost, finished = rows[rows["outcome"] == Outcome.DIVERGED], rows[rows["outcome"] == Outcome.FINISHED]
     above = ((finished[TRAIN] > 60) & (finished[TEST] > 60)).all()
     if len(lost) and len(finished) < 2 and len(lost) + len(finished) >= 2 and above:
         reason = f"Every seed fails: {len(lost)} diverged, {len(finished)} above 60 %."
@@ -123,7 +123,7 @@ def plain110_fails(study: Study) -> Tested | Counted:
 
 
 def plain_bottlenecks(study: Study) -> Tested:
-    depths = sorted(study.profile.bottleneck_depths)
+    depths = sorted(bottlenecks.depths(study.profile))
     if len(depths) < 2:
         raise NotTestable("this profile does not compare two depths of bottleneck nets")
     shallow, deep = (net(study, BOTTLENECKS, "plain", d, block="bottleneck") for d in (depths[0], depths[-1]))
@@ -215,8 +215,8 @@ def options_beat_plain(study: Study) -> Tested:
     """Without ImageNet nets, a proxy: at the deepest compared depth, where plain nets degrade."""
     with suppress(NotTestable):
         return imagenet_claims.options_beat_plain(study)
-    depth = max(study.profile.shortcut_depths, default=0)
-    if depth not in study.profile.depths:
+    depth = max(shortcut_options.depths(study.profile), default=0)
+    if depth not in plain_vs_residual.depths(study.profile):
         raise NotTestable(f"no plain net of {depth} layers to compare options A, B and C with")
     plain = net(study, MAIN, "plain", depth)
     options = [net(study, OPTIONS, "residual", depth, shortcut) for shortcut in "ABC"]
@@ -236,7 +236,7 @@ def no_warmup(study: Study) -> Tested:
 
     To start is to be 5 points below chance: windows of an untrained net scatter around chance itself.
     """
-    if ("residual", 110) not in study.profile.rate_nets:
+    if ("residual", 110) not in learning_rate.nets(study.profile):
         raise NotTestable("this profile does not train ResNet-110 at learning rate 0.1 from the start")
     without, with_warmup = net(study, RATE, "residual", 110), net(study, MAIN, "residual", 110)
     images = IMAGES.get(study.profile.data.name, IMAGES_ELSE)[0]
@@ -335,7 +335,7 @@ def residual1202_overfits(study: Study) -> Tested:
 def _layers(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """The layer measurements of the finished trials. Raises `NotTestable` where their runs have none."""
     layers = study.layers[study.layers["id"].isin(rows["id"])]
-    if layers.empty and (rows["outcome"] == "finished").any():
+    if layers.empty and (rows["outcome"] == Outcome.FINISHED).any():
         raise NotTestable(f"the runs of {title(rows)} are from before layers were measured")
     return layers
 

@@ -17,6 +17,7 @@ from analysis.statistics import Greater, p_equivalent, p_greater
 from analysis.verdicts import Kind
 from experiments.profiles import Profile
 from experiments.recipes import PAPER_DATA
+from study.store.account import Outcome
 from study.tasks.names import SERVERS
 
 TRAIN, CLEAN, TEST = "final_train_error_pct", "clean_train_error_pct", "test_error_pct"
@@ -204,7 +205,7 @@ def first_iteration(
     it is not `censored`.
     """
     first = {}
-    for seed, row in rows[rows["outcome"] == "finished"].iterrows():
+    for seed, row in rows[rows["outcome"] == Outcome.FINISHED].iterrows():
         curve = study.curves[study.curves["id"] == row["id"]]
         reached = curve.loc[curve[error] <= at_most, "iteration"]
         never = float(row["iterations"]) if censored else float("nan")
@@ -311,7 +312,7 @@ def only_on_cifar10(study: Study) -> None:
 
 def diverged(*nets: pd.DataFrame) -> Counted | None:
     """The verdict on a claim that a net converges, where a seed of it did not."""
-    lost = [row_id for rows in nets for row_id in rows.loc[rows["outcome"] == "diverged", "id"]]
+    lost = [row_id for rows in nets for row_id in rows.loc[rows["outcome"] == Outcome.DIVERGED, "id"]]
     return Counted(Kind.CONTRADICTED, f"Diverged: {some(lost)}.", nets) if lost else None
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.runs import one_image_pct
 from analysis.statistics import estimate
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS, Outcome
 
 COLUMNS = ["quantity", "depth", "n", "mean", "sd", "low", "high"]
 # Of shortcuts: the error of the first minus that of the second. What each option gains; what more parameters do.
@@ -57,7 +57,7 @@ def shortcut_differences(finals: pd.DataFrame, measure: str) -> pd.DataFrame:
 
     `finals` holds one net of each depth and shortcut.
     """
-    done = finals[finals["outcome"] == "finished"]
+    done = finals[finals["outcome"] == Outcome.FINISHED]
     estimates = []
     errors = {
         depth: rows.pivot(index="seed", columns="shortcut", values=measure) for depth, rows in done.groupby("depth")
@@ -104,7 +104,7 @@ def critical_depth(gap: pd.DataFrame) -> tuple[int, int | None]:
 def _by_depth(finals: pd.DataFrame, family: str, measure: str) -> pd.DataFrame:
     """Errors of finished trials [seed, depth] of plain nets, or of residual nets with option A, of basic blocks."""
     nets = _nets(finals, family)
-    rows = nets[nets["outcome"] == "finished"]
+    rows = nets[nets["outcome"] == Outcome.FINISHED]
     return rows.pivot(index="seed", columns="depth", values=measure).sort_index(axis=1)
 
 

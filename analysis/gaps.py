@@ -13,7 +13,7 @@ from analysis.nets import serving
 from experiments import EXPERIMENTS, name_of
 from experiments.profiles import Profile
 from study.spec import PROTOCOL, SCHEMA
-from study.store.ledger import RESULTS, UNUSABLE
+from study.store.account import RESULTS, Outcome
 
 NAMED = 8  # in a sentence; the page and the manifest have all names
 
@@ -49,7 +49,7 @@ def problems(finals: pd.DataFrame, profile: Profile, others: Mapping[str, list[s
 
 
 def _unusable(finals: pd.DataFrame) -> Iterator[Problem]:
-    for row in finals[finals["outcome"] == UNUSABLE].to_dict("records"):
+    for row in finals[finals["outcome"] == Outcome.UNUSABLE].to_dict("records"):
         yield Problem(Kind.UNUSABLE, f"{row['id']} is unusable: {row['problem']}")
 
 
@@ -57,12 +57,12 @@ def _gaps(finals: pd.DataFrame, profile: Profile) -> Iterator[Problem]:
     """Experiments of the profile that were not selected, have no run at all, or lack results."""
     for experiment in EXPERIMENTS:
         name, planned = name_of(experiment), serving(finals, name_of(experiment))
-        undone = planned[~planned["outcome"].isin((*RESULTS, UNUSABLE))]
+        undone = planned[~planned["outcome"].isin((*RESULTS, Outcome.UNUSABLE))]
         ids = tuple(f"{row['id']} ({row['outcome']})" for row in undone.to_dict("records"))
         command = f"make degradation-study PROFILE={profile.name} EXPERIMENTS={name}"
         if planned.empty and list(experiment.trials(profile)):
             yield Problem(Kind.NOT_SELECTED, f"{name} was not selected; {command} adds it")
-        elif len(planned) and (planned["outcome"] == "missing").all():
+        elif len(planned) and (planned["outcome"] == Outcome.MISSING).all():
             yield Problem(Kind.NOT_RUN, f"{name} has no run; {command} runs its {len(planned)} trials", ids)
         elif ids:
             text = f"{len(ids)} of {len(planned)} trials of {name} lack a result; {command} runs them"
@@ -76,7 +76,7 @@ def _other_versions(others: Mapping[str, list[str]]) -> Iterator[Problem]:
 
 
 def _single_seeds(finals: pd.DataFrame) -> Iterator[Problem]:
-    done = finals[finals["outcome"] == "finished"]
+    done = finals[finals["outcome"] == Outcome.FINISHED]
     single = done[done.groupby("condition")["id"].transform("size") == 1]
     nets = tuple(f"{', '.join(rows['title'])} ({names})" for names, rows in single.groupby("experiments", sort=False))
     if nets:

@@ -46,6 +46,7 @@ from analysis.paper_numbers import (
     Number,
     imagenet,
 )
+from study.store.account import Outcome
 from study.tasks.names import MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5
 
 MARGIN = 0.5
@@ -91,7 +92,7 @@ def plain_train(study: Study) -> Tested:
 def _train_by_tenth(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """Mean running training error of finished trials by seed, in a column for each tenth of the iterations."""
     by_seed = {}
-    for seed, row in rows[rows["outcome"] == "finished"].iterrows():
+    for seed, row in rows[rows["outcome"] == Outcome.FINISHED].iterrows():
         curve = study.curves[study.curves["id"] == row["id"]]
         by_seed[seed] = curve.groupby(np.ceil(10 * curve["iteration"] / row["iterations"]))["train_error_pct"].mean()
     return pd.DataFrame(by_seed).T

@@ -18,6 +18,7 @@ from commands.options import Selection, accepting, print_aligned, select
 from commands.run import accounts
 from study.execution import Execution
 from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
+from study.store.account import Outcome
 from study.tasks.names import (
     CENTRE,
     DETECTOR_PROTOCOLS,
@@ -85,7 +86,7 @@ def _of_trials(selected: Selection) -> int:
     """Test those of the selected trials that are finished."""
     execution, arguments = selected.execution, selected.arguments
     said, trials = accounts(selected, checked=True), _chosen(selected.trials, arguments["ids"].split())
-    finished = [trial for trial in trials if said.get(trial.id, {}).get("outcome") == "finished"]
+    finished = [trial for trial in trials if trial.id in said and said[trial.id].outcome == Outcome.FINISHED]
     if not finished:
         raise InputError(
             f"none of the {len(trials)} selected trials is finished in {execution.storage}; run them:"
@@ -102,7 +103,7 @@ def _of_trials(selected: Selection) -> int:
     lacking: dict[str, str] = {}
     with only_launcher(execution.storage):
         for kind, tested, protocols in tasks:
-            testing = kind(execution, {trial.id: said[trial.id]["tags"] for trial in tested}, arguments["again"])
+            testing = kind(execution, {trial.id: said[trial.id].tags for trial in tested}, arguments["again"])
             if arguments["ensemble"]:  # by id: the same nets are one ensemble, whatever selected them
                 testing.test(sorted(tested, key=lambda trial: trial.id), protocols, together=True)
             else:

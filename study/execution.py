@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from study.spec import InputError, Trial, check_at_least, check_choice
+from study.store.layout import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,4 +69,4 @@ class Execution:
         return replace(trial, recipe=replace(recipe, batch=recipe.batch // self.processes))
 
     def trial_folder(self, trial_id: str) -> Path:
-        return self.storage / "trials" / trial_id
+        return Store(self.storage).trial(trial_id).path

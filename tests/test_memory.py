@@ -23,7 +23,8 @@ from study.execution import Execution
 from study.nets.resnet import build
 from study.run import worker
 from study.spec import InputError, Model, Trial
-from study.store import ledger
+from study.store.account import read_account
+from study.store.records import read_records
 from study.training import memory
 from study.training.loop import TrainState, train
 
@@ -164,8 +165,8 @@ def test_a_worker_with_little_memory_runs_in_segments_and_gives_the_same_records
         shutil.rmtree(execution.trial_folder(trial.id), ignore_errors=True)
         assert worker.run_trial(trial, execution, {"profile": "test"}) == "finished"
         folder = execution.trial_folder(trial.id)
-        tags = ledger.account(folder)["tags"]
-        records.append(ledger.read_records(folder))
+        tags = read_account(folder).tags
+        records.append(read_records(folder))
         assert (int(tags["segments"]) > 1) is bool(gib) and tags["compiled"] == "no"
     assert records[0].equals(records[1])
     assert "memory may not suffice" in caplog.text and "so it is not compiled" in caplog.text
@@ -217,7 +218,7 @@ def test_1202_layers_at_full_width_fit_into_5_gib_and_survive_a_kill_bit_for_bit
             process.kill()
             process.communicate()
         assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "finished\n"
-        tags = ledger.account(execution.trial_folder(trial.id))["tags"]
+        tags = read_account(execution.trial_folder(trial.id)).tags
         assert int(tags["segments"]) > 1 and int(tags["memory_mib"]) < 5 * 2**10
         states.append(TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", CPU))
     undisturbed, resumed = states
@@ -259,10 +260,10 @@ def test_a_trial_that_runs_out_of_memory_is_retried_in_segments_then_explained(s
 
     short = run(0.15 * wanted)
     assert short.stdout == "failed\n" and short.stderr.count("out of memory in ") == 2, short.stderr
-    said = ledger.account(store.trial_folder(trial.id))
-    assert said["outcome"] == "failed" and "--memory-gib" in said["reason"]
+    said = read_account(store.trial_folder(trial.id))
+    assert said.outcome == "failed" and "--memory-gib" in said.reason
     enough = run(0.85 * wanted)
     assert enough.stdout == "finished\n", enough.stderr
     assert "out of memory in 1 segments: about" in enough.stderr and "trying once more" in enough.stderr
-    tags = ledger.account(store.trial_folder(trial.id))["tags"]
+    tags = read_account(store.trial_folder(trial.id)).tags
     assert tags["segments"] == "4" and "out_of_memory" in tags

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments import plain_vs_residual
 from experiments.profiles import CLASS, PAPER, QUICK, Profile
+from experiments.recipes import minutes_deep
 from study import cost
 from study.execution import Execution
 from study.nets.resnet import build
@@ -28,7 +30,7 @@ def cores(count: int, gib: float = 0) -> Node:
 
 def net(profile: Profile, depth: int, family: str = "residual") -> Trial:
     model = profile.model(family, depth)
-    recipe = profile.deep_recipe if depth == 1202 else profile.recipe
+    recipe = minutes_deep if (profile, depth) == (QUICK, 1202) else profile.recipe
     return profile.trials(model, recipe(model), 1)[0]
 
 
@@ -82,7 +84,9 @@ def test_a_trial_that_fits_on_no_node_is_refused(small: Small) -> None:
 def test_small_nets_take_one_core_and_only_what_does_not_fit_even_in_segments_takes_more(execution: Execution) -> None:
     execution = replace(execution, local=False)
     machine = cores(4, gib=8)
-    assert {share(net(QUICK, depth), execution, machine).cpus for depth in (*QUICK.depths, 1202)} == {1}
+    assert {
+        share(net(QUICK, depth), execution, machine).cpus for depth in (*plain_vs_residual.depths(QUICK), 1202)
+    } == {1}
     assert share(net(PAPER, 110), execution, machine).cpus == 1  # 2.1 GiB whole, 1.4 GiB in segments
     assert share(net(PAPER, 1202), execution, machine).cpus == 2
     assert share(net(PAPER, 1202), execution, cores(4, gib=2)).cpus == 4  # no node has more to give than all of it

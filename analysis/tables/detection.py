@@ -10,6 +10,7 @@ from analysis.statistics import estimate
 from analysis.tables.paper_tables import cell
 from analysis.tables.printing import DASH, Place, Table, interval, spread
 from experiments import detection_normalisation
+from study.store.account import Outcome
 from study.tasks import names
 
 PRINTED = ["detector", "condition", "split", "protocol"]
@@ -74,7 +75,7 @@ def normalisation(frames: Frames) -> list[Table]:
                 "n": own.n,
                 "mean": own.mean,
                 "sd": own.sd,
-                "diverged": int((trials["outcome"] == "diverged").sum()),
+                "diverged": int((trials["outcome"] == Outcome.DIVERGED).sum()),
                 "difference": more.mean,
                 "difference_low": more.low,
                 "difference_high": more.high,

@@ -17,7 +17,8 @@ from analysis.tables.printing import DASH, Place, Table, interval, spread
 from experiments import controls as controls_experiment
 from experiments import depth_scaling, plain_vs_residual
 from experiments.recipes import PAPER_DATA, PAPER_WIDTH, Deviation
-from study.store.ledger import RECALIBRATION_BATCHES, RESULTS, UNUSABLE
+from study.store.account import RESULTS, Outcome
+from study.store.records import RECALIBRATION_BATCHES
 
 COMPARABLE = (
     "No difference from the paper is printed where the data, the width or the iterations are not the paper's"
@@ -128,7 +129,7 @@ def selection(frames: Frames) -> Table:
     """
     rows = []
     for _, seeds in _of_table_6(frames.finals).groupby("condition", sort=False):
-        done = seeds[seeds["outcome"] == "finished"]
+        done = seeds[seeds["outcome"] == Outcome.FINISHED]
         if done.empty:
             continue
         last, recalibrated = done[TEST].mean(), done["recalibrated_test_error_pct"].mean(skipna=False)
@@ -302,8 +303,8 @@ _COLUMNS = [
 def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
     """One row: what the seeds of a condition measured, and the paper's number beside it."""
     first = rows.iloc[0]
-    done = rows[rows["outcome"] == "finished"]
-    diverged = int((rows["outcome"] == "diverged").sum())
+    done = rows[rows["outcome"] == Outcome.FINISHED]
+    diverged = int((rows["outcome"] == Outcome.DIVERGED).sum())
     image = one_image_pct(first["data"], TEST)
     training, test = estimate(done[TRAINING].dropna()), estimate(done[TEST].dropna(), image)
     printed_error, source = _paper(first)
@@ -339,7 +340,7 @@ def _note(rows: pd.DataFrame, diverged: int, profile: str) -> str:
     undone = rows[~rows["outcome"].isin(RESULTS)].groupby("outcome").size()
     if len(undone):
         counts = ", ".join(f"{count} of {len(rows)} {outcome}" for outcome, count in undone.items())
-        command = f": make degradation-study PROFILE={profile}" if set(undone.index) - {UNUSABLE} else ""
+        command = f": make degradation-study PROFILE={profile}" if set(undone.index) - {Outcome.UNUSABLE} else ""
         parts.append(counts + command)
     return "; ".join(parts)
 

@@ -15,7 +15,7 @@ from study.training.evaluation import autocast
 
 
 def measure(net: Net, images: Tensor, labels: Tensor, precision: str, iteration: int) -> list[dict[str, Any]]:
-    """A row of `study.store.ledger.LAYERS` for each 3x3 convolution in order, from images [N, C, H, W] and labels [N].
+    """A row of `study.store.records.LAYERS` for each 3x3 convolution in order, from images [N, C, H, W] and labels [N].
 
     response_std: standard deviation of the layer's output after BatchNorm, before ReLU or addition (Fig. 7).
     gradient_norm, weight_norm: L2 norms of the loss's gradient by the layer's weights, and of these weights.

@@ -1,6 +1,6 @@
 """One detection trial from its start, or its newest checkpoint, to its end: what `study/run/worker.py` hands over to.
 
-Owns where a backbone's weights come from and how a detector's numbers come into the ledger. Attempts, heartbeats,
+Owns where a backbone's weights come from and how a detector's numbers come into its folder. Attempts, heartbeats,
 checkpoints and seals are those of every trial.
 """
 
@@ -25,12 +25,15 @@ from study.nets.faster_rcnn import (
     torchvision_file,
 )
 from study.nets.resnet import build as build_net
+from study.run.attempt import Attempt
 from study.run.evaluate import check_digest, lack_of
 from study.run.placement import MARGIN
-from study.run.worker import Attempt, drive, memory_allowed
+from study.run.worker import drive, memory_allowed
 from study.spec import RANDOM, TORCHVISION, DetectionTrial, InputError, Trial
-from study.store import atomic, ledger
-from study.store.ledger import LOSSES
+from study.store import atomic
+from study.store.account import Outcome, read_account
+from study.store.layout import TrialFolder
+from study.store.records import LOSSES, columns
 from study.tasks.detection_inference import protocols_of
 from study.tasks.detection_metrics import Found
 from study.tasks.detection_testing import detections, precisions_pct, write_submission
@@ -41,7 +44,7 @@ from study.training.evaluation import recalibrated
 from study.training.loop import Record, TrainState
 
 COLUMN_OF = {"map": "map_50", "map_50": "map_50", "map_50_95": "map_50_95"}  # of a record, by measure
-SOURCE = "weights_records_sha256"  # a tag, and until then a file: the seal of the trial that the weights came from
+SOURCE = "weights_records_sha256"  # a tag: the seal of the trial that the first weights came from
 ELSEWHERE = "import a bundle with weights, or choose other --experiments"
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ def check_weights(detectors: Sequence[DetectionTrial], todo: Set[str], execution
     return sources
 
 
-def run(trial: DetectionTrial, execution: Execution, device: torch.device, attempt: Attempt) -> str:
+def run(trial: DetectionTrial, execution: Execution, device: torch.device, attempt: Attempt) -> Outcome:
     """Train and test the detector; returns its outcome.
 
     Raises `InputError` for missing data, and a backbone whose trial has not finished, or whose weights are elsewhere;
@@ -91,14 +94,14 @@ def run(trial: DetectionTrial, execution: Execution, device: torch.device, attem
 
 def _run(
     trial: DetectionTrial, execution: Execution, device: torch.device, attempt: Attempt, how: dict[str, str]
-) -> str:
-    folder, first = attempt.folder / "checkpoints", protocols_of(trial)[0]
+) -> Outcome:
+    folder, first = attempt.files.checkpoints, protocols_of(trial)[0]
     scenes = load(trial.data, execution.data_root, device)
     memory.reset_peak(device)
     detector = build(trial)
     saved = checkpoints.load_newest(folder, device)
     if saved is None and (seal := _take_weights(detector, trial, execution, device)):
-        attempt.write(lambda: atomic.write(attempt.folder / SOURCE, seal.encode()))
+        attempt.write(lambda: atomic.write(attempt.files.weights_seal, seal.encode()))
     state = TrainState(trial, device, detector, len(LOSSES))
     if saved is not None:
         state.restore(saved)
@@ -131,13 +134,13 @@ def _run(
     except _Stopped:
         if not attempt.orphaned:
             attempt.write(lambda: state.save(folder))
-        return attempt.ended("interrupted", "asked to stop")
+        return attempt.end(Outcome.INTERRUPTED, "asked to stop")
     how |= {"seconds": f"{seconds:.2f}", "data_digest": scenes.digest, "memory_mib": str(memory.peak(device) // 2**20)}
-    if seal := (atomic.read(attempt.folder / SOURCE) or b"").decode():
+    if seal := (atomic.read(attempt.files.weights_seal) or b"").decode():
         how[SOURCE] = seal
     if state.diverged_at is not None:
-        return attempt.seal("diverged", state, seconds, how | {"diverged_at": str(state.diverged_at)}, None)
-    return attempt.seal("finished", state, seconds, how, None, rows)
+        return attempt.seal(Outcome.DIVERGED, state, seconds, how | {"diverged_at": str(state.diverged_at)}, None)
+    return attempt.seal(Outcome.FINISHED, state, seconds, how, None, rows)
 
 
 def _tested(
@@ -155,8 +158,8 @@ def _tested(
     for protocol in protocols_of(trial):
         found = found_by(protocol)
         if not scenes.labelled:
-            name = f"submission-{protocol.removeprefix('+').replace(' ', '-')}"
-            attempt.write(lambda name=name, found=found: write_submission(attempt.folder / name, found, scenes))  # type: ignore[misc]
+            path = attempt.files.submission(protocol)
+            attempt.write(lambda path=path, found=found: write_submission(path, found, scenes))  # type: ignore[misc]
         of = {"split": scenes.test_split, "protocol": protocol, "nets": "", "images": len(found)}
         rows += [{**of, "measure": name, "value": value} for name, value in precisions_pct(found, scenes).items()]
     first, *_ = protocols_of(trial)
@@ -177,8 +180,8 @@ def _take_weights(detector: Detector, trial: DetectionTrial, execution: Executio
         return ""
     (id,) = trial.needs
     source, tags = _needed(trial, id, execution)
-    saved = checkpoints.load_newest(execution.trial_folder(id) / "checkpoints", device)
-    if lack := lack_of(saved, tags, ledger.columns(source)):
+    saved = checkpoints.load_newest(TrialFolder(execution.trial_folder(id)).checkpoints, device)
+    if lack := lack_of(saved, tags, columns(source)):
         raise InputError(f"{trial.id} cannot start from {id}: {lack}; {ELSEWHERE}")
     assert saved is not None
     if isinstance(source, DetectionTrial):
@@ -197,22 +200,21 @@ def _needed(trial: DetectionTrial, id: str, execution: Execution) -> tuple[Trial
     Raises `InputError` for what has not finished, and where its weights are not in this store.
     """
     folder = execution.trial_folder(id)
-    said, spec = ledger.account(folder), atomic.read(folder / "spec.json")
-    outcome = said.get("outcome", "")
-    if outcome == "finished" and spec is not None and _has_weights(id, execution):
-        return Trial.from_dict(json.loads(spec)), said["tags"]
+    account, spec = read_account(folder), atomic.read(TrialFolder(folder).spec)
+    if account.outcome == Outcome.FINISHED and spec is not None and _has_weights(id, execution):
+        return Trial.from_dict(json.loads(spec)), account.tags
     why = {
-        "finished": f"its weights are not in this store; {ELSEWHERE}",
-        "diverged": "it diverged, so it has no weights: the detector of this seed cannot be trained;"
+        Outcome.FINISHED: f"its weights are not in this store; {ELSEWHERE}",
+        Outcome.DIVERGED: "it diverged, so it has no weights: the detector of this seed cannot be trained;"
         " choose other --seeds or --experiments",
-        "": "neither its result nor its weights are in this store; delete its run in MLflow, if there is one, and"
-        f" train it, or {ELSEWHERE}",
-    }.get(outcome, f"it is {outcome}; run it to its end, or choose other --experiments")
+        Outcome.MISSING: "neither its result nor its weights are in this store; delete its run in MLflow, if there is"
+        f" one, and train it, or {ELSEWHERE}",
+    }.get(account.outcome, f"it is {account.outcome}; run it to its end, or choose other --experiments")
     raise InputError(f"{trial.id} cannot start from {id}: {why}")
 
 
 def _has_weights(id: str, execution: Execution) -> bool:
-    return any((execution.trial_folder(id) / "checkpoints").glob("*.checkpoint"))
+    return TrialFolder(execution.trial_folder(id)).has_checkpoint
 
 
 def _recalibrated(

@@ -1,4 +1,4 @@
-"""Finished nets are tested, and their ledger says how well they did.
+"""Finished nets are tested, and their folders keep how well they did.
 
 Owns which weights a trial's net has and that its numbers are kept with it; imported weights have no trial, and nothing
 of them is kept. How a net is tested is `study/tasks/protocols.py`.
@@ -20,7 +20,8 @@ from study.nets.resnet import BatchNorm, Net, build
 from study.nets.torchvision_names import from_torchvision
 from study.run.worker import device_of, set_up_torch
 from study.spec import Data, InputError, Model, Trial
-from study.store import ledger
+from study.store.layout import TrialFolder
+from study.store.records import add_evaluations, columns, read_evaluations, table_digest
 from study.tasks.protocols import as_evaluated, check_protocol, errors_pct, measures, probabilities, split_of
 from study.training import checkpoints
 
@@ -29,7 +30,7 @@ Nets = tuple[Trial, ...]  # one, or those of an ensemble
 
 
 class Testing:
-    """Tests nets and keeps their numbers in the ledger, protocol by protocol: a kill loses what was being tested.
+    """Tests nets and keeps their numbers in the trial folder, protocol by protocol: a kill loses what was being tested.
 
     For whoever holds the store's lock. A result is sealed, and only its own weights are tested: what was measured once
     stays true, and is measured anew only if `again`.
@@ -67,8 +68,8 @@ class Testing:
         """The final nets of those trials whose weights are here."""
         nets = {}
         for trial in trials:
-            saved = checkpoints.load_newest(self._folder((trial,)) / "checkpoints", self.device)
-            if lack := lack_of(saved, self.tags[trial.id], ledger.columns(trial)):
+            saved = checkpoints.load_newest(TrialFolder(self._folder((trial,))).checkpoints, self.device)
+            if lack := lack_of(saved, self.tags[trial.id], columns(trial)):
                 self.lacking[trial.id] = lack
                 continue
             assert saved is not None
@@ -106,13 +107,13 @@ class Testing:
 
     def _add(self, of: Nets, protocol: str, errors: dict[str, float], images: int) -> None:
         same = self._key(of, protocol) | {"images": images}
-        ledger.add_evaluations(
+        add_evaluations(
             self._folder(of), [same | {"measure": measure, "value": value} for measure, value in errors.items()]
         )
 
     def _known(self, of: Nets, protocol: str) -> list[Row]:
-        """The ledger's rows on these nets tested so, one a measure; none if one is missing."""
-        table, wanted = ledger.read_evaluations(self._folder(of)), self._measures(of[0])
+        """The rows kept on these nets tested so, one a measure; none if one is missing."""
+        table, wanted = read_evaluations(self._folder(of)), self._measures(of[0])
         key = self._key(of, protocol)
         rows = [row for row in table.to_pylist() if key.items() <= row.items()] if table else []
         found = {row["measure"]: row for row in rows}
@@ -148,7 +149,7 @@ def lack_of(saved: dict[str, Any] | None, tags: dict[str, str], schema: pa.Schem
     if saved is None:
         return "its weights are not in this store"
     records = pa.Table.from_pylist(saved["records"], schema=schema)
-    return "" if ledger.digest(records) == tags["records_sha256"] else "the newest state is not the one it ended with"
+    return "" if table_digest(records) == tags["records_sha256"] else "the newest state is not the one it ended with"
 
 
 def _placed(net: nn.Module, device: torch.device) -> Any:

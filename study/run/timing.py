@@ -21,6 +21,7 @@ from study.execution import Execution
 from study.run import placement
 from study.spec import InputError, Recipe, Trial
 from study.store import atomic, provenance
+from study.store.layout import Store
 
 UPDATES = 5  # after the first, at least, unless they take longer than:
 AT_MOST_SECONDS = 3.0
@@ -237,15 +238,15 @@ def measure_all(
 
 def load(root: Path) -> dict[tuple[Any, ...], Probe]:
     """The probes under `root` by their keys. What cannot be read is measured anew."""
-    content = atomic.read(root / "probes.json")
+    content = atomic.read(Store(root).probes)
     try:
         return {probe.key: probe for probe in (Probe(**each) for each in json.loads(content or b"[]"))}
     except (ValueError, TypeError):
-        log.warning("%s cannot be read; it is left out", root / "probes.json")
+        log.warning("%s cannot be read; it is left out", Store(root).probes)
         return {}
 
 
 def save(root: Path, probes: Iterable[Probe]) -> None:
     """Add probes to those under `root`."""
     every = {**load(root), **{probe.key: probe for probe in probes}}
-    atomic.write(root / "probes.json", json.dumps([asdict(probe) for probe in every.values()], indent=1).encode())
+    atomic.write(Store(root).probes, json.dumps([asdict(probe) for probe in every.values()], indent=1).encode())

@@ -1,6 +1,6 @@
 """One trial from its start, or its newest checkpoint, to its end.
 
-Owns the order of things: restore, train, checkpoint, heartbeat, seal. Runs in whatever process the launcher gives it
+Owns the order of things: restore, train, checkpoint, seal. Runs in whatever process the launcher gives it
 and writes to the trial's folder alone: it knows neither launcher nor MLflow, and waits for neither.
 """
 
@@ -11,15 +11,13 @@ import os
 import platform
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from study import cost
@@ -27,19 +25,19 @@ from study.data.arrays import AnyDataset, load
 from study.execution import Execution
 from study.nets import layers
 from study.nets.resnet import build
+from study.run.attempt import Attempt
 from study.spec import DetectionTrial, InputError, Trial
-from study.store import atomic, heartbeat, ledger, provenance
+from study.store import atomic, provenance
+from study.store.account import Outcome, read_account
+from study.store.layout import Store, TrialFolder
+from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES
 from study.tasks.names import CLASSIFIER_PROTOCOLS
 from study.tasks.protocols import as_evaluated, errors_pct, probabilities, split_of
 from study.training import memory
-from study.training.checkpoints import newest_iteration
 from study.training.distributed import HERE, Meeting, Peers, assisting, joined, leading
 from study.training.evaluation import loss_and_error, recalibrated
 from study.training.loop import EVALUATION_BATCH, Record, TrainState, train
 
-HEARTBEAT_SECONDS = 1.0  # ten times as long where the storage is an object store
-ROOM_SECONDS = 2.0  # between looks whether a full disk has room again
-DEATHS = 3  # deaths at one and the same point that are forgiven beyond the retries
 DAMAGED_NAMED = 10  # images that a run's tag names, of those that could not be decoded
 log = logging.getLogger(__name__)
 
@@ -75,8 +73,8 @@ def check_machine(execution: Execution) -> None:
         raise InputError(f"--compile takes a C++ compiler, and {compiler!r} is not found; install one, or leave it out")
 
 
-def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: Peers = HERE) -> str:
-    """Run the trial to its end and seal it in the ledger; returns its outcome.
+def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: Peers = HERE) -> Outcome:
+    """Run the trial to its end and seal it in its folder; returns its outcome.
 
     Where it takes several processes this is the first of them, and starts the others.
 
@@ -89,8 +87,8 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
     execution.part(trial)
     _check_storage(execution)
     _check_folder(folder, trial)
-    sealed = ledger.account(folder).get("outcome")
-    if sealed in ledger.RESULTS:  # by an attempt whose end its launcher did not see
+    sealed = read_account(folder).outcome
+    if sealed.is_result:  # by an attempt whose end its launcher did not see
         return sealed
     device = device_of(execution)
     set_up_torch(execution)
@@ -98,9 +96,9 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
     where["deterministic"] = _yes(execution.deterministic)
     with Attempt(trial, execution, {**tags, **provenance.tags(), **where}) as attempt:
         if attempt.stopping:
-            return attempt.ended("interrupted", "asked to stop")
+            return attempt.end(Outcome.INTERRUPTED, "asked to stop")
         if attempt.dies_here_too_often:
-            return attempt.ended("failed", attempt.dies_here_too_often)
+            return attempt.end(Outcome.FAILED, attempt.dies_here_too_often)
         try:
             if isinstance(trial, DetectionTrial):
                 from study.run.detection_worker import run  # which knows this module
@@ -108,19 +106,19 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
                 return run(trial, execution, device, attempt)
             return _run(trial, execution, device, attempt, peers)
         except memory.OutOfMemory as error:  # not raised: another attempt would run out, too
-            return attempt.ended("failed", str(error))
+            return attempt.end(Outcome.FAILED, str(error))
         except (KeyboardInterrupt, SystemExit) as error:
-            attempt.ended("interrupted", f"{type(error).__name__}: {error}")
+            attempt.end(Outcome.INTERRUPTED, f"{type(error).__name__}: {error}")
             raise
         except InputError as error:
-            attempt.ended("failed", f"{type(error).__name__}: {error}")
+            attempt.end(Outcome.FAILED, f"{type(error).__name__}: {error}")
             raise
         except Exception as error:
             log.exception("trial %s failed (attempt %d of %d)", trial.id, attempt.number, execution.retries + 1)
-            attempt.ended("failed", f"{type(error).__name__}: {error}")
+            attempt.end(Outcome.FAILED, f"{type(error).__name__}: {error}")
             if attempt.number <= execution.retries:
                 raise
-            return "failed"
+            return Outcome.FAILED
 
 
 def assist(trial: Trial, execution: Execution, meeting: Meeting, rank: int, address: str) -> None:
@@ -140,8 +138,8 @@ def assist(trial: Trial, execution: Execution, meeting: Meeting, rank: int, addr
             pass
 
 
-def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Attempt", peers: Peers) -> str:
-    checkpoints = attempt.folder / "checkpoints"
+def _run(trial: Trial, execution: Execution, device: torch.device, attempt: Attempt, peers: Peers) -> Outcome:
+    checkpoints = attempt.files.checkpoints
     data = load(trial.data, execution.data_root, device, trial.seed)
     memory.reset_peak(device)
     state, seconds, how = _train_in_memory(trial, data, device, execution, attempt, peers)
@@ -149,7 +147,7 @@ def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Att
     if diverged_at is None and state.iteration < trial.recipe.iterations:
         if not attempt.orphaned:
             attempt.write(lambda: state.save(checkpoints))
-        return attempt.ended("interrupted", "asked to stop")
+        return attempt.end(Outcome.INTERRUPTED, "asked to stop")
     attempt.write(lambda: state.save(checkpoints, kept=1))  # the final weights
     how |= {"seconds": f"{seconds:.2f}", "data_digest": data.digest}
     how["memory_mib"] = str(memory.peak(device) // 2**20)
@@ -157,10 +155,10 @@ def _run(trial: Trial, execution: Execution, device: torch.device, attempt: "Att
         named = ", ".join(sorted(data.damaged)[:DAMAGED_NAMED])
         how["damaged_images"] = f"{len(data.damaged)}: {named}" + ", ..." * (len(data.damaged) > DAMAGED_NAMED)
     if diverged_at is not None:
-        return attempt.seal("diverged", state, seconds, how | {"diverged_at": str(diverged_at)}, None)
+        return attempt.seal(Outcome.DIVERGED, state, seconds, how | {"diverged_at": str(diverged_at)}, None)
     how |= _recalibrated(trial, state, data)
     evaluations = _tested(trial, state, data)  # before the layers, which give the net its initial weights again
-    return attempt.seal("finished", state, seconds, how, _layers(trial, state, data), evaluations)
+    return attempt.seal(Outcome.FINISHED, state, seconds, how, _layers(trial, state, data), evaluations)
 
 
 def _recalibrated(trial: Trial, state: TrainState, data: AnyDataset) -> dict[str, str]:
@@ -169,10 +167,10 @@ def _recalibrated(trial: Trial, state: TrainState, data: AnyDataset) -> dict[str
     Over batches as BatchNorm trained on, drawn from all training images; fewer where there are too few images.
     """
     size, precision = trial.recipe.bn_batch, trial.recipe.precision
-    sample = data.mixed(size, min(data.count("train"), ledger.RECALIBRATION_BATCHES * size))
+    sample = data.mixed(size, min(data.count("train"), RECALIBRATION_BATCHES * size))
     with recalibrated(state.net, sample, precision):
         errors = [loss_and_error(state.net, data.clean(s, EVALUATION_BATCH), precision)[1] for s in ("train", "test")]
-    return dict(zip(ledger.RECALIBRATED, map(repr, errors), strict=True))
+    return dict(zip(RECALIBRATED, map(repr, errors), strict=True))
 
 
 def _tested(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str, Any]]:
@@ -192,133 +190,6 @@ def _layers(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str,
     end = layers.measure(state.net, images, labels, trial.recipe.precision, state.iteration)
     state.net.load_state_dict(build(trial).state_dict())
     return layers.measure(state.net, images, labels, trial.recipe.precision, 0) + end
-
-
-class Attempt:
-    """One attempt at a trial: what it says in the ledger, its heartbeat, and whether it is to stop.
-
-    A thread beats, because one update of a deep net may take a minute. The first beat comes before the account says
-    'running', so that a trial that runs and is silent was heard in this attempt.
-    """
-
-    def __init__(self, trial: Trial, execution: Execution, tags: dict[str, str]) -> None:
-        self.folder, self.execution = execution.trial_folder(trial.id), execution
-        self.schema = ledger.columns(trial)
-        self.leash = heartbeat.Leash(execution) if execution.launch else None
-        self.stopping = self.orphaned = False
-        self._look()
-        before = ledger.account(self.folder)
-        same_launch = before.get("launch") == execution.launch and bool(execution.launch)
-        failures = before.get("failures", 0) if same_launch else 0
-        self.number = failures + 1
-        deaths, at = (before.get("deaths", 0), before.get("died_at")) if same_launch else (0, None)
-        if same_launch and before.get("outcome") == "running":  # it did not live to say how it ended
-            reached = newest_iteration(self.folder / "checkpoints")
-            deaths, at = (deaths + 1 if at == reached else 1), reached
-        self.dies_here_too_often = (
-            f"its process died {deaths} times in a row after iteration {at}, without a word: killed from outside, or by"
-            " the system because memory ran out"
-            if deaths > execution.retries + DEATHS
-            else ""
-        )
-        self.said: dict[str, Any] = {
-            **{"launch": execution.launch, "started": before.get("started") or int(time.time() * 1000)},
-            **{"failures": failures, "deaths": deaths, "died_at": at, "outcome": "running", "reason": ""},
-            **{"host": platform.node(), "pid": os.getpid(), "process_started": psutil.Process().create_time()},
-            "tags": {**tags, "storage": str(execution.storage.absolute())},
-        }
-        last = heartbeat.read(self.folder)
-        self.seconds_before: float = last.get("seconds", 0.0)
-        self._now: dict[str, Any] = {
-            **{"iteration": last.get("iteration", 0), "train_error_pct": last.get("train_error_pct")},
-            **{"seconds": self.seconds_before, "seconds_left": None},
-        }
-        self._say_now()
-        self.write(lambda: ledger.say(self.folder, self.said))
-        if provenance.patch():
-            self.write(lambda: atomic.write(self.folder / "uncommitted.patch", provenance.patch().encode()))
-        self._over = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
-
-    def __enter__(self) -> "Attempt":
-        self._heart.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._heart.join()
-
-    def now(self, state: TrainState, seconds: float, **more: Any) -> None:
-        """What the next heartbeat says."""
-        error_pct = state.records[-1].get("train_error_pct") if state.records else None
-        self._now = {"iteration": state.iteration, "train_error_pct": error_pct, "seconds": seconds, **more}
-
-    def checkpoint(self, state: TrainState) -> None:
-        """Keep the state and the records so far."""
-        self.write(lambda: state.save(self.folder / "checkpoints"))
-        self.write(lambda: ledger.write_records(self.folder, state.records, self.schema))
-
-    def seal(
-        self,
-        outcome: str,
-        state: TrainState,
-        seconds: float,
-        tags: dict[str, str],
-        layers: list[dict[str, Any]] | None,
-        evaluations: Sequence[dict[str, Any]] = (),
-    ) -> str:
-        """Make the outcome a result."""
-        self.said["tags"] |= tags
-        self.now(state, seconds, seconds_left=0.0, outcome=outcome)
-        self.write(
-            lambda: ledger.seal(self.folder, outcome, state.records, self.said, layers, evaluations, self.schema)
-        )
-        return outcome
-
-    def ended(self, outcome: str, reason: str) -> str:
-        """Say why there is no result. An attempt that another one has replaced says nothing more."""
-        there = ledger.account(self.folder)
-        ours = all(there.get(name) == self.said[name] for name in ("launch", "host", "pid", "process_started"))
-        self.said |= {"outcome": outcome, "reason": reason[:5000]}
-        self.said["failures"] += outcome == "failed"
-        if ours and not self.orphaned:
-            self.write(lambda: ledger.say(self.folder, self.said))
-        return outcome
-
-    def write(self, write: Callable[[], object]) -> None:
-        """Write. While the disk is full, wait for room, or for being asked to stop."""
-        warned = False
-        while True:
-            try:
-                write()
-                return
-            except OSError as error:
-                if not atomic.is_full(error):
-                    raise
-                if not warned:
-                    log.warning("the disk of %s is full; the trial goes on when there is room", self.folder)
-                    warned = True
-                if self.stopping:
-                    return
-                time.sleep(ROOM_SECONDS)
-
-    def _beat(self) -> None:
-        rest = HEARTBEAT_SECONDS if atomic.is_local(self.folder) else 10 * HEARTBEAT_SECONDS
-        while not self._over.wait(rest):
-            self._say_now()
-            self._look()
-        self._say_now()
-
-    def _say_now(self) -> None:
-        try:
-            heartbeat.write(self.folder, launch=self.execution.launch, **self._now)
-        except OSError as error:  # of a network's file system, for a moment
-            log.warning("no heartbeat: %s", error)
-
-    def _look(self) -> None:
-        pull = self.leash.pulled() if self.leash else ""
-        self.orphaned = self.orphaned or pull == "replaced"
-        self.stopping = self.stopping or bool(pull)
 
 
 def memory_allowed(execution: Execution, device: torch.device) -> int:
@@ -358,7 +229,7 @@ def _train_in_memory(
     def once(at_least: int) -> tuple[TrainState, float]:
         nonlocal needed, segments
         with leading(execution.processes, peers, partial(assist, trial, execution), device) as group:
-            state = TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", device)
+            state = TrainState.restore_or_create(trial, attempt.files.checkpoints, device)
             group.share({"state": state.saved(), "segments": at_least}, device)
             needed = _fit(trial, state, execution, at_least)
             segments = len(state.net.segments)
@@ -406,12 +277,12 @@ def drive(
     started = checkpointed = time.monotonic()
     first, seconds = state.iteration, before
     if execution.profile_trace == trial.id:
-        updates = _profiled(updates, attempt.folder / "trace.json")
+        updates = _profiled(updates, attempt.files.trace)
     for _ in updates:
         now = time.monotonic()
         seconds = before + now - started
         pace = (now - started) / max(1, state.iteration - first)
-        attempt.now(state, seconds, seconds_left=pace * (trial.recipe.iterations - state.iteration))
+        attempt.reached(state, seconds, seconds_left=pace * (trial.recipe.iterations - state.iteration))
         if attempt.stopping:
             break
         if now - checkpointed >= execution.checkpoint_seconds:
@@ -437,7 +308,7 @@ def _profiled(updates: Iterator[Record | None], path: Path) -> Iterator[Record |
 
 def _check_storage(execution: Execution) -> None:
     """A node that does not see the launcher's storage would train into a folder of its own."""
-    if execution.launch and not (execution.storage / "store.json").exists():
+    if execution.launch and not Store(execution.storage).marker.exists():
         raise InputError(
             f"{platform.node()} does not see the storage {execution.storage}; mount it at the same path on every node,"
             " or choose a storage that all of them see"
@@ -446,7 +317,7 @@ def _check_storage(execution: Execution) -> None:
 
 def _check_folder(folder: Path, trial: Trial) -> None:
     """Refuse a folder that another specification wrote under this id."""
-    path, spec = folder / "spec.json", json.dumps(trial.to_dict(), indent=2).encode()
+    path, spec = TrialFolder(folder).spec, json.dumps(trial.to_dict(), indent=2).encode()
     there = atomic.read(path)
     if there is None:
         atomic.write(path, spec)

@@ -15,7 +15,7 @@ import torch
 from study.data.scenes import Scenes
 from study.seeds import generator
 from study.spec import DetectionTrial
-from study.store.ledger import LOSSES
+from study.store.records import LOSSES
 from study.training.evaluation import autocast
 from study.training.loop import CHECK_EVERY, Record, TrainState, learning_rate, set_learning_rate
 

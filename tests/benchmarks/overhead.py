@@ -19,14 +19,14 @@ from experiments.recipes import minutes
 from study.execution import Execution
 from study.run import worker
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat, records
 from study.store.mlflow import client, mirror
 from study.training.loop import TrainState, loop
 
 CALLS = (
     ("records", loop, "_observe"),
     ("checkpoints", TrainState, "save"),
-    ("records", ledger, "write_records"),
+    ("records", records, "write_records"),
     ("heartbeat", heartbeat, "write"),
     ("opening and sealing", worker.Attempt, "__init__"),
     ("opening and sealing", worker.Attempt, "seal"),
