@@ -80,8 +80,8 @@ def paper_cifar(model: Model) -> Recipe:
 def paper_imagenet(model: Model) -> Recipe:
     """Sec. 3.4: 600,000 iterations of 256 images, lr 0.1, divided by 10 where Fig. 4 shows it; BatchNorm over 32.
 
-    The paper says 'when the error plateaus': schedule 'plateau' does that. How many GPUs there were it does not say; 32
-    images each are those of 8.
+    The paper says 'when the error plateaus': schedule 'plateau' does that. It does not give the number of GPUs; 32
+    images each correspond to 8.
     """
     return replace(
         paper_cifar(model),  # with its optimiser; no warm-up at any depth
@@ -127,7 +127,7 @@ def paper_detection(data: Data) -> Recipe:
 
 
 def minute_of_detection(data: Data) -> Recipe:
-    """A minute on generated scenes: the machinery, until a detector finds something."""
+    """A minute on generated scenes: long enough for a detector to find some objects."""
     return replace(
         paper_detection(data),
         iterations=300,
@@ -297,10 +297,10 @@ def kuangliu(model: Model) -> Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """How a public repository trains, as far as the fields of a trial can say it; its recipe says what they cannot.
+    """How a public repository trains, as far as a trial's fields can express it; its recipe's docstring has the rest.
 
-    Where epochs are counted, there one ends with a ragged batch and is 391 updates, and so it is here; but here every
-    batch is full, and 390 of them are a pass over the images.
+    Schedules that the repositories count in epochs are converted at 391 updates an epoch, the last one on a ragged
+    batch there. Here every batch is full, and a pass over the images takes 390 of them.
     """
 
     recipe: Callable[[Model], Recipe]
@@ -308,24 +308,24 @@ class Preset:
     normalise: str
 
     def data(self, data: Data) -> Data:
-        """A profile's data in its normalisation: all of them crop and flip as the paper does, and hold nothing out.
+        """The data in the preset's normalisation. All presets crop and flip as the paper does, and hold nothing out.
 
-        ImageNet's constants are of three colours; other images have their own.
+        ImageNet's constants exist for three channels only: other images are normalised by their own.
         """
         foreign = self.normalise == "imagenet" and data.channels != 3
         return replace(data, normalise="channel" if foreign else self.normalise)
 
-    def as_long_as(self, ours: Callable[[Model], Recipe]) -> "Preset":
-        """The preset for a shorter profile: as many iterations and records as `ours`, its schedule in proportion."""
+    def as_long_as(self, shorter: Callable[[Model], Recipe]) -> "Preset":
+        """The preset with the iterations and records of `shorter`; its schedule keeps its proportions."""
 
         def recipe(model: Model) -> Recipe:
-            theirs, length = self.recipe(model), ours(model)
-            share = length.iterations / theirs.iterations
+            full, length = self.recipe(model), shorter(model)
+            share = length.iterations / full.iterations
             return replace(
-                theirs,
+                full,
                 iterations=length.iterations,
-                drops=tuple(round(share * drop) for drop in theirs.drops),
-                warmup_iterations=round(share * theirs.warmup_iterations),
+                drops=tuple(round(share * drop) for drop in full.drops),
+                warmup_iterations=round(share * full.warmup_iterations),
                 record_every=length.record_every,
                 evaluate_every=length.evaluate_every,
             )
