@@ -15,7 +15,7 @@ from analysis import files, paper, report
 from analysis.decision import evaluate
 from analysis.gaps import problems
 from analysis.runs import load
-from analysis.tables import results
+from analysis.tables import claims, results
 from analysis.verdicts import Kind, Verdict, entry
 from commands.render import cli
 from experiments import planned
@@ -194,7 +194,7 @@ def test_gaps_single_seeds_and_other_versions_are_named(damaged):
     terminal = " ".join(report.summary([], results.table_6(study, "quick"), where, known=known).split())
     for text in (page, terminal):
         assert (
-            "no run of learning-rate is there; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
+            "learning-rate has no run; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
         )
         assert "20 runs of schema 1, protocol 1 are not shown: this code has schema" in text
         assert "one finished seed only, hence no deviation, interval or test" in text and "(depth-scaling)" in text
@@ -263,7 +263,7 @@ def test_the_summary_keeps_its_order_and_fits_80_columns(study, folder):
 
 def test_untestable_claims_are_grouped_by_their_reason():
     untestable = VERDICTS[-1]
-    table = report.untestable_table([*VERDICTS, untestable.of(claim("S43-2"), untestable.reason)])
+    table = claims.untestable_table([*VERDICTS, untestable.of(claim("S43-2"), untestable.reason)])
     assert table.values.tolist() == [["no detection here", "2", "S43-1, S43-2"]]
 
 
