@@ -193,9 +193,7 @@ def test_gaps_single_seeds_and_other_versions_are_named(damaged):
     known = [str(problem) for problem in problems(study.finals, QUICK, OLD)]
     terminal = " ".join(report.summary([], results.table_6(study, "quick"), where, known=known).split())
     for text in (page, terminal):
-        assert (
-            "learning-rate has no run; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
-        )
+        assert "learning-rate has no run; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
         assert "20 runs of schema 1, protocol 1 are not shown: this code has schema" in text
         assert "one finished seed only, hence no deviation, interval or test" in text and "(depth-scaling)" in text
     assert OLD["schema 1, protocol 1"][-1] in page and "and 12 more" in terminal
