@@ -13,8 +13,9 @@ import pyarrow as pa
 from rich.console import Console
 
 from analysis import report as page
-from analysis import runs, tables
+from analysis import runs
 from analysis.gaps import Problem, problems
+from analysis.tables.results import table_6
 from analysis.verdicts import Verdict
 from commands import mlflow_report
 from commands.options import PROBE, RESULTS, RUN_OPTIONS, Costs, Selection, costs, selecting
@@ -103,7 +104,7 @@ class Rendering:
 def show(selected: Selection, results: Path, bundle: Bundle | None = None) -> runs.Frames:
     """Render everything and print a summary."""
     rendering = render(selected, results, bundle)
-    table = tables.table_6(rendering.frames, selected.profile.name)
+    table = table_6(rendering.frames, selected.profile.name)
     ui = f"python -m experiments import {bundle.path}, then make ui" if bundle else "make ui"
     cost_of_paper = paper_cost(selected, rendering.frames)
     print(page.summary(rendering.verdicts, table, rendering.folder, cost_of_paper, ui, rendering.problems))
@@ -150,7 +151,7 @@ def of_bundle(selected: Selection, bundle: Bundle | None) -> Selection:
     if bundle is None:
         return selected
     choice, data = selected.choice, bundle.scope.data
-    if data and choice.profile == bundle.profile and not choice.data and not choice.held_out:
+    if data and selected.profile.name == bundle.profile and not choice.data and not choice.held_out:
         chosen = selected.profile.with_data(data)
         selected = replace(selected, profile=chosen, serves=planned(chosen, choice.experiments.split()))
     others = sum(run.trial not in selected.serves for run in bundle.runs if run.records is not None)

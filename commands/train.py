@@ -57,6 +57,7 @@ def run_missing(selected: Selection, costs: Costs, probe: bool, console: Console
 def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
     """MLflow tags of each run: purpose, deviations from the paper, predicted cost."""
     tags = {}
+    starts = {trial.id: trial for trial in selected.serves}
     for each in plan.forecasts:
         expected = {"predicted_seconds": f"{each.seconds:.2f}", "predicted_from": each.source}
         if each.probed_gpu_bytes:
@@ -64,7 +65,7 @@ def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
         tags[each.trial.id] = {
             "profile": selected.profile.name,
             "experiments": ", ".join(selected.serves[each.trial]),
-            "deviations": "; ".join(deviations(each.trial)) or "none",
+            "deviations": "; ".join(map(str, deviations(each.trial, starts))) or "none",
             **expected,
         }
     return tags
