@@ -19,17 +19,17 @@ from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError, check_choice
 from study.store import atomic, bundle, heartbeat, provenance
-from study.store.account import Account, Outcome, read_account
+from study.store.account import Account, Outcome, claim, has_result, read_account
 from study.store.bundle import Bundle, Conflict, Scope, Weights
 from study.store.heartbeat import Progress
 from study.store.layout import TrialFolder
 from study.store.records import (
+    MEND,
     Run,
     add_evaluations,
     joined_evaluations,
     read_evaluations,
-    read_layers,
-    read_records,
+    run_in,
     seal_result,
 )
 
@@ -139,7 +139,7 @@ def _chosen_weights(chosen: str, runs: Iterable[Run], execution: Execution) -> d
 
 
 def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
-    """Seal what the store lacks in its ledger, then show it in MLflow. After a kill or an outage it may be repeated."""
+    """Seal what the store lacks, then show it in MLflow. After a kill or an outage it may be repeated."""
     from study.store.mlflow import mirror, reader
 
     results = [run for run in found.runs if run.records is not None]
@@ -175,30 +175,21 @@ def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
 
 
 def _sealed(run: Run, execution: Execution) -> Run | None:
-    """The result of the same trial in the store's ledger, also one that MLflow does not show yet."""
+    """The result of the same trial in the store's folders, also one that MLflow does not show yet."""
     folder = execution.trial_folder(run.trial.id)
-    account = read_account(folder)
-    if not account.has_result:
+    if not has_result(folder):
         return None
-    return Run(
-        run_id="",
-        trial=run.trial,
-        outcome=account.outcome,
-        tags=account.tags,
-        records=read_records(folder),
-        layers=read_layers(folder),
-        evaluations=read_evaluations(folder),
-    )
+    try:
+        return run_in(folder, run.trial)
+    except InputError as error:
+        raise InputError(f"{error}; {MEND}") from None
 
 
 def _seal(run: Run, found: Bundle, execution: Execution) -> None:
-    """Write the run into the ledger as if it had been trained here; its tags say that it was not."""
+    """Write the run into its folder as if it had been trained here; its tags say that it was not."""
     assert run.records is not None
     folder = execution.trial_folder(run.trial.id)
-    path, spec = TrialFolder(folder).spec, json.dumps(run.trial.to_dict(), indent=2).encode()
-    if atomic.read(path) not in (None, spec):
-        raise InputError(f"{path} holds another specification than {run.trial.id}; move {folder} away")
-    atomic.write(path, spec)
+    claim(folder, run.trial)
     for path in (TrialFolder(folder).patch, TrialFolder(folder).trace):
         path.unlink(missing_ok=True)  # of an unfinished attempt; MLflow would show them as this run's
     exported = int(datetime.fromisoformat(found.manifest["when"]).timestamp() * 1000)
@@ -218,7 +209,7 @@ def _seal(run: Run, found: Bundle, execution: Execution) -> None:
 
 
 def _import_evaluations(run: Run, execution: Execution) -> bool:
-    """Add the evaluations that the store's trial lacks, if its ledger has the trial; whether there were any."""
+    """Add the evaluations that the store's trial lacks, if its folder has the result; whether there were any."""
     folder = execution.trial_folder(run.trial.id)
     if run.evaluations is None or read_account(folder).outcome != Outcome.FINISHED:
         return False

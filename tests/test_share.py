@@ -28,10 +28,10 @@ from study.execution import Execution
 from study.run.launch import only_launcher
 from study.run.worker import run_trial
 from study.spec import InputError, Trial
-from study.store import bundle, provenance
+from study.store import bundle, layout, provenance
 from study.store.account import RESULTS, Account, Outcome, read_account, write_account
 from study.store.mlflow import client, mirror, reader
-from study.store.records import COLUMNS, EVALUATIONS, Run, columns, read_records, seal_result, table_digest
+from study.store.records import COLUMNS, EVALUATIONS, LAYERS, Run, columns, read_records, seal_result, table_digest
 from study.training.loop import TrainState
 
 ROOT = Path(__file__).parents[1]
@@ -134,19 +134,29 @@ def test_equal_runs_make_equal_members_in_whatever_order_they_come(tmp_path: Pat
     for name, runs in (("a.zip", study()), ("b.zip", study()[::-1])):
         bundle.write(tmp_path / name, runs, "smoke")
         members.append(bundle.read(tmp_path / name).manifest["members"])
-    assert members[0] == members[1] and set(members[0]) == {
-        *("runs.parquet", "curves.parquet", "layers.parquet", "evaluations.parquet"),
-    }
+    assert members[0] == members[1]
+    folders = {name.split("/")[1] for name in members[0]}
+    assert folders == {run.trial.id for run in study()} and all(name.startswith("trials/") for name in members[0])
+
+
+def test_a_bundle_holds_the_files_that_a_store_has(filled: Execution, there: Path) -> None:
+    folder = filled.trial_folder(one_result(study()).trial.id)
+    with zipfile.ZipFile(there) as archive:
+        for path in (layout.TrialFolder(folder).records, layout.TrialFolder(folder).layers):
+            assert archive.read(f"trials/{folder.name}/{path.name}") == path.read_bytes()
 
 
 def test_a_bundle_can_be_read_with_pandas_alone(there: Path) -> None:
     with zipfile.ZipFile(there) as archive:
-        trials, curves = (
-            pd.read_parquet(io.BytesIO(archive.read(name))) for name in ("runs.parquet", "curves.parquet")
-        )
-    assert list(trials["id"]) == [run.trial.id for run in study()]
-    assert set(curves["id"]) == {run.trial.id for run in study() if run.records is not None}
-    assert json.loads(trials["spec"][0]) == json.loads(json.dumps(study()[0].trial.to_dict()))
+        manifest = json.loads(archive.read("manifest.json"))
+        assert [entry["id"] for entry in manifest["trials"]] == [run.trial.id for run in study()]
+        for run in study():
+            folder = f"trials/{run.trial.id}"
+            assert json.loads(archive.read(f"{folder}/spec.json")) == json.loads(json.dumps(run.trial.to_dict()))
+            assert json.loads(archive.read(f"{folder}/run.json"))["outcome"] == run.outcome
+            if run.records is not None:
+                curve = pd.read_parquet(io.BytesIO(archive.read(f"{folder}/records.parquet")))
+                assert list(curve["iteration"]) == run.records["iteration"].to_pylist()
 
 
 def test_a_write_that_dies_leaves_the_old_bundle(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,9 +197,73 @@ def test_a_bundle_from_before_layers_were_measured_is_read(tmp_path: Path) -> No
     run = one_result(study())
     tags = {name: value for name, value in run.tags.items() if name != "layers_sha256"}
     run = replace(run, tags=tags, layers=None)
-    bundle.write(tmp_path / "old.zip", [run], "smoke")
-    resealed(tmp_path / "old.zip", lambda manifest, members: members.pop("layers.parquet"))
-    assert bundle.read(tmp_path / "old.zip").runs == [run]
+    assert bundle.read(of_format_1(tmp_path / "old.zip", [run], lacking="layers.parquet")).runs == [run]
+
+
+def of_format_1(path: Path, runs: list[Run], weights: dict[str, bytes] | None = None, lacking: str = "") -> Path:
+    """The bundle as it was written before bundles held the folders of trials."""
+
+    def joined(tables: list[tuple[Run, pa.Table]], schema: pa.Schema) -> bytes:
+        empty = pa.schema([("id", pa.string()), *schema]).empty_table()
+        rows = [table.add_column(0, "id", pa.array([run.trial.id] * table.num_rows)) for run, table in tables]
+        buffer = io.BytesIO()
+        pq.write_table(pa.concat_tables([empty, *rows], promote_options="default"), buffer)
+        return buffer.getvalue()
+
+    seals = ("records", "records_sha256")
+    entries = [
+        {
+            "id": run.trial.id,
+            "spec": run.trial.to_dict(),
+            "run_id": run.run_id,
+            "outcome": run.outcome,
+            "records": run.tags.get("records"),
+            "sha256": run.tags.get("records_sha256"),
+            "tags": {name: run.tags[name] for name in sorted(run.tags) if name not in seals},
+        }
+        for run in runs
+    ]
+    members = {
+        "curves.parquet": joined([(run, run.records) for run in runs if run.records is not None], COLUMNS),
+        "layers.parquet": joined([(run, run.layers) for run in runs if run.layers is not None], LAYERS),
+        "evaluations.parquet": joined([(run, run.evaluations) for run in runs if run.evaluations], EVALUATIONS),
+        **{f"weights/{id}.checkpoint": content for id, content in (weights or {}).items()},
+    }
+    members.pop(lacking, None)
+    manifest = {
+        "format": 1,
+        "schema": 3,
+        "protocol": 1,
+        "code": "abc",
+        "when": "2026-11-27T12:00:00+00:00",
+        "profile": "smoke",
+        "scope": {"experiments": "", "seeds": None, "data": None},
+        "resolved": [],
+        "trials": entries,
+        "members": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, "manifest.json": json.dumps(manifest).encode()}.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_bundle_of_format_1_gives_back_every_run_and_its_weights(tmp_path: Path) -> None:
+    runs = study()
+    runs = [evaluated(run, mirrored=3.0) if run == one_result(runs) else run for run in runs]
+    chosen = one_result(runs).trial.id
+    found = bundle.read(of_format_1(tmp_path / "old.zip", runs, {chosen: b"weights"}))
+    assert found.runs == runs and found.weights[chosen].read_bytes() == b"weights" and len(found.weights) == 1
+    assert bundle.merge([found]) == (runs, [])
+
+
+def test_a_bundle_of_format_1_is_imported(store: Execution, tmp_path: Path, command: Command) -> None:
+    run = one_result(study())
+    path = of_format_1(tmp_path / "old.zip", [run], {run.trial.id: b"weights"})
+    assert command("import", path, "--storage", store.storage)[0] == 0
+    (shown,) = reader.read(store, [run.trial])
+    assert shown.records == run.records and shown.layers == run.layers
+    assert layout.TrialFolder(store.trial_folder(run.trial.id)).checkpoint(6).read_bytes() == b"weights"
 
 
 def evaluated(run: Run, **values: float) -> Run:
@@ -206,9 +280,8 @@ def test_evaluations_travel_and_bundles_from_before_there_were_any_are_read(tmp_
     runs = [evaluated(run, mirrored=3.0) if run == one_result(runs) else run for run in runs]
     bundle.write(tmp_path / "new.zip", runs, "smoke")
     assert bundle.read(tmp_path / "new.zip").runs == runs
-    bundle.write(tmp_path / "old.zip", study(), "smoke")
-    resealed(tmp_path / "old.zip", lambda manifest, members: members.pop("evaluations.parquet"))
-    assert bundle.read(tmp_path / "old.zip").runs == study()
+    old = of_format_1(tmp_path / "old.zip", study(), lacking="evaluations.parquet")
+    assert bundle.read(old).runs == study()
 
 
 def test_equal_results_evaluated_in_different_ways_have_the_evaluations_of_both(tmp_path: Path) -> None:
@@ -254,22 +327,31 @@ def of(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, bytes]], No
 
 
 def specification(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
-    return lambda manifest, members: change(manifest["trials"][0])
-
-
-def curves(change: Callable[[pa.Table], pa.Table]) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
     def apply(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(change(pq.read_table(io.BytesIO(members["curves.parquet"]))), buffer)
-        members["curves.parquet"] = buffer.getvalue()
+        name = f"trials/{manifest['trials'][0]['id']}/spec.json"
+        spec = json.loads(members[name])
+        change(spec)
+        members[name] = json.dumps(spec).encode()
 
     return apply
 
 
-def elsewhere(entry: dict[str, Any]) -> None:
+def curve(change: Callable[[pa.Table], pa.Table]) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
+    def apply(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
+        buffer, name = io.BytesIO(), f"trials/{one_result(study()).trial.id}/records.parquet"
+        pq.write_table(change(pq.read_table(io.BytesIO(members[name]))), buffer)
+        members[name] = buffer.getvalue()
+
+    return apply
+
+
+def without(name: str) -> Callable[[dict[str, Any], dict[str, bytes]], object]:
+    return lambda _, members: members.pop(f"trials/{one_result(study()).trial.id}/{name}")
+
+
+def elsewhere(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
     """An id that climbs out of the store."""
-    entry["spec"]["data"]["name"] = "folder:x/../../.."
-    entry["id"] = Trial.from_dict(entry["spec"]).id
+    manifest["trials"][0]["id"] = "folder:x/../../.."
 
 
 AGAIN = "copy it again, or export it again where its trials were run"
@@ -278,19 +360,21 @@ AGAIN = "copy it again, or export it again where its trials were run"
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (of("format", 2), "has format 2, this code reads up to 1; update this code"),
+        (of("format", 3), "has format 3, this code reads up to 2; update this code"),
         (of("schema", 1), "has ids of schema 1 and protocol 1, this code of schema 3 .* read it with the code that"),
         (of("trials", 7), f"manifest.json is not as this code writes it .*; {AGAIN}"),
         (of("format", "one"), f"manifest.json is not as this code writes it .*; {AGAIN}"),
         (lambda manifest, _: manifest.pop("profile"), f"is not as this code writes it \\(KeyError.*; {AGAIN}"),
-        (lambda _, members: members.pop("curves.parquet"), f"not as this code writes it \\(KeyError.*; {AGAIN}"),
-        (specification(lambda trial: trial["spec"].update(seed=77)), f"gives the id .*-s77; {AGAIN}"),
-        (specification(lambda trial: trial["spec"]["model"].update(skip=1)), f"is wrong .*skip\\); {AGAIN}"),
-        (specification(lambda trial: trial["spec"]["model"].update(depth=21)), f"is wrong .*depth .*21 .*; {AGAIN}"),
-        (specification(elsewhere), f"cannot be the name of a folder; {AGAIN}"),
-        (specification(lambda trial: trial.update(run_id="mine")), f"say different things of the trials; {AGAIN}"),
-        (curves(lambda table: table.slice(1)), f"the curve of .* was altered after it was sealed; {AGAIN}"),
-        (curves(lambda table: table.take(list(range(len(table)))[::-1])), f"curve of .* was altered .*; {AGAIN}"),
+        (without("spec.json"), f"the specification of .* is wrong .*; {AGAIN}"),
+        (without("run.json"), f"the account of .* cannot be read; {AGAIN}"),
+        (without("records.parquet"), f"the curve of .* was altered after it was sealed; {AGAIN}"),
+        (without("layers.parquet"), f"the layers of .* were altered after they were sealed; {AGAIN}"),
+        (specification(lambda spec: spec.update(seed=77)), f"gives the id .*-s77; {AGAIN}"),
+        (specification(lambda spec: spec["model"].update(skip=1)), f"is wrong .*skip\\); {AGAIN}"),
+        (specification(lambda spec: spec["model"].update(depth=21)), f"is wrong .*depth .*21 .*; {AGAIN}"),
+        (elsewhere, f"cannot be the name of a folder; {AGAIN}"),
+        (curve(lambda table: table.slice(1)), f"the curve of .* was altered after it was sealed; {AGAIN}"),
+        (curve(lambda table: table.take(list(range(len(table)))[::-1])), f"curve of .* was altered .*; {AGAIN}"),
     ],
 )
 def test_a_bundle_that_was_tampered_with_is_refused(there: Path, change: Any, says: str) -> None:
@@ -300,7 +384,8 @@ def test_a_bundle_that_was_tampered_with_is_refused(there: Path, change: Any, sa
 
 
 def test_a_damaged_member_is_named(there: Path) -> None:
-    for name in ("runs.parquet", "curves.parquet"):
+    folder = f"trials/{one_result(study()).trial.id}"
+    for name in (f"{folder}/run.json", f"{folder}/records.parquet"):
         bundle.write(there, study(), "smoke")
         resealed(there, lambda _, members, name=name: members.update({name: members[name][:-1]}), checksums=False)
         with pytest.raises(InputError, match=f"there.zip: {name} is damaged or missing .*; {AGAIN}"):
