@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.nets import TEST, TRAINING
 from analysis.pictures.picture import TESTS, TRAINS, Estimates
-from analysis.tables import DASH
+from analysis.tables.printing import DASH
 
 FINAL = {TRAINS: TRAINING, TESTS: TEST}
 
