@@ -1,7 +1,7 @@
-"""What of the paper this study reproduces: every number its tables print, every curve it draws, and what covers it.
+"""What this study reproduces: every number that the paper's tables print, every curve that it draws, and by what.
 
-Owns the match of a value to the net that it is of. Which experiments reproduce it, or why none does, is the line of its
-table or figure in paper/coverage.yaml. Knows plans, not runs: that a value is reproduced does not say that it was.
+Owns which net each value is of. The experiments that reproduce it, or the reason why none does, are the line of its
+table or figure in paper/coverage.yaml. Knows plans, not runs: a reproduced value may not have been run yet.
 """
 
 from collections.abc import Iterator, Mapping
