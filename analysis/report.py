@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nbformat
 import pandas as pd
 import pyarrow as pa
@@ -26,8 +25,9 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
-from analysis import charts, figures, files, tables, verdicts
+from analysis import charts, figures, files, tables, templates, verdicts
 from analysis.decision import evaluate
+from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import NAMED, Problem, problems
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
 from analysis.tables import printing, results
@@ -40,22 +40,14 @@ from study.store import atomic
 from study.store.account import RESULTS, Outcome
 
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
-MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
-DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside the report, and no part of it
 FRAMES = ("runs", "curves", "layers", "evaluations")  # files of the frames a report is rendered from
 MLFLOW = "http://127.0.0.1:5000"  # where `make ui` serves first; the reader can type another on the page
 ROWS = 2**18  # of a row group, more or less
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
 
-_PAGES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
+_PAGES = templates.environment(Path(__file__).parent / "pages")
 
 
 def write(

@@ -16,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.figures import FAMILY_COLOURS, styled
-from analysis.report import MANIFEST
+from analysis.files import MANIFEST
 from analysis.runs import Frames, thinned
 from analysis.tables.claims import verdict_table
 from analysis.tables.printing import markdown
