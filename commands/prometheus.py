@@ -137,12 +137,12 @@ def _running(standing: Standing) -> "Iterator[Metric]":
         f"{NAME}_trial_left_seconds", "Seconds left of a running trial, by its pace.", labels=labels
     )
     for row in standing.of(Outcome.RUNNING):
-        of = [standing.profile, row.id]
-        part.add_metric(of, row.iteration / row.iterations)
+        values = [standing.profile, row.id]
+        part.add_metric(values, row.iteration / row.iterations)
         if row.train_error_pct is not None:
-            error.add_metric(of, row.train_error_pct / 100)
+            error.add_metric(values, row.train_error_pct / 100)
         if row.seconds_left is not None:
-            left.add_metric(of, row.seconds_left)
+            left.add_metric(values, row.seconds_left)
     yield from (part, error, left)
 
 

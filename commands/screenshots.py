@@ -69,10 +69,10 @@ def _check_runs(name: str, storage: Path) -> None:
     """Raise `InputError` unless the store has runs of the profile."""
     from study.store.mlflow import reader
 
-    there = reader.profiles(Execution(storage=storage, data_root=storage)) if is_store(storage) else {}
-    if name not in there:
+    known = reader.profiles(Execution(storage=storage, data_root=storage)) if is_store(storage) else {}
+    if name not in known:
         raise InputError(
-            f"store {storage} has runs of {', '.join(there) or 'no profile'}, and not of {name}; name another --storage"
+            f"store {storage} has runs of {', '.join(known) or 'no profile'}, and not of {name}; name another --storage"
         )
 
 
@@ -130,15 +130,15 @@ def _watch(shoot: Shoot, scratch: Path) -> None:
 
 @contextlib.contextmanager
 def _browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
         raise InputError(f"screenshots take a browser, and none of {', '.join(BROWSERS)} is found; install Chromium")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         raise InputError("screenshots take the package playwright; python -m pip install playwright") from None
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield browser
         finally:
