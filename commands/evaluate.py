@@ -1,6 +1,6 @@
 """`python -m experiments evaluate`: finished nets, tested as the paper tests them.
 
-Owns which nets are tested and where their numbers go: those of trials into the ledger and MLflow, those of imported
+Owns which nets are tested and where their numbers go: those of trials into the store and MLflow, those of imported
 weights to the reader alone. How nets are tested is `study/run/evaluate.py`, and the protocols' arithmetic
 `study/tasks/protocols.py`.
 """
@@ -128,6 +128,7 @@ def _of_trials(selected: Selection, request: Request, as_json: bool) -> int:
         )
     if request.ensemble:
         _check_ensemble(trials, finished)
+    # With torch and mlflow: seconds before wrong options are refused.
     from study.run.launch import only_launcher
     from study.store.mlflow import client, mirror
 
@@ -160,6 +161,7 @@ def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[type["
     Unless any are named, classifiers are tested by the centre crop, or else detectors at a single scale. Raises
     `InputError` for a protocol that a trial cannot be tested by, or that none of them has.
     """
+    # With torch, as above.
     from study.run.evaluate import Testing
     from study.tasks.detection_inference import protocols_of
     from study.tasks.detection_testing import DetectorTesting

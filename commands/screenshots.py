@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import click
 
@@ -23,6 +25,7 @@ from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError
 from study.store.layout import is_store
+from study.store.mlflow import reader
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDE, PHONE = (1440, 900), (390, 844)
@@ -67,8 +70,6 @@ def screenshots_command(name: str, storage: Path, results: Path, to: Path) -> No
 
 def _check_runs(name: str, storage: Path) -> None:
     """Raise `InputError` unless the store has runs of the profile."""
-    from study.store.mlflow import reader
-
     known = reader.profiles(Execution(storage=storage, data_root=storage)) if is_store(storage) else {}
     if name not in known:
         raise InputError(
@@ -95,8 +96,6 @@ def _shoot(
 
 def _mlflow(shoot: Shoot, name: str, storage: Path) -> None:
     """The list, the charts, and one run."""
-    from study.store.mlflow import reader
-
     execution, chosen = Execution(storage=storage, data_root=storage), profile(name)
     experiment = reader.profiles(execution)[name]
     port = free_port(5000)
@@ -157,9 +156,6 @@ def _running(*words: str, module: str = "dashboards") -> Iterator[None]:
 
 
 def _wait_for(url: str, seconds: float = 60) -> None:
-    from urllib.error import URLError
-    from urllib.request import urlopen
-
     until = time.monotonic() + seconds
     while True:
         try:
