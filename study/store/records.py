@@ -55,15 +55,9 @@ LAYERS = pa.schema(
 # training images, about as many as the moving averages (momentum 0.1) remember.
 RECALIBRATED = ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
 RECALIBRATION_BATCHES = 20
-EVALUATION_KEY = (
-    "split",
-    "protocol",
-    "measure",
-    "nets",
-)  # what an evaluation is of (study/tasks/names.py): one value for each
+# Of these columns, whose values are in study/tasks/names.py, every evaluation has its own values.
+EVALUATION_KEY = ("split", "protocol", "measure", "nets")
 EVALUATIONS = pa.schema(
-    [(name, pa.string()) for name in EVALUATION_KEY] + [("value", pa.float64()), ("images", pa.int64())]
-)
     [(name, pa.string()) for name in EVALUATION_KEY] + [("value", pa.float64()), ("images", pa.int64())]
 )
 
