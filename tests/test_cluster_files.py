@@ -28,7 +28,7 @@ from commands.look import cli as dashboards_cli
 from commands.render import cli as analysis_cli
 from commands.study import cli as experiments_cli
 from experiments.profiles import profile
-from study.run.launch import GRACE_SECONDS
+from study.run.ray_process import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "cluster"
