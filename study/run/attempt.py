@@ -7,7 +7,6 @@ not know how a trial is trained.
 import logging
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 import psutil
 
 from study.execution import Execution
+from study.periodic import every
 from study.spec import Trial
 from study.store import atomic, heartbeat, provenance, records
 from study.store.account import REASON_CHARACTERS, Account, Outcome, read_account, write_account
@@ -77,16 +77,16 @@ class Attempt:
         self.write(lambda: write_account(self.folder, self.account))
         if provenance.patch():
             self.write(lambda: atomic.write(self.files.patch, provenance.patch().encode()))
-        self._over = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
+        rest = HEARTBEAT_SECONDS if atomic.is_local(self.folder) else 10 * HEARTBEAT_SECONDS
+        self._heart = every(rest, self._beat)
 
     def __enter__(self) -> "Attempt":
-        self._heart.start()
+        self._heart.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._heart.join()
+    def __exit__(self, *error: Any) -> None:
+        self._heart.__exit__(*error)
+        self._beat_once()
 
     def reached(self, state: TrainState, seconds: float, seconds_left: float) -> None:
         """Set what the next heartbeat writes."""
@@ -143,11 +143,8 @@ class Attempt:
                 time.sleep(ROOM_SECONDS)
 
     def _beat(self) -> None:
-        rest = HEARTBEAT_SECONDS if atomic.is_local(self.folder) else 10 * HEARTBEAT_SECONDS
-        while not self._over.wait(rest):
-            self._beat_once()
-            self._check_leash()
         self._beat_once()
+        self._check_leash()
 
     def _beat_once(self) -> None:
         try:
