@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from study import cost
 from study.execution import Execution
+from study.periodic import every
 from study.run import processes
 from study.run.local import Tags, run_locally
 from study.run.placement import waves
@@ -28,7 +29,6 @@ from study.run.ray_process import RayProcess
 from study.spec import InputError, Trial
 from study.store import atomic, heartbeat, layout
 from study.store.account import Outcome, has_result, read_account, write_account
-from study.store.every import every
 from study.store.layout import Store
 
 FULL = "is full: trials wait until there is room, and nothing is lost. Make room, or stop with Ctrl-C and go on later"

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from study.execution import Execution
+from study.periodic import every
 from study.spec import Trial
 from study.store import heartbeat
 from study.store.account import Account, Outcome, read_account
-from study.store.every import every
 from study.store.layout import TrialFolder
 
 log = logging.getLogger(__name__)

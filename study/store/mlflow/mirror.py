@@ -20,10 +20,10 @@ from mlflow.entities import Metric, Param
 from mlflow.entities import Run as MlflowRun
 
 from study.execution import Execution
+from study.periodic import every
 from study.spec import PROTOCOL, SCHEMA, InputError, Trial
 from study.store import atomic, layout
 from study.store.account import RESULTS, Account, Outcome, read_account
-from study.store.every import every
 from study.store.heartbeat import version
 from study.store.mlflow import client, decoration
 from study.store.mlflow.tags import EVALUATED, NOTE, STATUS, STUDY
