@@ -155,8 +155,8 @@ def _kill(account: Account) -> None:
 
     for node in ray.nodes():
         if node["Alive"] and node["NodeManagerHostname"] == account.host:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ray.remote(kill).options(num_cpus=0, scheduling_strategy=there).remote()
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ray.remote(kill).options(num_cpus=0, scheduling_strategy=place).remote()
             return
 
 
@@ -221,7 +221,7 @@ def _nodes(execution: Execution) -> list[Node]:
         return [this_machine(execution)]
 
     def check(where: str, root: Path) -> tuple[str, int]:
-        """What is wrong with the storage there, and the bytes of the smallest GPU."""
+        """What is wrong with the storage on that node, and the bytes of its smallest GPU."""
         try:
             atomic.write(root / f".seen-by-{where}", b"")
             (root / f".seen-by-{where}").unlink()
@@ -237,7 +237,7 @@ def _nodes(execution: Execution) -> list[Node]:
         for node in able
     ]
     nodes, wrong = [], {}
-    for node, (problem, gpu_bytes) in zip(able, ray.get(asked, timeout=120), strict=True):
+    for node, (problem, gpu_bytes) in zip(able, ray.get(asked, timeout=NODE_SECONDS), strict=True):
         has = node["Resources"]
         nodes.append(Node(has["CPU"], has.get("GPU", 0), int(has.get("memory", 0)), gpu_bytes))
         if problem:
