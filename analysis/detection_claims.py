@@ -146,13 +146,13 @@ def localisation_by_class(study: Study) -> Tested:
 
 def localisation_test(study: Study) -> Tested:
     """'9.0', and 'a 64 % relative reduction' of VGG's 25.3 %: no less by more than 2 %, which is half a point of it."""
-    ours = evaluated(study, localised(ENSEMBLES[LOCALISATION], DENSE, LOCALISED, TEST_SPLIT))
+    error = evaluated(study, localised(ENSEMBLES[LOCALISATION], DENSE, LOCALISED, TEST_SPLIT))
     relative = part_of(
-        [ours],
-        100 * (1 - ours.values / 25.3) - 62,
-        f"reduction from 25.3 by {ours.number}, relative, minus 62",
+        [error],
+        100 * (1 - error.values / 25.3) - 62,
+        f"reduction from 25.3 by {error.number}, relative, minus 62",
         direction=1,
         unit="%",
         of_the_paper=True,
     )
-    return Tested([level(study, ours.number, 9.0 + MARGIN, -1), relative])
+    return Tested([level(study, error.number, 9.0 + MARGIN, -1), relative])

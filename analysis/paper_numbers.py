@@ -12,14 +12,23 @@ from typing import Any
 import pandas as pd
 
 from analysis import paper
-from experiments import EXPERIMENTS, name_of
+from experiments import (
+    EXPERIMENTS,
+    detection_coco,
+    detection_voc,
+    imagenet_depth,
+    imagenet_longer,
+    imagenet_plain_vs_residual,
+    imagenet_shortcut_options,
+    name_of,
+)
+from experiments.recipes import COCO_DATA, IMAGENET_DATA, VOC12_DATA, VOC_DATA
 from study.spec import VOC_CLASSES, InputError
 from study.tasks.names import (
     CENTRE,
     COCO_TEST_DEV,
     COCO_VAL,
     DENSE,
-    DETECTOR_PROTOCOLS,
     LOCALISED,
     LOCALISED_CLASS,
     MAP,
@@ -32,29 +41,23 @@ from study.tasks.names import (
     TESTED_MULTI_SCALE,
     TOP1,
     TOP5,
-    UNTRAINED,
     VALIDATION,
     WORDS,
 )
 
-PLAIN_RESIDUAL, OPTIONS, DEPTH, LONGER = (
-    "imagenet-plain-vs-residual",
-    "imagenet-shortcut-options",
-    "imagenet-depth",
-    "imagenet-longer",
-)
-VOC, COCO, DET, LOCALISATION = "detection-voc", "detection-coco", "detection-imagenet", "localisation-imagenet"
-NORMALISATION = "detection-normalisation"
-PAPER_DATA = ("imagenet", "voc", "coco")  # how the names of the paper's data sets begin
+PLAIN_RESIDUAL, OPTIONS = imagenet_plain_vs_residual.NAME, imagenet_shortcut_options.NAME
+DEPTH, LONGER = imagenet_depth.NAME, imagenet_longer.NAME
+VOC, COCO = detection_voc.NAME, detection_coco.NAME
+DET, LOCALISATION = "detection-imagenet", "localisation-imagenet"  # experiments of the paper that this study lacks
+PAPER_DATA_SETS = tuple(data.name for data in (IMAGENET_DATA, VOC_DATA, VOC12_DATA, COCO_DATA))
 
-DETECTION_PROTOCOLS = (UNTRAINED, *DETECTOR_PROTOCOLS)
 ENSEMBLES = {DEPTH: "ensemble of 6", COCO: "ensemble of 3", DET: "ensemble of 3"}
 ENSEMBLES[LOCALISATION] = "ensemble of 3"  # Appendix C does not say of how many
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One number a seed: of which net in which experiment, tested on what, how, and what of it."""
+    """A quantity with a value a seed: of which net in which experiment, tested on which split, how, by what measure."""
 
     experiment: str
     title: str
@@ -62,13 +65,14 @@ class Number:
     protocol: str
     measure: str
 
-    def of(self, title: str) -> "Number":
-        """The same of another net."""
-        return replace(self, title=title)
-
     def by(self, protocol: str) -> "Number":
         """The same, tested in another way."""
         return replace(self, protocol=protocol)
+
+    @property
+    def ensemble(self) -> bool:
+        """Whether it is of several nets together."""
+        return self.title in ENSEMBLES.values()
 
     @property
     def words(self) -> str:
@@ -78,7 +82,7 @@ class Number:
         return f"{self.words} of {self.title} ({self.protocol}, {self.split})"
 
 
-def found(evaluations: pd.DataFrame, number: Number) -> pd.DataFrame:
+def rows_of(evaluations: pd.DataFrame, number: Number) -> pd.DataFrame:
     """The rows of the frame that are this number, one a seed.
 
     Raises `InputError` where a seed has several, as where nets of one name were trained on several data sets.

@@ -48,16 +48,28 @@ def values() -> Iterator[Value]:
             yield from _cells(name)
 
 
-def covered(value: Value) -> dict[str, Any]:
-    """`by` and `measure` (a column of our frames), or `counted`, or the `reason` why it is not reproduced."""
+@dataclass(frozen=True)
+class Coverage:
+    """How a value is reproduced: `by` experiments in a column of the frames (`measure`), or what `counted` it.
+
+    Otherwise the `reason` why it is not reproduced.
+    """
+
+    by: tuple[str, ...] = ()
+    measure: str = ""
+    counted: str = ""
+    reason: str = ""
+
+
+def covered(value: Value) -> Coverage:
     line = paper.coverage()[value.place]
     if value.quoted:
-        return {"reason": QUOTED}
+        return Coverage(reason=QUOTED)
     if not value.measured:
-        return {"counted": line["counted"]}
+        return Coverage(counted=line["counted"])
     if "by" in line and value.measured != SERVER:
-        return {"by": line["by"], "measure": line["measure"][value.measured]}
-    return {"reason": line.get("reason", SERVER)}
+        return Coverage(by=tuple(line["by"]), measure=line["measure"][value.measured])
+    return Coverage(reason=line.get("reason", SERVER))
 
 
 def trains(trial: Trial, value: Value) -> bool:
@@ -73,17 +85,17 @@ def counts() -> pd.DataFrame:
     """
     everything, rows = list(values()), []
     for place, line in paper.coverage().items():
-        found = [covered(value) for value in everything if value.place == place]
+        coverages = [covered(value) for value in everything if value.place == place]
         by = line.get("by", [])
-        needs = [NEEDS[each["reason"]] for each in found if each.get("reason", QUOTED) != QUOTED]
-        quoted = len([each for each in found if each.get("reason") == QUOTED])
+        reasons = [coverage.reason for coverage in coverages if coverage.reason]
+        needs = [NEEDS[reason] for reason in reasons if reason != QUOTED]
         rows.append(
             {
                 "place": place,
-                "values": len(found),
-                "reproduced": sum("by" in each for each in found),
-                "counted": sum("counted" in each for each in found),
-                "quoted": quoted,
+                "values": len(coverages),
+                "reproduced": sum(bool(coverage.by) for coverage in coverages),
+                "counted": sum(bool(coverage.counted) for coverage in coverages),
+                "quoted": reasons.count(QUOTED),
                 "not_reproduced": len(needs),
                 "how": "; ".join([*by, *(f"the rest {need}" if by else need for need in dict.fromkeys(needs))]),
             }
@@ -99,11 +111,11 @@ def _cells(name: str) -> Iterator[Value]:
             if row.get(column) is None:
                 continue
             result = column in table.get("results", ())
-            of = _net(row) if result else None
+            net = _net(row) if result else None
             data, measured = (_data(row, table), _measured(row, column)) if result else ("", "")
             cells = table["classes"] if column == "ap" else [column]
             for cell in cells:
-                yield Value(name, f"{_said(row, table)}: {cell}", quoted, of, data, measured)
+                yield Value(name, f"{_which(row, table)}: {cell}", quoted, net, data, measured)
 
 
 def _curves(number: int) -> Iterator[Value]:
@@ -145,7 +157,7 @@ def _titled(net: str) -> tuple[str, int, str]:
     return ("plain", int(depth), "none") if family == "plain" else ("residual", int(depth), "A")
 
 
-def _said(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+def _which(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
     """The cells of the row that say which net it is of."""
     results = (*table.get("results", ()), *table.get("counts", ()))
     return ", ".join(str(cell) for column, cell in row.items() if column not in results)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from experiments.recipes import deviations
 from study import cost
-from study.spec import Trial
+from study.spec import DetectionTrial, Trial
 from study.store.account import Outcome
 from study.store.finals import final_mean
 from study.store.records import COLUMNS, LAYERS, MEND, RECALIBRATED, Run, flaw_of, table_digest
@@ -39,15 +39,31 @@ WITHOUT_RESULT = (
 )  # outcomes that enter nothing
 # Of an evaluation: the trials of its net, or of its nets with commas between them; what they are; what was measured.
 EVALUATIONS = (
-    *("ids", "experiments", "title", "seed", "data", "split", "protocol", "measure", "value", "images", "run_id"),
+    "ids",
+    "experiments",
+    "title",
+    "seed",
+    "data",
+    "split",
+    "protocol",
+    "measure",
+    "value",
+    "images",
+    "run_id",
 )
 TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
 PIXELS = 640  # of a panel's width in the finest file that has pixels, and so the most points of a curve that it shows
 
+CLASSIFICATION, DETECTION = "classification", "detection"  # values of the column `task`
+Row = dict[str, Any]  # of a frame: a value a column
+
 NEVER = {f"reached_{target}_pct": float("nan") for target in TARGETS_PCT}
-MISSING: dict[str, Any] = {
-    **{"outcome": "missing", "problem": "", "run_id": "", **dict.fromkeys((*TRACE, "evaluations_sha256"), "")},
+MISSING: Row = {
+    "outcome": Outcome.MISSING.value,
+    "problem": "",
+    "run_id": "",
+    **dict.fromkeys((*TRACE, "evaluations_sha256"), ""),
     **dict.fromkeys(("diverged_at", "seconds", "predicted_seconds", *MEASURES), float("nan")),
     **NEVER,
 }
@@ -101,9 +117,11 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
     A result that cannot be one is a row with the outcome 'unusable', whose `problem` says what is wrong and what to do
     ('' elsewhere); neither its curve nor its layers are in the frames. So are two runs of one trial.
     """
-    found, curves, layers = dict[str, dict[str, Any]](), dict[str, pa.Table](), dict[str, pa.Table]()
+    measured: dict[str, Row] = {}
+    curves: dict[str, pa.Table] = {}
+    layers: dict[str, pa.Table] = {}
     seen: dict[str, list[str]] = {}
-    evaluations: list[dict[str, Any]] = []
+    evaluations: list[Row] = []
     for run in runs:
         if run.trial not in planned:
             continue
@@ -111,11 +129,15 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
         seen.setdefault(id, []).append(run.run_id)
         run = _checked(run, seen[id])
         curves[id], layers[id] = _with(COLUMNS, run.records), _with(LAYERS, run.layers)
-        found[id] = _found(run, curves[id].to_pandas())
+        measured[id] = _measured(run, curves[id].to_pandas())
         if run.evaluations is not None:
             evaluations += _evaluated(run.trial, planned[run.trial], run.run_id, run.evaluations.to_pylist())
+    starts = {trial.id: trial for trial in planned}
     finals = pd.DataFrame(
-        [_planned(trial, experiments) | found.get(trial.id, MISSING) for trial, experiments in planned.items()]
+        [
+            _planned(trial, experiments, starts) | measured.get(trial.id, MISSING)
+            for trial, experiments in planned.items()
+        ]
     )
     return Frames(
         finals,
@@ -125,15 +147,19 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
     )
 
 
-def _evaluated(
-    trial: Trial, experiments: list[str], run_id: str, evaluations: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def _evaluated(trial: Trial, experiments: list[str], run_id: str, evaluations: list[Row]) -> Iterator[Row]:
     """The rows of `evaluations` that one run has."""
     for row in evaluations:
         nets = row.pop("nets")
-        net = f"ensemble of {nets.count(',') + 1}" if nets else trial.title
-        of = {"ids": nets or trial.id, "experiments": ",".join(experiments), "title": net, "run_id": run_id}
-        yield of | {"seed": trial.seed, "data": trial.data.name} | row
+        yield {
+            "ids": nets or trial.id,
+            "experiments": ",".join(experiments),
+            "title": f"ensemble of {nets.count(',') + 1}" if nets else trial.title,
+            "run_id": run_id,
+            "seed": trial.seed,
+            "data": trial.data.name,
+            **row,
+        }
 
 
 def _checked(run: Run, run_ids: list[str]) -> Run:
@@ -171,8 +197,8 @@ def _with(schema: pa.Schema, table: pa.Table | None) -> pa.Table:
     """The table with these columns; one that it lacks is empty."""
     if table is None:
         return schema.empty_table()
-    there = set(table.column_names)
-    columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type) for f in schema]
+    present = set(table.column_names)
+    columns = [table[f.name].cast(f.type) if f.name in present else pa.nulls(len(table), f.type) for f in schema]
     return pa.table(columns, schema=schema)
 
 
@@ -191,12 +217,13 @@ def _identified(finals: pd.DataFrame, tables: dict[str, pa.Table], schema: pa.Sc
     return pd.concat([pd.DataFrame(identity).take(rows).reset_index(drop=True), measured], axis=1)
 
 
-def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
+def _planned(trial: Trial, experiments: list[str], starts: Mapping[str, Trial]) -> Row:
     return {
         "id": trial.id,
         "condition": trial.condition,
         "experiments": ",".join(experiments),
         "title": trial.title,
+        "task": DETECTION if isinstance(trial, DetectionTrial) else CLASSIFICATION,
         "family": trial.model.family,
         "block": trial.model.block,
         "depth": trial.model.depth,
@@ -207,14 +234,15 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
         "classes": trial.data.classes,
         "seed": trial.seed,
         "iterations": trial.recipe.iterations,
-        "recipe": trial.condition.rpartition("-")[2],
+        "recipe": trial.condition.removeprefix(f"{trial.label}-"),
         "learning_rate": trial.recipe.learning_rate,
         "params": cost.size(trial)[0],
-        "deviations": "; ".join(deviations(trial)),
+        "deviations": deviations(trial, starts),
     }
 
 
-def _found(run: Run, records: pd.DataFrame) -> dict[str, Any]:
+def _measured(run: Run, records: pd.DataFrame) -> Row:
+    """The columns of `finals` that a run fills."""
     if run.outcome == Outcome.UNUSABLE:
         return MISSING | {"outcome": run.outcome.value, "problem": run.tags["reason"]}
     return {

@@ -13,8 +13,9 @@ import pyarrow as pa
 from rich.console import Console
 
 from analysis import report as page
-from analysis import runs, tables
+from analysis import runs
 from analysis.gaps import Problem, problems
+from analysis.tables import results
 from analysis.verdicts import Verdict
 from commands import decide as deciding
 from commands import mlflow_report
@@ -98,7 +99,7 @@ def decide(selected: Selection) -> int:
 def show(selected: Selection) -> runs.Frames:
     """Render everything and print what it says."""
     frames, verdicts, known, folder = render(selected)
-    table = tables.table_6(frames, selected.profile.name)
+    table = results.table_6(frames, selected.profile.name)
     found = selected.arguments.get("bundle")
     ui = f"python -m experiments import {found.path}, then make ui" if found else "make ui"
     print(page.summary(verdicts, table, folder, paper_cost(selected, frames), ui, known))

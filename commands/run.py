@@ -55,6 +55,7 @@ def run_missing(selected: Selection, console: Console) -> int:
 def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
     """What each run is to say of itself: why it is run, how it departs from the paper, what was expected of it."""
     tags = {}
+    starts = {trial.id: trial for trial in selected.serves}
     for each in plan.forecasts:
         expected = {"predicted_seconds": f"{each.seconds:.2f}", "predicted_from": each.source}
         if each.probed_gpu_bytes:
@@ -62,7 +63,7 @@ def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
         tags[each.trial.id] = {
             "profile": selected.profile.name,
             "experiments": ", ".join(selected.serves[each.trial]),
-            "deviations": "; ".join(deviations(each.trial)) or "none",
+            "deviations": "; ".join(map(str, deviations(each.trial, starts))) or "none",
             **expected,
         }
     return tags

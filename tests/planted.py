@@ -17,6 +17,7 @@ from analysis.paper_numbers import Number
 from analysis.runs import EVALUATIONS, Frames, load
 from experiments import planned as planned_trials
 from experiments.profiles import Profile
+from experiments.recipes import COCO_DATA, IMAGENET_DATA, VOC_DATA
 from study.spec import DetectionTrial, Trial
 from study.store.account import Outcome
 from study.store.records import DETECTED, LAYERS, RECALIBRATED, Run
@@ -266,9 +267,14 @@ def _trial(experiments: tuple[str, ...], title: str, trained_on: str, seed: int,
     return {
         **{"id": f"{condition} {seed}", "condition": condition, "experiments": ",".join(experiments), "title": title},
         **{"seed": seed, "outcome": "finished", "run_id": f"run of {condition} {seed}", "iterations": ITERATIONS},
-        **{"data": data or ("voc" if trained_on else "coco" if paper_numbers.COCO in experiments else "imagenet")},
-        **{"evaluations_sha256": "", "records_sha256": "", "deviations": ""},
+        **{"data": data or _data(experiments)},
+        **{"evaluations_sha256": "", "records_sha256": "", "deviations": ()},
     }
+
+
+def _data(experiments: tuple[str, ...]) -> str:
+    """The paper's data set of these experiments."""
+    return {paper_numbers.VOC: VOC_DATA, paper_numbers.COCO: COCO_DATA}.get(experiments[0], IMAGENET_DATA).name
 
 
 def _fig_4(title: str) -> pd.DataFrame:
