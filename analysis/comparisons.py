@@ -1,7 +1,7 @@
 """What a claim compares: numbers of nets, one per seed, and how they are paired.
 
-Owns the vocabulary of claims: a study, a net in it, an evaluation of it, a comparison (`Part`), and what a claim hands
-to its verdict (`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
+Owns the vocabulary of claims: a study, a net in it, an evaluation of it, a comparison (`Part`), and what a claim
+returns (`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class NotTestable(Exception):
 
 @dataclass(frozen=True)
 class Study:
-    """What a claim may look at."""
+    """What a claim is a function of."""
 
     finals: pd.DataFrame
     curves: pd.DataFrame
@@ -41,7 +41,7 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One comparison: a number per seed, and the sign that the claim gives it."""
+    """One comparison: a number per seed, and the sign that the claim asserts of it."""
 
     what: str
     values: pd.Series  # by seed; the effect is their mean
@@ -161,7 +161,10 @@ def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) 
 
 
 def trend(nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
-    """Does an error rise or fall with depth? Effect: deepest minus shallowest; test: slopes over depth, one a seed."""
+    """An error that rises (direction 1) or falls (-1) with depth.
+
+    The effect is deepest minus shallowest; the test is of the slopes over depth, one a seed.
+    """
     errors = by_depth(nets, measure)
     part = trend_part(nets, errors, WORDS[measure], measure, direction)
     if measure == TRAIN:
@@ -201,8 +204,8 @@ def first_iteration(
 ) -> pd.Series:
     """By seed, the first record whose error, running training error unless named, is at most `at_most`.
 
-    Of finished trials. One that never gets there counts with its whole length, which is the least it can be; as NaN, if
-    it is not `censored`.
+    Finished trials only. A trial that never reaches it counts with its whole length, a lower bound; as NaN if not
+    `censored`.
     """
     first = {}
     for seed, row in rows[rows["outcome"] == Outcome.FINISHED].iterrows():
@@ -232,9 +235,10 @@ class Evaluated:
 
 
 def evaluated(study: Study, number: Number) -> Evaluated:
-    """Empty where its nets are planned and not evaluated yet. Raises `NotTestable` where they are not planned.
+    """The values of a number; empty where its nets are planned and not evaluated yet.
 
-    Any net of the experiment may be in an ensemble until one is evaluated.
+    Before an ensemble is evaluated, every net of its experiment counts as part of it. Raises `NotTestable` where no net
+    is planned, or where only a server has the labels.
     """
     rows = paper_numbers.rows_of(study.evaluations, number)
     nets = _planned(study, number.experiment, "" if number.ensemble else number.title)

@@ -1,6 +1,6 @@
 """The paper's claims on detection and localisation (Sec. 4.3, Appendices A-C, Tables 7-14), one function each.
 
-Owns which evaluations would test each, and how its words become a test:
+Owns which evaluations test each, and how its words become a test:
 
 - 'more than 3 points', 'over 2 points': the difference is greater than that.
 - 'by 6.0 points': within half a point of it, the margin of `analysis.imagenet_claims`; 'a 28 % relative improvement':
@@ -45,7 +45,7 @@ VGG = detector("VGG-16")
 
 
 def voc_gain(study: Study) -> Tested:
-    """'More than 3 points', on VOC 2007 and, where its server was asked, on VOC 2012."""
+    """'More than 3 points', on VOC 2007 and, where its server has evaluated, on VOC 2012."""
     first = difference(study, voc("07"), voc("07", "VGG-16"), 1, by=3)
     try:
         return Tested([first, difference(study, voc("12"), voc("12", "VGG-16"), 1, by=3)])

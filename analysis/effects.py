@@ -73,10 +73,10 @@ def shortcut_differences(finals: pd.DataFrame, measure: str) -> pd.DataFrame:
 def iterations_to_target(finals: pd.DataFrame, target_pct: int, family: str) -> pd.DataFrame:
     """When the family's nets first have a running training error of at most `target_pct`: by depth, over seeds.
 
-    n trials with a result, of which `reached` got there, and the `median` iteration. A trial that did not, because its
-    training ended or diverged before, is censored: it is known only to take longer. In the median it comes after all
-    that did; the median is NaN where it lies among those that did not. No mean could count them, and one over the
-    others would be of the quick ones only.
+    n trials with a result, of which `reached` met the target, and the `median` iteration. A trial that did not meet it,
+    because its training ended or diverged before, is censored: it would take longer. In the median it comes after all
+    that did; the median is NaN where it lies among censored trials. A mean could not include them, and would be biased
+    towards the quick ones without them.
     """
     nets, rows_of_depths = _nets(finals, family), []
     for depth, rows in nets[nets["outcome"].isin(RESULTS)].groupby("depth"):

@@ -1,8 +1,8 @@
 """The paper's claims on ImageNet nets (Sec. 3.2 and 4.1, Fig. 4, Tables 2-5), one function each.
 
-Owns which evaluations and curves would test each, and how its words become a test, by one margin of half a point: of
-ResNet-101, the same code run again by a user ended half a point above its published error (facebookarchive/
-fb.resnet.torch, issue 43: 22.94 and 22.44 %).
+Owns which evaluations and curves test each, and how its words become a test, by one margin of half a point: a user who
+ran the same code for ResNet-101 again ended half a point above its published error (facebookarchive/fb.resnet.torch,
+issue 43: 22.94 and 22.44 %).
 
 - 'better', 'slightly' and 'marginally better': the difference has that sign; its size is the effect.
 - 'considerably better', 'by considerable margins': by more than the margin.
@@ -136,7 +136,7 @@ def residual_beats_plain(study: Study) -> Tested:
 
 
 def gain_is_in_training(study: Study) -> Tested:
-    """The net that validates better trains better; that the one results from the other no comparison can show."""
+    """The net that validates better trains better; no comparison can show that one causes the other."""
     return Tested([_train(study, PLAIN34, RESNET34), difference(study, PLAIN34, RESNET34, 1)])
 
 

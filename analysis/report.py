@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nbformat
 import pandas as pd
 import pyarrow as pa
@@ -26,9 +25,11 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
-from analysis import charts, figures, files, tables, verdicts
+from analysis import files, pictures, tables, templates, verdicts
 from analysis.decision import evaluate
+from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import NAMED, Problem, problems
+from analysis.pictures import interactive, static
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
 from analysis.tables import printing, results
 from analysis.verdicts import Verdict
@@ -40,22 +41,14 @@ from study.store import atomic
 from study.store.account import RESULTS, Outcome
 
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
-MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
-DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside the report, and no part of it
 FRAMES = ("runs", "curves", "layers", "evaluations")  # files of the frames a report is rendered from
 MLFLOW = "http://127.0.0.1:5000"  # where `make ui` serves first; the reader can type another on the page
 ROWS = 2**18  # of a row group, more or less
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
 
-_PAGES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
+_PAGES = templates.environment(Path(__file__).parent / "pages")
 
 
 def write(
@@ -81,14 +74,15 @@ def write(
     rendered = tables.every(frames, profile.name)
     for table in rendered:
         printing.write(table, folder / "tables")
-    shown, pictures = {chart.name: chart for chart in charts.drawn(frames)}, []
-    for name, figure in figures.drawn(frames, profile.name):
-        figures.save(figure, folder / "figures", name)
-        svg = "" if name in shown else figures.inline(figure, name)
-        title = name.replace("_", " ").capitalize()
-        pictures.append({"name": name, "title": title, "svg": svg, "caption": figures.caption(figure)})
+    made = {picture.name: picture for picture in pictures.made(frames, profile.name)}
+    shown, printed = {name: interactive.draw(made[name]) for name in pictures.CHARTS}, []
+    for name in pictures.FIGURES:
+        figure = static.draw(made[name])
+        static.save(figure, folder / "figures", name)
+        svg = "" if name in shown else static.inline(figure, name)
+        printed.append({"name": name, "title": made[name].title, "svg": svg, "caption": made[name].caption})
     facts, known = dict(provenance or {}), problems(frames.finals, profile, others or {})
-    files.write(folder / "index.html", _page(frames, profile, judged, rendered, shown, pictures, facts, known, lecture))
+    files.write(folder / "index.html", _page(frames, profile, judged, rendered, shown, printed, facts, known, lecture))
     if lecture:
         notebooks(folder)
     files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))
@@ -199,8 +193,8 @@ def _page(
     profile: Profile,
     judged: Sequence[Verdict],
     rendered: Sequence[printing.Table],
-    shown: Mapping[str, charts.Chart],
-    pictures: Sequence[Mapping[str, str]],
+    shown: Mapping[str, interactive.Chart],
+    printed: Sequence[Mapping[str, str]],
     facts: Mapping[str, str],
     known: Sequence[Problem],
     lecture: bool,
@@ -222,11 +216,11 @@ def _page(
         testable=verdicts.ranked(judged),
         untestable=[verdict for verdict in judged if not verdict.testable],
         charts=shown,
-        drawing=_json({"panels": panels, "templates": charts.templates()}),
+        drawing=_json({"panels": panels, "templates": interactive.templates()}),
         plotly=Markup(get_plotlyjs()),
         mlflow=MLFLOW,
-        figures=[picture for picture in pictures if picture["name"].startswith("figure_")],
-        pictures=[picture for picture in pictures if not picture["name"].startswith("figure_")],
+        figures=[picture for picture in printed if picture["name"].startswith("figure_")],
+        pictures=[picture for picture in printed if not picture["name"].startswith("figure_")],
         timed=_timed(frames.finals),
         tables=[table for table in rendered if table.place is printing.Place.MEASURED and len(table.numbers)],
         ledger=[table for table in rendered if table.place is printing.Place.DEVIATIONS],

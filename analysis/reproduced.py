@@ -1,16 +1,17 @@
-"""What of the paper this study reproduces: every number its tables print, every curve it draws, and what covers it.
+"""What this study reproduces: every number that the paper's tables print, every curve that it draws, and by what.
 
-Owns the match of a value to the net that it is of. Which experiments reproduce it, or why none does, is the line of its
-table or figure in paper/coverage.yaml. Knows plans, not runs: that a value is reproduced does not say that it was.
+Owns which net each value is of. The experiments that reproduce it, or the reason why none does, are the line of its
+table or figure in paper/coverage.yaml. Knows plans, not runs: a reproduced value may not have been run yet.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from analysis import paper
+from analysis.paper import Row, Table
+from experiments.recipes import COCO_DATA, VOC12_DATA
 from study.spec import Trial
 
 FIGURES = {1: "cifar10", 4: "imagenet", 6: "cifar10"}  # with curves of errors against iterations
@@ -128,7 +129,7 @@ def _curves(number: int) -> Iterator[Value]:
         yield Value(f"figure_{number}", f"{panel}, {net}, {series}", False, _titled(net), FIGURES[number], measured)
 
 
-def _net(row: Mapping[str, Any]) -> tuple[str, int, str] | None:
+def _net(row: Row) -> tuple[str, int, str] | None:
     detector = f"{row.get('net', '')} {row.get('system', '')}"
     if "VGG-16" in detector:
         return "vgg", 16, "none"
@@ -137,18 +138,25 @@ def _net(row: Mapping[str, Any]) -> tuple[str, int, str] | None:
     if "shortcut" not in row:
         return None
     family = "plain" if row["shortcut"] == "none" else "residual"
-    return family, row.get("depth", row.get("layers")), row["shortcut"]
+    depth = row["depth"] if "depth" in row else row["layers"]
+    return family, depth, row["shortcut"]
 
 
-def _data(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
-    """The training set of the row's net: of VOC's, the years that it names last; COCO's is that of 2014."""
-    years = row.get("train", row.get("data", "")).removeprefix("COCO+")
-    return {"voc": f"voc{years}", "coco": "coco14"}.get(table["data"], table["data"])
+def _data(row: Row, table: Table) -> str:
+    """The training set of the row's net: VOC's years without the COCO images before them; COCO's is that of 2014."""
+    if table["data"] == "coco":
+        return COCO_DATA.name
+    return f"voc{_years(row)}" if table["data"] == "voc" else table["data"]
 
 
-def _measured(row: Mapping[str, Any], column: str) -> str:
+def _years(row: Row) -> str:
+    printed: str = row["train"] if "train" in row else row.get("data", "")
+    return printed.removeprefix("COCO+")
+
+
+def _measured(row: Row, column: str) -> str:
     """VOC 2012's and COCO's test annotations are with their servers."""
-    return SERVER if column.startswith("testdev") or "07++12" in _data(row, {"data": "voc"}) else "test"
+    return SERVER if column.startswith("testdev") or f"voc{_years(row)}" == VOC12_DATA.name else "test"
 
 
 def _titled(net: str) -> tuple[str, int, str]:
@@ -157,7 +165,7 @@ def _titled(net: str) -> tuple[str, int, str]:
     return ("plain", int(depth), "none") if family == "plain" else ("residual", int(depth), "A")
 
 
-def _which(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+def _which(row: Row, table: Table) -> str:
     """The cells of the row that say which net it is of."""
     results = (*table.get("results", ()), *table.get("counts", ()))
     return ", ".join(str(cell) for column, cell in row.items() if column not in results)

@@ -1,7 +1,7 @@
 """Frames: one row per planned trial, one row per record, one row per evaluation beyond the records.
 
-Owns the columns that claims, tables and figures read. Must not know where runs are kept: it is handed plans and runs,
-and touches neither tracking nor files.
+Owns the columns that claims, tables and pictures read: pure functions of plans and runs. Must not know where runs are
+kept, neither tracking nor files.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,8 +28,14 @@ MEASURES = (
     "validated_test_error_pct",
     *RECALIBRATED,
 )
+ON_TEST_IMAGES = (
+    "test_error_pct",
+    "best_test_error_pct",
+    "validated_test_error_pct",
+    "recalibrated_test_error_pct",
+)
 RECORD = tuple(COLUMNS.names)
-TARGETS_PCT = (50, 20, 10)  # running training errors of which `finals` says when a trial first reached them
+TARGETS_PCT = (50, 20, 10)  # running training errors; `finals` has the iteration at which a trial first reached each
 WITHOUT_RESULT = (
     Outcome.FAILED,
     Outcome.INTERRUPTED,
@@ -37,7 +43,7 @@ WITHOUT_RESULT = (
     Outcome.UNUSABLE,
     Outcome.MISSING,
 )  # outcomes that enter nothing
-# Of an evaluation: the trials of its net, or of its nets with commas between them; what they are; what was measured.
+# Of an evaluation. `ids`: the trial of its net; of an ensemble, its nets' trials with commas between them.
 EVALUATIONS = (
     "ids",
     "experiments",
@@ -53,7 +59,7 @@ EVALUATIONS = (
 )
 TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
-PIXELS = 640  # of a panel's width in the finest file that has pixels, and so the most points of a curve that it shows
+PIXELS = 640  # width of a panel in the finest bitmap, hence the most points of a curve that are visible
 
 CLASSIFICATION, DETECTION = "classification", "detection"  # values of the column `task`
 Row = dict[str, Any]  # of a frame: a value a column
@@ -82,7 +88,7 @@ IMAGES_ELSE = (1_000, 1_000)  # a folder's size is not in the frames: a coarse r
 def one_image_pct(data: str, measure: str) -> float:
     """The resolution of an error on the data set of that name: one of the images it is counted over, in percent."""
     train, test = IMAGES.get(data, IMAGES_ELSE)
-    return 100 / (test if "test" in measure else train)
+    return 100 / (test if measure in ON_TEST_IMAGES else train)
 
 
 @dataclass(frozen=True)
@@ -112,10 +118,10 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
     `reached_50_pct` and the others of `TARGETS_PCT`: iteration of the first record whose running training error is at
     most that, for trials with a result; NaN if none is. The records of other runs are curves that may still change.
 
-    Lets go of each run when it comes to the next, so that runs from a generator are in memory once.
+    Only one run is held at a time, so that runs from a generator need little memory.
 
-    A result that cannot be one is a row with the outcome 'unusable', whose `problem` says what is wrong and what to do
-    ('' elsewhere); neither its curve nor its layers are in the frames. So are two runs of one trial.
+    A result that cannot be one is a row with the outcome 'unusable'; its `problem` is what is wrong and what to do (''
+    elsewhere), and neither its curve nor its layers are in the frames. Two runs of one trial are treated alike.
     """
     measured: dict[str, Row] = {}
     curves: dict[str, pa.Table] = {}
@@ -175,11 +181,11 @@ def _checked(run: Run, run_ids: list[str]) -> Run:
 
 
 def thinned(curves: pd.DataFrame) -> pd.DataFrame:
-    """The curves as finely as a figure can show them: a trial has at most `PIXELS` rows, and is as it was if it had.
+    """The curves as finely as a picture can show them: at most `PIXELS` rows a trial.
 
     A longer curve becomes the means over equal windows of its iterations, one for each column of pixels, so that every
-    record counts and a spike narrower than a pixel is not drawn by chance. What was not measured is left out of a mean.
-    The first and the last record stand alone: a curve begins and ends where the trial did.
+    record counts and a spike narrower than a pixel is not drawn by chance. A mean leaves out what was not measured. The
+    first and the last record are kept: a curve begins and ends where the trial did. Shorter curves stay as they are.
     """
     shown = []
     for _, curve in curves.groupby("id", sort=False, observed=True):

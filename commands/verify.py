@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from analysis.report import MANIFEST
+from analysis.files import MANIFEST
+from commands.options import JSON, STORAGE
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic, provenance
 from study.store.account import read_account
@@ -22,12 +23,12 @@ CURRENT, STALE, ALTERED = "current", "stale", "altered"
 
 @click.command("verify")
 @click.argument("path", metavar="FILE", type=Path)
-@click.option("--storage", "where", default="store", help="Folder of the store (default: store).")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-def verify_command(path: Path, where: str, as_json: bool) -> int:
+@STORAGE
+@JSON
+def verify_command(path: Path, storage: str, as_json: bool) -> int:
     """Say whether FILE, of a results folder, is current, stale or altered. Exit code 1 unless it is current."""
     manifest, folder = manifest_of(path)
-    verdict, reasons = judged(path, folder, manifest, atomic.place(where))
+    verdict, reasons = judged(path, folder, manifest, atomic.place(storage))
     if as_json:
         print(json.dumps({"file": str(path), "verdict": verdict, "reasons": reasons}, indent=2))
     else:
@@ -57,8 +58,8 @@ def judged(path: Path, folder: Path, manifest: dict[str, Any], store: Path) -> t
         return ALTERED, [f"its SHA-256 is not the one in {folder / MANIFEST}"]
     shown, reasons = manifest["results"], []
     if (manifest["schema"], manifest["protocol"]) != (SCHEMA, PROTOCOL):
-        theirs = f"schema {manifest['schema']}, protocol {manifest['protocol']}"
-        reasons.append(f"it is of {theirs}; this code has schema {SCHEMA}, protocol {PROTOCOL}")
+        rendered_with = f"schema {manifest['schema']}, protocol {manifest['protocol']}"
+        reasons.append(f"it is of {rendered_with}; this code has schema {SCHEMA}, protocol {PROTOCOL}")
     now = {id: _seal(store, id) for id in [*shown, *manifest["without_a_result"]]}
     new = [id for id, seal in now.items() if seal and id not in shown]
     other = [id for id, seal in now.items() if seal and seal != shown.get(id, seal)]
@@ -76,10 +77,10 @@ def judged(path: Path, folder: Path, manifest: dict[str, Any], store: Path) -> t
     if reasons:
         return STALE, reasons
     facts, here = manifest["provenance"], provenance.tags()
-    said = [f"{len(shown)} sealed results of {store} are the ones it shows"]
+    grounds = [f"{len(shown)} sealed results of {store} are the ones it shows"]
     if facts.get("git_commit") != here["git_commit"]:
-        said.append(f"rendered by commit {facts.get('git_commit', 'unknown')}; this is {here['git_commit']}")
-    return CURRENT, said
+        grounds.append(f"rendered by commit {facts.get('git_commit', 'unknown')}; this is {here['git_commit']}")
+    return CURRENT, grounds
 
 
 def _seal(store: Path, id: str) -> str:

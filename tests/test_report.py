@@ -17,7 +17,7 @@ from analysis.gaps import problems
 from analysis.runs import load
 from analysis.tables import claims, results
 from analysis.verdicts import Kind, Verdict, entry
-from commands.render import cli
+from commands.app import analysis as cli
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE
 from study.spec import InputError, Trial

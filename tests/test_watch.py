@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from commands.options import Selection, select
-from commands.status import Onlooker, Tracked, tracked
-from commands.watch import HOST, Site, serving
+from commands.onlooker import Onlooker, Tracked, tracked
+from commands.options import Choice, Selection, select
+from commands.ports import HOST
+from commands.server import serving
+from commands.watch import Site
 from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.run import launch as launching
@@ -31,20 +33,20 @@ ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
 
 
-def answer(port: int, path: str, method: str = "GET", host: str = "") -> tuple[int, dict[str, str], bytes]:
+def answer(port: int, path: str, method: str = "GET", host: str = "") -> tuple[int, http.client.HTTPMessage, bytes]:
     """Status, headers and content, of a path that no client tidies up."""
     connection = http.client.HTTPConnection(HOST, port, timeout=10)
     connection.putrequest(method, path, skip_host=True)
     connection.putheader("Host", host or f"{HOST}:{port}")
     connection.endheaders()
-    said = connection.getresponse()
-    content = said.read()
+    response = connection.getresponse()
+    content = response.read()
     connection.close()
-    return said.status, dict(said.headers), content
+    return response.status, response.headers, content
 
 
 def selection(execution: Execution, trials: list[Trial]) -> Selection:
-    return Selection(SMOKE, {trial: ["test"] for trial in trials}, execution, {})
+    return Selection(SMOKE, {trial: ["test"] for trial in trials}, execution)
 
 
 @pytest.fixture
@@ -77,7 +79,9 @@ def test_the_numbers_are_those_of_the_store(site: Site, port: int) -> None:
     assert status == 200 and headers["Content-Type"] == "application/json" and headers["Cache-Control"] == "no-store"
     assert now["sentence"] == "0 of 4 trials have a result, 1 running, 2 waiting, 1 failed."
     assert (now["planned"], now["counts"]["waiting"], now["interval"], now["page"]) == (4, 2, None, 0)
-    assert [(row["iteration"], row["iterations"]) for row in now["running"]] == [(12, 24)]
+    assert [(row["title"], row["iteration"], row["iterations"]) for row in now["running"]] == [
+        ("ResNet-8, seed 0", 12, 24)
+    ]
     assert [row["reason"] for row in now["failures"]] == ["<b>why</b>: x"]
     assert now["remarks"] == [
         "No launch is running: make degradation-study starts one, or goes on where the last one stopped."
@@ -94,7 +98,7 @@ def test_it_answers_to_the_names_of_this_machine_only(port: int) -> None:
 
 def test_it_only_reads(port: int) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-        assert answer(port, "/status.json", method)[0] == 501
+        assert answer(port, "/status.json", method)[0] == 405
 
 
 @pytest.mark.parametrize(
@@ -148,16 +152,7 @@ def test_watching_renders_what_is_there_and_writes_nothing_into_the_store(
     store: Execution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = {
-        "seeds": None,
-        "data": "",
-        "held_out": 0,
-        "tracking_uri": "",
-        "data_root": store.data_root,
-        "local": True,
-    }
-    place = {"profile": "smoke", "experiments": "plain-vs-residual", "storage": store.storage}
-    selected = select(options | place)
+    selected = select(Choice(profile="smoke", experiments="plain-vs-residual"), store)
     trials = selected.trials
     launching.launch(trials[:2], store, {trial.id: {"profile": "smoke"} for trial in trials}, lambda *_: None)
     before = files(store.storage)

@@ -12,7 +12,6 @@ TINY = replace(
 PROFILE = f"{__file__}:TINY"  # as --profile takes it
 
 if __name__ == "__main__":
-    from commands.options import main
-    from commands.study import cli
+    from commands.app import main
 
-    main(cli)
+    main("experiments")

@@ -353,7 +353,7 @@ def _paper(row: pd.Series) -> tuple[float, str]:
     if row["block"] == "basic" and row["family"] == "residual" and row["shortcut"] == "A":
         for net in paper.table("table_6")["rows"]:
             if net["method"] == "ResNet" and net["layers"] == row["depth"]:
-                return net.get("mean", net["error"]), Source.MEAN if "mean" in net else Source.TABLE
+                return (net["mean"], Source.MEAN) if "mean" in net else (net["error"], Source.TABLE)
     if row["block"] == "basic" and row["family"] == "plain":
         curves = paper.curves(6)
         curve = curves[(curves["curve"] == f"plain-{row['depth']}") & (curves["series"] == "test")]

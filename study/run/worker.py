@@ -5,7 +5,6 @@ and writes to the trial's folder alone: it knows neither launcher nor MLflow, an
 """
 
 import gc
-import json
 import logging
 import os
 import platform
@@ -28,8 +27,8 @@ from study.nets.resnet import build
 from study.run.attempt import Attempt
 from study.spec import DetectionTrial, InputError, Trial
 from study.store import atomic, provenance
-from study.store.account import Outcome, read_account
-from study.store.layout import Store, TrialFolder
+from study.store.account import Outcome, claim, read_account
+from study.store.layout import Store
 from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES
 from study.tasks.names import CLASSIFIER_PROTOCOLS
 from study.tasks.protocols import as_evaluated, errors_pct, probabilities, split_of
@@ -86,7 +85,7 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
     folder = execution.trial_folder(trial.id)
     execution.part(trial)
     _check_storage(execution)
-    _check_folder(folder, trial)
+    claim(folder, trial)
     sealed = read_account(folder).outcome
     if sealed.is_result:  # by an attempt whose end its launcher did not see
         return sealed
@@ -313,16 +312,6 @@ def _check_storage(execution: Execution) -> None:
             f"{platform.node()} does not see the storage {execution.storage}; mount it at the same path on every node,"
             " or choose a storage that all of them see"
         )
-
-
-def _check_folder(folder: Path, trial: Trial) -> None:
-    """Refuse a folder that another specification wrote under this id."""
-    path, spec = TrialFolder(folder).spec, json.dumps(trial.to_dict(), indent=2).encode()
-    there = atomic.read(path)
-    if there is None:
-        atomic.write(path, spec)
-    elif there != spec:
-        raise InputError(f"{path} holds another specification than {trial.id}; move {folder} away")
 
 
 def _yes(value: bool) -> str:

@@ -5,7 +5,6 @@ from study.store import heartbeat
 heartbeat.SILENCE_SECONDS = 8.0  # also in the process that runs Ray Tune: it begins by importing this file
 
 if __name__ == "__main__":
-    from commands.options import main
-    from commands.study import cli
+    from commands.app import main
 
-    main(cli)
+    main("experiments")
