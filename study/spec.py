@@ -411,7 +411,6 @@ class Trial:
         if self.model.family == "vgg" and type(self) is Trial:
             raise InputError(f"{self.model.title} is trained as a detector's backbone only; choose plain or residual")
 
-    shared: ClassVar[bool] = True  # whether several processes can share its batches
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -488,8 +487,6 @@ class DetectionTrial(Trial):
 
     detection: Detection
 
-    shared: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model.stem != "imagenet":
@@ -520,6 +517,12 @@ class DetectionTrial(Trial):
         norm = {"frozen-affine": "affine trained", "batch": f"BatchNorm over {images}", "group": "GroupNorm"}
         named = norm.get(self.detection.norm)
         return f"Faster R-CNN, {self.model.title}" + (f" ({named})" if named else "")
+
+
+def detection_of(trial: Trial) -> Detection | None:
+    """What makes the trial's net a detector; None of a classifier."""
+    return trial.detection if isinstance(trial, DetectionTrial) else None
+
 
 
 def _digest(spec: dict[str, Any], version: Version) -> str:

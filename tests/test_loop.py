@@ -15,7 +15,7 @@ from experiments.recipes import paper_cifar
 from study.data.arrays import Dataset, load
 from study.nets.resnet import build
 from study.spec import Trial
-from study.training.evaluation import loss_and_error, recalibrated
+from study.nets.evaluation import loss_and_error, recalibrated
 from study.training.loop import TrainState, learning_rate, train
 
 CPU = torch.device("cpu")

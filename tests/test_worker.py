@@ -18,7 +18,7 @@ from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import ledger
 from study.store.mlflow import tracking
-from study.training.evaluation import loss_and_error
+from study.nets.evaluation import loss_and_error
 from study.training.loop import TrainState, train
 
 Small = Callable[..., Trial]
@@ -36,7 +36,7 @@ def recalibrated_by_hand(net: Net, data: Dataset, size: int, batches: int) -> Ne
 
     hooks = [norm.register_forward_pre_hook(note) for norm in norms]
     net.train()
-    with without_observing():
+    with without_observing(net):
         for images, _ in data.mixed(size, batches * size):
             net(images)
     for norm, hook in zip(norms, hooks, strict=True):

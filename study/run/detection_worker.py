@@ -37,7 +37,7 @@ from study.tasks.detection_testing import detections, precisions_pct, write_subm
 from study.tasks.names import UNTRAINED
 from study.training import checkpoints, memory
 from study.training.detection_loop import train
-from study.training.evaluation import recalibrated
+from study.nets.evaluation import recalibrated
 from study.training.loop import Record, TrainState
 
 COLUMN_OF = {"map": "map_50", "map_50": "map_50", "map_50_95": "map_50_95"}  # of a record, by measure

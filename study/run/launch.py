@@ -113,7 +113,7 @@ def close_stale(execution: Execution, reason: str) -> None:
 def check(trials: Sequence[Trial], execution: Execution) -> None:
     """Raise `InputError` for what the user is to mend before any trial starts: processes, data, weights, machine."""
     for trial in trials:
-        execution.part(trial)
+        execution.batch_share(trial)
     if execution.local:
         return _check(trials, execution)
     process, answer = _start(_answer_check, trials, execution)  # it takes torch and the data out of memory at its end

@@ -91,7 +91,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     from study.data.arrays import load
     from study.run import worker
     from study.training import memory
-    from study.training.evaluation import loss_and_error
+    from study.nets.evaluation import loss_and_error
     from study.training.loop import CLEAN_IMAGES, EVALUATION_BATCH, TrainState, train
 
     device, recipe = worker.device_of(execution), trial.recipe

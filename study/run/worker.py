@@ -34,7 +34,7 @@ from study.tasks.protocols import as_evaluated, errors_pct, probabilities, split
 from study.training import memory
 from study.training.checkpoints import newest_iteration
 from study.training.distributed import HERE, Meeting, Peers, assisting, joined, leading
-from study.training.evaluation import loss_and_error, recalibrated
+from study.nets.evaluation import loss_and_error, recalibrated
 from study.training.loop import EVALUATION_BATCH, Record, TrainState, train
 
 HEARTBEAT_SECONDS = 1.0  # ten times as long where the storage is an object store

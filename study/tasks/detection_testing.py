@@ -16,7 +16,7 @@ from study.spec import DetectionTrial, InputError, Trial
 from study.store import atomic
 from study.tasks.detection_inference import detect
 from study.tasks.detection_metrics import Found, coco_map, voc_ap
-from study.training.evaluation import autocast
+from study.nets.evaluation import autocast
 
 
 def detections(nets: Sequence[Detector], scenes: Scenes, protocol: str, precision: str) -> Iterator[Found]:

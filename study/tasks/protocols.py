@@ -20,7 +20,7 @@ from study.data.arrays import AnyDataset, Dataset
 from study.data.photographs import EVALUATION_SIDE, for_size
 from study.spec import Data, InputError, Recipe, check_choice
 from study.tasks.names import CENTRE, CLASSIFIER_PROTOCOLS, MULTI_SCALE, TEST_SPLIT, TOP1, TOP5, VALIDATION
-from study.training.evaluation import autocast, recalibrated
+from study.nets.evaluation import autocast, recalibrated
 from study.training.loop import EVALUATION_BATCH
 
 SIDES = (224, 256, 384, 480, 640)  # Sec. 3.4, of nets trained on crops of 224

@@ -16,7 +16,7 @@ from study.data.scenes import Scenes
 from study.seeds import generator
 from study.spec import DetectionTrial
 from study.store.ledger import LOSSES
-from study.training.evaluation import autocast
+from study.nets.evaluation import autocast
 from study.training.loop import CHECK_EVERY, Record, TrainState, learning_rate, set_learning_rate
 
 THEIRS = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg")  # torchvision's names of LOSSES

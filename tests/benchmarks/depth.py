@@ -20,7 +20,7 @@ from study.data.arrays import load
 from study.nets.resnet import build
 from study.spec import Trial
 from study.training import memory
-from study.training.evaluation import autocast
+from study.nets.evaluation import autocast
 from study.training.loop import TrainState, train
 
 CPU = torch.device("cpu")

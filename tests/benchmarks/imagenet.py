@@ -18,7 +18,7 @@ from torch.nn import functional
 from experiments.recipes import IMAGENET_DATA, paper_imagenet
 from study.spec import Model, Trial
 from study.training import memory
-from study.training.evaluation import autocast
+from study.nets.evaluation import autocast
 from study.training.loop import TrainState
 
 ROUNDS, BATCH, CPU = int(os.environ.get("ROUNDS", "3")), 16, torch.device("cpu")
