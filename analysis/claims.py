@@ -16,8 +16,6 @@ import pandas as pd
 from analysis import detection_claims, imagenet_claims
 from analysis.comparisons import (
     CLEAN,
-    CONTRADICTED,
-    SUPPORTED,
     TEST,
     TRAIN,
     WORDS,
@@ -44,6 +42,7 @@ from analysis.comparisons import (
 )
 from analysis.runs import IMAGES, IMAGES_ELSE
 from analysis.statistics import estimate
+from analysis.verdicts import Kind
 
 MAIN, OPTIONS, DEEP, RATE, BOTTLENECKS = (
     "plain-vs-residual",
@@ -94,7 +93,7 @@ def plain_starts(study: Study) -> Tested | Counted:
             if row["outcome"] == "diverged" and not math.isfinite(found.get(seed, math.nan)):
                 never.append(row["id"])
         if never:
-            return Counted(CONTRADICTED, f"Diverged within the first tenth of training: {some(never)}.", (rows,))
+            return Counted(Kind.CONTRADICTED, f"Diverged within the first tenth of training: {some(never)}.", (rows,))
         parts.append(
             Part(
                 what=f"training error of {title(rows)} after a tenth of training minus chance ({at_chance:g})",
@@ -121,7 +120,7 @@ def plain110_fails(study: Study) -> Tested | Counted:
     above = ((finished[TRAIN] > 60) & (finished[TEST] > 60)).all()
     if len(lost) and len(finished) < 2 and len(lost) + len(finished) >= 2 and above:
         reason = f"Every seed fails: {len(lost)} diverged, {len(finished)} above 60 %."
-        return Counted(SUPPORTED, reason, (rows,))
+        return Counted(Kind.SUPPORTED, reason, (rows,))
     note = f"{len(lost)} diverged seeds fail as well." if len(lost) else ""
     return Tested([against(rows, TRAIN, 60, 1), against(rows, TEST, 60, 1)], note)
 
@@ -212,7 +211,7 @@ def residual_converges_faster(study: Study) -> Tested:
         resolution=record_every(study, plain),
         unit="iterations",
     )
-    return Tested([part], _proxy(study, "the 18-layer"))
+    return _proxy(study, [part], "the 18-layer")
 
 
 def options_beat_plain(study: Study) -> Tested:
@@ -227,11 +226,12 @@ def options_beat_plain(study: Study) -> Tested:
     for rows in options:
         if rows["deviations"].iloc[0] != plain["deviations"].iloc[0]:
             raise NotTestable(f"{title(rows)} and {title(plain)} were trained by different recipes")
-    return Tested([compare(plain, rows, TEST, 1) for rows in options], _proxy(study, "the 34-layer"))
+    return _proxy(study, [compare(plain, rows, TEST, 1) for rows in options], "the 34-layer")
 
 
-def _proxy(study: Study, nets: str) -> str:
-    return f"A proxy on {study.profile.data.name}: the paper shows {nets} ImageNet nets."
+def _proxy(study: Study, parts: list[Part], nets: str) -> Tested:
+    """A test on the profile's own data; the paper's claim is about `nets` on ImageNet."""
+    return Tested(parts, f"A proxy on {study.profile.data.name}: the paper shows {nets} ImageNet nets.", proxy=True)
 
 
 def no_warmup(study: Study) -> Tested:

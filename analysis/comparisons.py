@@ -13,11 +13,10 @@ from analysis import paper_numbers
 from analysis.paper_numbers import Number
 from analysis.runs import one_image_pct
 from analysis.statistics import Greater, p_equivalent, p_greater
+from analysis.verdicts import Kind
 from experiments.profiles import Profile
 from experiments.recipes import PAPER_DATA
 from study.tasks.names import SERVERS
-
-SUPPORTED, CONTRADICTED, NOT_TESTABLE = "supported", "contradicted", "not testable in this profile"
 
 TRAIN, CLEAN, TEST = "final_train_error_pct", "clean_train_error_pct", "test_error_pct"
 WORDS = {TRAIN: "training error", CLEAN: "clean training error", TEST: "test error"}
@@ -70,17 +69,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Tested:
-    """A claim to be decided by tests: all parts must hold. `note` is a sentence for the reason."""
+    """A claim to be decided by tests: all parts must hold. `note` is a sentence for the reason.
+
+    `proxy`: the nets or data are not those that the claim is about.
+    """
 
     parts: list[Part]
     note: str = ""
+    proxy: bool = False
 
 
 @dataclass(frozen=True)
 class Counted:
     """A claim decided by counting, without a p value."""
 
-    verdict: str
+    kind: Kind
     reason: str
     nets: tuple[pd.DataFrame, ...] = ()
 
@@ -306,7 +309,7 @@ def only_on_cifar10(study: Study) -> None:
 def diverged(*nets: pd.DataFrame) -> Counted | None:
     """The verdict on a claim that a net converges, where a seed of it did not."""
     lost = [row_id for rows in nets for row_id in rows.loc[rows["outcome"] == "diverged", "id"]]
-    return Counted(CONTRADICTED, f"Diverged: {some(lost)}.", nets) if lost else None
+    return Counted(Kind.CONTRADICTED, f"Diverged: {some(lost)}.", nets) if lost else None
 
 
 def some(names: list[str]) -> str:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from analysis import paper
-from analysis.comparisons import CONTRADICTED, SUPPORTED, Counted
+from analysis.comparisons import Counted
+from analysis.verdicts import Kind
 from experiments.recipes import IMAGENET_DATA, PAPER_DATA, PAPER_WIDTH
 from study import cost
 from study.spec import Model
@@ -15,7 +16,7 @@ def _paper_net(family: str, depth: int, shortcut: str = "A") -> Model:
 
 
 def _counted(holds: bool, reason: str) -> Counted:
-    return Counted(SUPPORTED if holds else CONTRADICTED, reason)
+    return Counted(Kind.SUPPORTED if holds else Kind.CONTRADICTED, reason)
 
 
 def equal_counts() -> Counted:

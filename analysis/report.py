@@ -6,7 +6,6 @@ Nothing here contains a date or a duration of rendering, so that the same frames
 
 import hashlib
 import json
-import math
 import os
 import platform
 import textwrap
@@ -27,16 +26,17 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
-from analysis import charts, figures, files, tables
+from analysis import charts, figures, files, tables, verdicts
+from analysis.decision import evaluate
 from analysis.gaps import NAMED, Problem, problems
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
-from analysis.verdicts import evaluate
+from analysis.verdicts import Verdict
 from experiments.profiles import Profile
 from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store.ledger import RESULTS
 
-VERDICTS = ("contradicted", "supported", "undecided")  # what needs attention first
+CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
 MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
@@ -44,7 +44,6 @@ DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside th
 FRAMES = ("runs", "curves", "layers", "evaluations")  # files of the frames a report is rendered from
 MLFLOW = "http://127.0.0.1:5000"  # where `make ui` serves first; the reader can type another on the page
 ROWS = 2**18  # of a row group, more or less
-Claim = dict[str, Any]
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
 
 _PAGES = jinja2.Environment(
@@ -63,14 +62,16 @@ def write(
     provenance: Mapping[str, str] | None = None,
     others: Mapping[str, list[str]] | None = None,
     lecture: bool = True,
-) -> list[Claim]:
+) -> list[Verdict]:
     """Render everything into `folder` and return the verdicts, one for each claim of the paper.
 
     `provenance` (commit, versions, machine) goes into the manifest and onto the page as it is; `others` are ids of runs
     of other versions, to be named. `lecture=False` leaves out the executed notebooks, which take most of the time.
     """
-    verdicts = evaluate(frames, profile)
-    files.write(folder / "claims.json", json.dumps(verdicts, indent=1, default=_plain, allow_nan=False) + "\n")
+    judged = evaluate(frames, profile)
+    entries = [verdicts.entry(verdict) for verdict in judged]
+    files.write(folder / CLAIMS, json.dumps(entries, indent=1, allow_nan=False) + "\n")
+    files.write(folder / VERDICTS, verdicts.to_json(judged))
     for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers, frames.evaluations), strict=True):
         with files.writing(folder / f"{name}.parquet") as path:
             _write_frame(frame, path)
@@ -84,13 +85,19 @@ def write(
         title = name.replace("_", " ").capitalize()
         pictures.append({"name": name, "title": title, "svg": svg, "caption": figures.caption(figure)})
     facts, known = dict(provenance or {}), problems(frames.finals, profile, others or {})
-    files.write(
-        folder / "index.html", _page(frames, profile, verdicts, rendered, shown, pictures, facts, known, lecture)
-    )
+    files.write(folder / "index.html", _page(frames, profile, judged, rendered, shown, pictures, facts, known, lecture))
     if lecture:
         notebooks(folder)
     files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))
-    return verdicts
+    return judged
+
+
+def read_verdicts(folder: Path) -> list[Verdict]:
+    """The verdicts of a report. Raises `InputError` where there is no report."""
+    path = folder / VERDICTS
+    if not path.exists():
+        raise InputError(f"{folder} has no {VERDICTS}; render it: make report PROFILE={folder.name}")
+    return verdicts.from_json(path.read_text())
 
 
 def read(folder: Path) -> Frames:
@@ -144,7 +151,7 @@ def _executed(source: Path, folder: Path) -> Path:
 
 
 def summary(
-    verdicts: Sequence[Claim],
+    judged: Sequence[Verdict],
     table_6: pd.DataFrame,
     folder: Path,
     paper_cost: str = "",
@@ -156,13 +163,12 @@ def summary(
     In this order: the verdicts, Table 6, what is wrong or missing (`known`), where the pictures are, how to open the
     MLflow UI (`ui`, a command), and what the paper profile would cost (`paper_cost`, a sentence or two).
     """
-    lines = [*textwrap.wrap(f"Verdicts on the paper's {len(verdicts)} claims: {counted(verdicts)}", 78), ""]
-    for claim in sorted(verdicts, key=_rank):
-        if _rank(claim) < len(VERDICTS):
-            effect = _effect(claim)
-            first, *rest = textwrap.wrap(_statement(claim), 36, max_lines=2, placeholder=" ...") or [""]
-            lines.append(f"  {claim['verdict'].split(' (')[0]:12} {claim['id']:7} {first:36} {effect}".rstrip())
-            lines += [f"{'':23}{line}" for line in rest]
+    headline = f"Verdicts on the paper's {len(judged)} claims: {verdicts.counted(judged)}"
+    lines = [*textwrap.wrap(headline, 78), ""]
+    for verdict in verdicts.ranked(judged):
+        first, *rest = textwrap.wrap(verdict.statement, 36, max_lines=2, placeholder=" ...") or [""]
+        lines.append(f"  {verdict.kind:12} {verdict.claim.id:7} {first:36} {verdict.effect_text}".rstrip())
+        lines += [f"{'':23}{line}" for line in rest]
     lines += ["", "Table 6 (errors in percent, mean ± standard deviation over n seeds)", ""]
     shown = tables.printed(table_6)
     columns = {"net": 12, "iterations": 10, "training error": 17, "test error": 14, "n": 2, "paper": 16}
@@ -181,36 +187,27 @@ def summary(
     return "\n".join(lines) + "\n"
 
 
-def counted(verdicts: Sequence[Claim]) -> str:
-    """`9 supported, 1 contradicted, 2 undecided, 62 not testable in this profile`."""
-    counts = {verdict: sum(claim["verdict"].startswith(verdict) for claim in verdicts) for verdict in VERDICTS}
-    rest = len(verdicts) - sum(counts.values())
-    found = [f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided")]
-    return ", ".join([*found, f"{rest} not testable in this profile"])
-
-
-def verdict_table(verdicts: Sequence[Claim]) -> pd.DataFrame:
+def verdict_table(judged: Sequence[Verdict]) -> pd.DataFrame:
     """The claims that the profile tests, as text: verdict, claim, statement, effect [interval], n."""
     rows = [
         (
-            claim["verdict"],
-            claim["id"],
-            _statement(claim),
-            _effect(claim) or tables.DASH,
-            str(claim["n"] or tables.DASH),
+            verdict.text,
+            verdict.claim.id,
+            verdict.statement,
+            verdict.effect_text or tables.DASH,
+            str(verdict.n or tables.DASH),
         )
-        for claim in sorted(verdicts, key=_rank)
-        if _rank(claim) < len(VERDICTS)
+        for verdict in verdicts.ranked(judged)
     ]
     return pd.DataFrame(rows, columns=["verdict", "claim", "statement", "effect [interval]", "n"])
 
 
-def untestable_table(verdicts: Sequence[Claim]) -> pd.DataFrame:
+def untestable_table(judged: Sequence[Verdict]) -> pd.DataFrame:
     """Why the profile cannot test the other claims, as text: reason, number of claims, claims."""
     concerned: dict[str, list[str]] = {}
-    for claim in verdicts:
-        if _rank(claim) == len(VERDICTS):
-            concerned.setdefault(claim["reason"] or "", []).append(claim["id"])
+    for verdict in judged:
+        if not verdict.testable:
+            concerned.setdefault(verdict.reason, []).append(verdict.claim.id)
     rows = [(reason, str(len(ids)), ", ".join(ids)) for reason, ids in concerned.items()]
     return pd.DataFrame(rows, columns=["reason", "claims", "which"])
 
@@ -218,7 +215,7 @@ def untestable_table(verdicts: Sequence[Claim]) -> pd.DataFrame:
 def _page(
     frames: Frames,
     profile: Profile,
-    verdicts: Sequence[Claim],
+    judged: Sequence[Verdict],
     rendered: Sequence[tables.Table],
     shown: Mapping[str, charts.Chart],
     pictures: Sequence[Mapping[str, str]],
@@ -232,7 +229,6 @@ def _page(
         for name, chart in shown.items()
         for place, figure in enumerate(chart.panels.values())
     }
-    testable = sorted((claim for claim in verdicts if _rank(claim) < len(VERDICTS)), key=_rank)
     return _PAGES.get_template("study.html").render(
         profile=profile,
         data=", ".join(sorted(set(frames.finals["data"]))),
@@ -240,12 +236,9 @@ def _page(
         problems=known,
         named=NAMED,
         undone=bool(frames.finals["outcome"].isin(WITHOUT_RESULT).any()),
-        counted=counted(verdicts),
-        testable=[
-            claim | {"short": claim["verdict"].split(" (")[0], "shown": _effect(claim), "statement": _statement(claim)}
-            for claim in testable
-        ],
-        untestable=[claim for claim in verdicts if _rank(claim) == len(VERDICTS)],
+        counted=verdicts.counted(judged),
+        testable=verdicts.ranked(judged),
+        untestable=[verdict for verdict in judged if not verdict.testable],
         charts=shown,
         drawing=_json({"panels": panels, "templates": charts.templates()}),
         plotly=Markup(get_plotlyjs()),
@@ -324,29 +317,3 @@ def _outcomes(finals: pd.DataFrame) -> dict[str, int]:
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-
-
-def _rank(claim: Claim) -> int:
-    """Place of a claim's verdict in `VERDICTS`; their number for the untestable."""
-    return next((i for i, verdict in enumerate(VERDICTS) if claim["verdict"].startswith(verdict)), len(VERDICTS))
-
-
-def _statement(claim: Claim) -> str:
-    """What the paper says; marked where the study tests it on other nets or data than the paper did."""
-    return f"By proxy: {claim['statement']}" if "A proxy on" in claim["reason"] else claim["statement"]
-
-
-def _effect(claim: Claim) -> str:
-    """`+61.2 [55, 67.4]`, as far as there are numbers."""
-    effect, interval = claim["effect"], claim["interval"]
-    if effect is None or math.isnan(effect):
-        return "" if claim["n"] else "by counting"  # parameters, layers and multiply-adds need no run
-    shown = f"{effect:+.3g}"
-    if interval is not None and not any(bound is None or math.isnan(bound) for bound in interval):
-        shown += f" [{interval[0]:.3g}, {interval[1]:.3g}]"
-    return shown
-
-
-def _plain(value: Any) -> Any:
-    """What JSON does not know: numpy's scalars."""
-    return value.item()

@@ -16,6 +16,7 @@ from experiments.recipes import deviations
 from study import cost
 from study.spec import Trial
 from study.store import ledger
+from study.store.finals import final_mean
 from study.store.ledger import COLUMNS, LAYERS, MEND, RECALIBRATED, RESULTS, UNUSABLE, Run, flaw
 
 MEASURES = (
@@ -230,13 +231,13 @@ def _reached(records: pd.DataFrame) -> dict[str, float]:
 
 def _measures(run: Run, records: pd.DataFrame) -> dict[str, float]:
     """Running measures over the last tenth of the iterations; clean and test errors of the last iterate."""
-    tenth = records[records["iteration"] > 0.9 * run.trial.recipe.iterations]
+    iteration, iterations = records["iteration"], run.trial.recipe.iterations
     last = records.iloc[-1]
     return {
-        "final_train_error_pct": float(tenth["train_error_pct"].mean()),
+        "final_train_error_pct": final_mean(records["train_error_pct"], iteration, iterations),
         "clean_train_error_pct": float(last["clean_train_error_pct"]),
         "test_error_pct": float(last["test_error_pct"]),
-        "train_loss": float(tenth["train_loss"].mean()),
+        "train_loss": final_mean(records["train_loss"], iteration, iterations),
         # Labelled extras: they show what choosing an iterate would have gained. Never a result.
         "best_test_error_pct": float(records["test_error_pct"].min()),
         "validated_test_error_pct": _chosen(records),

@@ -1,258 +1,165 @@
-"""A verdict for each of the paper's 74 claims, from the frames alone.
+"""A verdict: what a study says of one of the paper's claims, as a value, in words and as JSON.
 
-Owns how the comparisons of `analysis.claims` become verdicts:
-- One number per seed: nets that share a seed share data order and, where shapes agree, initial weights, so
-  differences are paired. Only trials of one experiment, hence one recipe per net, are compared.
-- Only finished trials have an error. Missing and diverged ones are left out and named; claims about failing count them.
-- A claim in several parts holds if all hold: its p value is the largest of the parts', and its effect is that of the
-  weakest part. It is contradicted if one part is (corrected for the number of parts).
-- Holm's correction runs over the claims tested of each family (`FAMILIES`: one question of the paper each).
-  supported: p < 0.05, one-sided in the stated direction. contradicted: p < 0.05, two-sided, in the other direction.
-  Otherwise undecided, with the further seeds that would decide it if effect and deviation stayed as observed. Fewer
-  than two paired seeds are never decided.
-- Tests are t tests. Beside them stand sign flips and, of `RESAMPLED` seeds or more, bootstrap intervals; from so many
-  seeds on, a reason says where they disagree. With three seeds no sign flip could: its p is 1/8 at least.
+Owns the kinds of verdict, their order on a page and the only place where a verdict becomes text. Must not know how a
+verdict is reached (`analysis.decision`).
 """
 
-from collections.abc import Iterable
-from typing import Any
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, TypedDict
 
-import numpy as np
-import pandas as pd
-
-from analysis import claims, counted_claims, paper
-from analysis.comparisons import (
-    CONTRADICTED,
-    NOT_TESTABLE,
-    SUPPORTED,
-    Counted,
-    NotTestable,
-    Part,
-    Study,
-    Tested,
-    mean,
-    some,
-)
-from analysis.runs import Frames
-from analysis.statistics import (
-    ALPHA,
-    RESAMPLED,
-    Greater,
-    believed_sd,
-    bootstrap_interval,
-    estimate,
-    further_seeds,
-    holm,
-    p_greater,
-    p_sign_flips,
-)
-from experiments.profiles import Profile
-
-_SIDE = {1: "weakest", -1: "one that speaks most against it"}
+from analysis import paper
+from analysis.statistics import MOST_SEEDS
 
 
-def evaluate(frames: Frames, profile: Profile) -> list[dict[str, Any]]:
-    """An entry for every claim, in the paper's order.
+class Kind(StrEnum):
+    """What a verdict says; what needs a reader's attention comes first."""
 
-    Each has id, section, statement, verdict, effect (percentage points; null where there is none or it is not in
-    points), interval (95 %, of the effect alone, not corrected for many claims), n (paired seeds), runs (the ids of
-    those used) and a one-paragraph reason with the numbers. Beside the t test: interval_bootstrap (as interval, null
-    below `RESAMPLED` seeds) and p_permutation (sign flips, on the side of the reason's p; null without a test).
+    CONTRADICTED = "contradicted"
+    SUPPORTED = "supported"
+    UNDECIDED = "undecided"
+    NOT_TESTABLE = "not testable in this profile"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a study says of a claim.
+
+    effect              percentage points; None where there is none or it is not in points
+    interval            95 % t interval of the effect, not corrected for many claims
+    interval_bootstrap  as interval; None with few seeds
+    p_permutation       p of sign flips, on the side of the test; None without a test
+    n                   paired seeds
+    runs                ids of the runs used
+    leaning             of an undecided claim: supported or contradicted, whichever the numbers are closer to; None with
+                        fewer than two seeds
+    seeds_needed        of an undecided claim: further seeds that would decide if effect and deviation stayed as
+                        observed; None for more than `MOST_SEEDS`
+    proxy               tested on other nets or data than the claim is about
     """
-    study = Study(frames.finals, frames.curves, frames.layers, frames.evaluations, profile)
-    outcomes: dict[str, Tested | Counted] = {}
-    for claim in paper.claims():
-        if claim["id"] not in claims.SAME:
-            outcomes[claim["id"]] = outcome_of(claim, study)
-    decided = _decide(outcomes)
-    entries = []
-    for claim in paper.claims():
-        entry = decided.get(claim["id"])
-        if entry is None:
-            other = claims.SAME[claim["id"]]
-            reason = profile.untestable.get(claim["id"])
-            entry = (
-                _entry(Counted(NOT_TESTABLE, _sentence(reason)))
-                if reason
-                else decided[other] | {"reason": f"Same trials and test as {other}. {decided[other]['reason']}"}
-            )
-        entries.append({key: claim[key] for key in ("id", "section", "statement")} | entry)
-    return entries
+
+    claim: paper.Claim
+    kind: Kind
+    reason: str
+    effect: float | None = None
+    interval: tuple[float, float] | None = None
+    n: int = 0
+    runs: tuple[str, ...] = ()
+    interval_bootstrap: tuple[float, float] | None = None
+    p_permutation: float | None = None
+    leaning: Kind | None = None
+    seeds_needed: int | None = None
+    proxy: bool = False
+
+    @property
+    def testable(self) -> bool:
+        return self.kind is not Kind.NOT_TESTABLE
+
+    @property
+    def text(self) -> str:
+        """`undecided (needs 3 more seeds)`."""
+        return in_words(self.kind, self.seeds_needed)
+
+    @property
+    def statement(self) -> str:
+        """What the paper says, marked where the study tests it by proxy."""
+        return f"By proxy: {self.claim.statement}" if self.proxy else self.claim.statement
+
+    @property
+    def effect_text(self) -> str:
+        """`+61.2 [55, 67.4]`, as far as there are numbers."""
+        if self.effect is None:
+            return "" if self.n else "by counting"  # parameters, layers and multiply-adds need no run
+        shown = f"{self.effect:+.3g}"
+        if self.interval is not None:
+            low, high = self.interval
+            shown += f" [{low:.3g}, {high:.3g}]"
+        return shown
+
+    def of(self, claim: paper.Claim, reason: str) -> "Verdict":
+        """The same verdict on a claim that is tested by the same comparison."""
+        return replace(self, claim=claim, reason=reason)
 
 
-def outcome_of(claim: dict[str, Any], study: Study) -> Tested | Counted:
-    """What the study says of a claim of the paper that is not the `SAME` as another, before any correction."""
-    name, untestable = claim["id"], study.profile.untestable
-    if name in counted_claims.CLAIMS:
-        return counted_claims.CLAIMS[name]()
-    reason = untestable.get(name) or untestable.get("*")
-    if reason is None:
-        try:
-            return claims.MEASURED[name](study)
-        except NotTestable as why:
-            reason = str(why)
-    return Counted(NOT_TESTABLE, _sentence(reason))
+class Entry(TypedDict):
+    """An entry of claims.json. Scripts rely on these names."""
+
+    id: str
+    section: str
+    statement: str
+    verdict: str
+    effect: float | None
+    interval: tuple[float, float] | None
+    n: int
+    runs: tuple[str, ...]
+    reason: str
+    interval_bootstrap: tuple[float, float] | None
+    p_permutation: float | None
 
 
-def _decide(outcomes: dict[str, Tested | Counted]) -> dict[str, dict[str, Any]]:
-    """Verdicts, after Holm's correction over the claims of each family that have a p value."""
-    decided = {name: _entry(outcome) for name, outcome in outcomes.items() if isinstance(outcome, Counted)}
-    for family, members in claims.FAMILIES.items():
-        tests = {}
-        for name in members:
-            outcome = outcomes[name]
-            if isinstance(outcome, Counted):
-                continue
-            if min(len(part.values) for part in outcome.parts) < 2:
-                decided[name] = _too_few(outcome)
-            else:
-                tests[name] = outcome, *weigh(outcome.parts)
-        adjusted = holm([p for _, p, _, _ in tests.values()])
-        flips = {name: _p_of(outcome.parts, side, p_sign_flips) for name, (outcome, _, side, _) in tests.items()}
-        flipped = holm(list(flips.values()))
-        for name, corrected, by_flips in zip(tests, adjusted, flipped, strict=True):
-            outcome, p, side, part = tests[name]
-            verdict = {1: SUPPORTED, -1: CONTRADICTED}[side]
-            if corrected >= ALPHA:
-                one_sided = 2 if side > 0 else 1  # seeds_to_decide is two-sided, support is one-sided
-                verdict = undecided(seeds_to_decide(part, one_sided * ALPHA / len(tests)))
-            test = f"; p {in_figures(p)}, after Holm over {len(tests)} claims on {family} {in_figures(corrected)}"
-            test += f"; sign flips: {_flips_in_words(flips[name], side, outcome.parts)}."
-            doubts = _doubts(part, corrected, by_flips) if len(part.values) >= RESAMPLED else ""
-            reason = in_words(part, side, outcome.parts) + test + doubts + remarks(outcome)
-            decided[name] = _measured_entry(verdict, part, outcome.parts, reason) | {"p_permutation": flips[name]}
-    return decided
+def in_words(kind: Kind, seeds_needed: int | None) -> str:
+    """How a verdict is printed. `seeds_needed` counts for undecided claims only."""
+    if kind is not Kind.UNDECIDED:
+        return kind.value
+    return f"{kind} (needs {f'more than {MOST_SEEDS}' if seeds_needed is None else seeds_needed} more seeds)"
 
 
-def weigh(parts: list[Part]) -> tuple[float, int, Part]:
-    """The p value of the claim, the side it speaks for (1, or -1 against), and the part that it comes from."""
-    p_for, p_against = _p_of(parts, 1), _p_of(parts, -1)
-    if p_against < p_for:
-        return p_against, -1, min(parts, key=lambda part: part.p_against())
-    return p_for, 1, max(parts, key=lambda part: part.p_for())
-
-
-def _p_of(parts: list[Part], side: int, greater: Greater = p_greater) -> float:
-    """p of all parts together, for the claim or against it."""
-    if side > 0:
-        return max(part.p_for(greater) for part in parts)
-    return min(1.0, len(parts) * min(part.p_against(greater) for part in parts))
-
-
-def seeds_to_decide(part: Part, level: float) -> int | None:
-    """Further seeds at which the part would pass, in one direction or the other, at this two-sided level."""
-    centre = float(np.mean(part.sample))
-    distance = part.margin - abs(centre) if part.direction == 0 else centre
-    return further_seeds(distance, believed_sd(part.sample, part.resolution), len(part.sample), level)
-
-
-def _flips_in_words(p: float, side: int, parts: list[Part]) -> str:
-    n = min(len(part.sample) for part in parts)
-    least = min(1.0, 0.5**n * (1 if side > 0 else 2 * len(parts)))
-    return f"p = {p:.3g}" + (f", the least that {n} seeds can give" if p <= least else "")
-
-
-def _doubts(part: Part, corrected: float, by_flips: float) -> str:
-    """Where tests that assume less come to another conclusion than the t test."""
-    doubts = ""
-    if (by_flips < ALPHA) != (corrected < ALPHA):
-        doubts += f" Sign flips disagree: after the same correction p {in_figures(by_flips)}."
-    found, resampled = estimate(part.values, part.resolution), bootstrap_interval(part.values)
-    bounds = {part.margin, -part.margin}
-    if resampled and any((found.low > x, found.high < x) != (resampled[0] > x, resampled[1] < x) for x in bounds):
-        doubts += f" The bootstrap disagrees: its interval is [{resampled[0]:.2f}, {resampled[1]:.2f}]."
-    return doubts
-
-
-def _too_few(outcome: Tested) -> dict[str, Any]:
-    part = min(outcome.parts, key=lambda part: len(part.values))
-    n = len(part.values)
-    have = "no seed" if n == 0 else "only one seed"
-    reason = f"{_first_upper(part.what)}: {have} has every number it needs; two are the least that can be tested."
-    if n:
-        reason += f" That seed: {part.values.iloc[0]:.2f}{part.unit and ' ' + part.unit}."
-    return _measured_entry(undecided(2 - n), part, outcome.parts, reason + remarks(outcome))
-
-
-def _measured_entry(verdict: str, part: Part, parts: list[Part], reason: str) -> dict[str, Any]:
-    found, resampled = estimate(part.values, part.resolution), bootstrap_interval(part.values)
-    in_points = part.unit == "points"
-    return {
-        "verdict": verdict,
-        "effect": found.mean if in_points and found.n else None,
-        "interval": [found.low, found.high] if in_points and found.n > 1 else None,
-        "n": found.n,
-        "runs": runs_of(parts),
-        "reason": reason,
-        "interval_bootstrap": list(resampled) if in_points and resampled else None,
-        "p_permutation": None,
-    }
-
-
-def runs_of(parts: list[Part]) -> list[str]:
-    """The ids of the runs that the parts' numbers are from."""
-    return _runs(rows.loc[rows["seed"].isin(part.values.index)] for part in parts for rows in part.nets)
-
-
-def _entry(outcome: Counted) -> dict[str, Any]:
-    seeds = [int((rows["outcome"].isin(("finished", "diverged"))).sum()) for rows in outcome.nets]
-    return {
-        "verdict": outcome.verdict,
-        "effect": None,
-        "interval": None,
-        "n": min(seeds, default=0),
-        "runs": _runs(outcome.nets),
-        "reason": outcome.reason,
-        "interval_bootstrap": None,
-        "p_permutation": None,
-    }
-
-
-def _runs(nets: Iterable[pd.DataFrame]) -> list[str]:
-    return list(dict.fromkeys(run for rows in nets for run in rows["run_id"] if run))
-
-
-def undecided(k: int | None) -> str:
-    return f"undecided (needs {'more than 1000' if k is None else k} more seeds)"
-
-
-def in_words(part: Part, side: int, parts: list[Part], level: float = 1 - ALPHA) -> str:
-    """The effect of the part that speaks most for this side, with its interval: how a reason begins."""
-    which = "" if len(parts) == 1 else f"Of {len(parts)} parts, the {_SIDE[side]}: "
-    found = estimate(part.values, part.resolution, level)
-    within = f" (to be within {part.margin:g})" if part.direction == 0 else ""
-    return _first_upper(
-        f"{which}{part.what}: {found.mean:.2f}{part.unit and ' ' + part.unit} [{found.low:.2f}, {found.high:.2f}]"
-        f"{within} over {found.n} paired seeds"
+def entry(verdict: Verdict) -> Entry:
+    """The verdict as claims.json has it."""
+    return Entry(
+        id=verdict.claim.id,
+        section=verdict.claim.section,
+        statement=verdict.claim.statement,
+        verdict=verdict.text,
+        effect=verdict.effect,
+        interval=verdict.interval,
+        n=verdict.n,
+        runs=verdict.runs,
+        reason=verdict.reason,
+        interval_bootstrap=verdict.interval_bootstrap,
+        p_permutation=verdict.p_permutation,
     )
 
 
-def remarks(outcome: Tested) -> str:
-    """What else a reader must know: notes, a clean error that disagrees, trials left out."""
-    remarks = [outcome.note] if outcome.note else []
-    for part in outcome.parts:
-        effect = mean(part.values)
-        if part.clean is not None and effect is not None and part.direction and part.clean * effect < 0:
-            remarks.append(f"Measured clean, {part.what} has the other sign: {part.clean:.2f} points.")
-    absent = {
-        row["id"]: row["outcome"]
-        for part in outcome.parts
-        for rows in part.nets
-        for _, row in rows.iterrows()
-        if row["outcome"] != "finished" and row["seed"] not in part.values.index
+def ranked(verdicts: Iterable[Verdict]) -> list[Verdict]:
+    """The testable claims' verdicts in the order of `Kind`, within a kind in the paper's order."""
+    kinds = list(Kind)
+    return sorted((each for each in verdicts if each.testable), key=lambda each: kinds.index(each.kind))
+
+
+def counts(verdicts: Iterable[Verdict]) -> dict[Kind, int]:
+    """How many claims have each kind of verdict; every kind is among them."""
+    kinds = [each.kind for each in verdicts]
+    return {kind: kinds.count(kind) for kind in (Kind.SUPPORTED, Kind.CONTRADICTED, Kind.UNDECIDED, Kind.NOT_TESTABLE)}
+
+
+def counted(verdicts: Sequence[Verdict]) -> str:
+    """`9 supported, 1 contradicted, 2 undecided, 62 not testable in this profile`."""
+    return ", ".join(f"{count} {kind}" for kind, count in counts(verdicts).items())
+
+
+def to_json(verdicts: Iterable[Verdict]) -> str:
+    """Every field of every verdict, from which `from_json` makes equal verdicts."""
+    names = [field.name for field in fields(Verdict)]
+    rows = [{name: getattr(verdict, name) for name in names} for verdict in verdicts]
+    return json.dumps(rows, indent=1, allow_nan=False, default=lambda claim: claim.id) + "\n"
+
+
+def from_json(text: str) -> list[Verdict]:
+    """The verdicts that `to_json` wrote."""
+    known = {claim.id: claim for claim in paper.claims()}
+    return [_from_row(row, known) for row in json.loads(text)]
+
+
+def _from_row(row: Mapping[str, Any], known: Mapping[str, paper.Claim]) -> Verdict:
+    typed = {
+        "claim": known[row["claim"]],
+        "kind": Kind(row["kind"]),
+        "leaning": row["leaning"] and Kind(row["leaning"]),
+        "runs": tuple(row["runs"]),
+        "interval": row["interval"] and tuple(row["interval"]),
+        "interval_bootstrap": row["interval_bootstrap"] and tuple(row["interval_bootstrap"]),
     }
-    if absent:
-        remarks.append(f"Left out: {some([f'{name} ({how})' for name, how in absent.items()])}.")
-    return "".join(f" {remark}" for remark in remarks)
-
-
-def in_figures(p: float) -> str:
-    return f"= {p:.2g}" if p >= 1e-4 else "< 0.0001"
-
-
-def _first_upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _sentence(text: str) -> str:
-    return _first_upper(text) + "."
+    return Verdict(**{**row, **typed})

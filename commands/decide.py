@@ -22,10 +22,13 @@ from typing import Any
 from rich.console import Console
 
 from analysis import claims, files, paper, runs
-from analysis.comparisons import CONTRADICTED, NOT_TESTABLE, SUPPORTED, Counted, Study, Tested
+from analysis.comparisons import Counted, Study, Tested
+from analysis.decision import in_figures, in_words, outcome_of, remarks, runs_of, seeds_to_decide, weigh
+from analysis.paper import Claim
 from analysis.report import DECISIONS
 from analysis.statistics import ALPHA, MOST_SEEDS, estimate
-from analysis.verdicts import in_figures, in_words, outcome_of, remarks, runs_of, seeds_to_decide, undecided, weigh
+from analysis.verdicts import Kind
+from analysis.verdicts import in_words as verdict_in_words
 from commands.options import Selection
 from commands.plan import over_budget, plan_of
 from commands.run import accounts, run_missing
@@ -35,7 +38,6 @@ from study.spec import InputError, check_at_least, check_choice
 from study.store import provenance
 from study.store.ledger import Run
 
-UNDECIDED = "undecided"
 SEEDS = 24  # the most, unless --max-seeds says otherwise
 
 
@@ -52,10 +54,10 @@ class Seen:
 
     look: Look
     outcome: Tested | Counted
-    verdict: str  # SUPPORTED, CONTRADICTED or UNDECIDED
+    verdict: Kind
     reason: str
     n: int  # paired seeds
-    runs: list[str]
+    runs: tuple[str, ...]
     p: float | None = None  # two-sided
     effect: float | None = None
     interval: tuple[float, float] | None = None  # at 1 - level
@@ -71,22 +73,22 @@ def looks(most: int) -> list[Look]:
 def see(outcome: Tested | Counted, look: Look) -> Seen:
     """Judge a claim on the seeds of one look."""
     if isinstance(outcome, Counted):
-        runs_counted = [run for rows in outcome.nets for run in rows["run_id"]]
-        verdict, reason = outcome.verdict, outcome.reason
+        runs_counted = tuple(run for rows in outcome.nets for run in rows["run_id"])
+        verdict, reason = outcome.kind, outcome.reason
         return Seen(look=look, outcome=outcome, verdict=verdict, reason=reason, n=look.seeds, runs=runs_counted)
     parts, used = outcome.parts, runs_of(outcome.parts)
     n = min(len(part.values) for part in parts)
     if n < 2:
         reason = f"Only {n} of {look.seeds} seeds have every number that is needed.{remarks(outcome)}"
-        return Seen(look=look, outcome=outcome, verdict=UNDECIDED, reason=reason, n=n, runs=used)
+        return Seen(look=look, outcome=outcome, verdict=Kind.UNDECIDED, reason=reason, n=n, runs=used)
     p, side, part = weigh(parts)
-    p = min(1.0, 2 * p) if side > 0 else p  # against, it is two-sided
+    p = min(1.0, 2 * p) if side is Kind.SUPPORTED else p  # against, it is two-sided
     found = estimate(part.values, part.resolution, 1 - look.level)
     at = f"; two-sided p {in_figures(p)} at look {look.number}, of level {look.level:.2g}."
     return Seen(
         look=look,
         outcome=outcome,
-        verdict=UNDECIDED if p >= look.level else SUPPORTED if side > 0 else CONTRADICTED,
+        verdict=Kind.UNDECIDED if p >= look.level else side,
         reason=in_words(part, side, parts, 1 - look.level) + at + remarks(outcome),
         n=n,
         runs=used,
@@ -105,7 +107,7 @@ def further(seen: Seen, later: Iterable[Look]) -> Look | None:
     parts = seen.outcome.parts
     _, side, part = weigh(parts)
     for look in later:
-        seeds = seeds_to_decide(part, look.level / (1 if side > 0 else len(parts)))
+        seeds = seeds_to_decide(part, look.level / (1 if side is Kind.SUPPORTED else len(parts)))
         if seeds is not None and seeds <= look.seeds - seen.look.seeds:
             return look
     return None
@@ -122,7 +124,7 @@ def decide(selected: Selection, console: Console) -> int:
     A look is a function of the runs of its seeds, so that the same command again goes on where this one stopped.
     Raises `InputError` for a claim that seeds of this profile cannot decide.
     """
-    from study.store.mlflow import tracking  # and with it mlflow
+    from study.store.mlflow import reader  # and with it mlflow
 
     arguments = selected.arguments
     most = SEEDS if arguments["max_seeds"] is None else arguments["max_seeds"]
@@ -158,44 +160,44 @@ def decide(selected: Selection, console: Console) -> int:
             ended = f"{lacking} trials have no result"
             break
         spent += _taken(plan, accounts(chosen))
-        logged = tracking.read(chosen.execution, chosen.trials)
+        logged = reader.read(chosen.execution, chosen.trials)
         for look in sequence[len(seen) : target.number]:
             seen.append(see(_outcome(claim, asked(look), logged), look))
             console.print(_line(seen[-1]), markup=False, soft_wrap=True)
-            if seen[-1].verdict != UNDECIDED:
+            if seen[-1].verdict is not Kind.UNDECIDED:
                 break
         later = sequence[len(seen) :]
-        if seen[-1].verdict != UNDECIDED or not later:
+        if seen[-1].verdict is not Kind.UNDECIDED or not later:
             ended = f"more than {most} seeds were not asked for"
             break
         target = following(seen[-1], later)
     return _conclude(selected, seen, ended, console)
 
 
-def _claim(name: str) -> dict[str, Any]:
+def _claim(name: str) -> Claim:
     """The claim that is tested: of two that rest on the same test, the first."""
-    known = {claim["id"]: claim for claim in paper.claims()}
+    known = {claim.id: claim for claim in paper.claims()}
     if name not in known:
         check_choice("claim", name, [*claims.MEASURED, *claims.SAME])
     return known[claims.SAME.get(name, name)]
 
 
-def _conditions(claim: dict[str, Any], selected: Selection) -> set[str]:
+def _conditions(claim: Claim, selected: Selection) -> set[str]:
     """The conditions that the claim compares. Raises `InputError` where it compares none."""
     outcome = _outcome(claim, selected)
     if isinstance(outcome, Counted):
-        raise InputError(f"claim {claim['id']} needs no seeds: {outcome.verdict}. {outcome.reason}")
+        raise InputError(f"claim {claim.id} needs no seeds: {outcome.kind}. {outcome.reason}")
     return {condition for part in outcome.parts for rows in part.nets for condition in rows["condition"]}
 
 
-def _outcome(claim: dict[str, Any], selected: Selection, logged: Iterable[Run] = ()) -> Tested | Counted:
+def _outcome(claim: Claim, selected: Selection, logged: Iterable[Run] = ()) -> Tested | Counted:
     """What the logged of the selected trials say of the claim. Raises `InputError` where they cannot test it."""
     frames = runs.load(selected.serves, logged)
     outcome = outcome_of(
         claim, Study(frames.finals, frames.curves, frames.layers, frames.evaluations, selected.profile)
     )
-    if isinstance(outcome, Counted) and outcome.verdict == NOT_TESTABLE:
-        raise InputError(f"claim {claim['id']} cannot be decided by seeds: {NOT_TESTABLE}. {outcome.reason}")
+    if isinstance(outcome, Counted) and outcome.kind is Kind.NOT_TESTABLE:
+        raise InputError(f"claim {claim.id} cannot be decided by seeds: {outcome.kind}. {outcome.reason}")
     return outcome
 
 
@@ -224,14 +226,20 @@ def _line(seen: Seen) -> str:
 def _conclude(selected: Selection, seen: Sequence[Seen], ended: str, console: Console) -> int:
     """Print the verdict, write the record, and return the exit code."""
     name, profile = selected.arguments["until_decided"], selected.profile
-    (claim,) = (claim for claim in paper.claims() if claim["id"] == name)
-    verdict, reason = (seen[-1].verdict, seen[-1].reason) if seen else (UNDECIDED, "")
-    decided = verdict != UNDECIDED
+    (claim,) = (claim for claim in paper.claims() if claim.id == name)
+    verdict, reason = (seen[-1].verdict, seen[-1].reason) if seen else (Kind.UNDECIDED, "")
+    decided = verdict is not Kind.UNDECIDED
+    text = verdict_in_words(verdict, None if decided else _needed(seen))
     if not decided:
-        verdict, reason = undecided(_needed(seen)), f"{reason} Ended: {ended}.".strip()
+        reason = f"{reason} Ended: {ended}.".strip()
     record = {
-        **{key: claim[key] for key in ("id", "section", "statement")},
-        **{"profile": profile.name, "data": profile.data.name, "verdict": verdict, "reason": reason},
+        "id": claim.id,
+        "section": claim.section,
+        "statement": claim.statement,
+        "profile": profile.name,
+        "data": profile.data.name,
+        "verdict": text,
+        "reason": reason,
         "runs": seen[-1].runs if seen else [],
         "alpha": ALPHA,
         "looks": [_row(each) for each in seen],
@@ -240,7 +248,7 @@ def _conclude(selected: Selection, seen: Sequence[Seen], ended: str, console: Co
     }
     folder = (selected.arguments["results"] or Path("results")) / profile.name / DECISIONS
     path = files.write(folder / f"{name}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    console.print(f"{verdict}: {name} {claim['statement']}\n{reason}\n{path}", markup=False, soft_wrap=True)
+    console.print(f"{text}: {name} {claim.statement}\n{reason}\n{path}", markup=False, soft_wrap=True)
     return 0 if decided else 1
 
 

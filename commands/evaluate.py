@@ -94,10 +94,10 @@ def _of_trials(selected: Selection) -> int:
     if arguments["ensemble"]:
         _check_ensemble(trials, finished)
     from study.run.launch import only_launcher
-    from study.store.mlflow import tracking
+    from study.store.mlflow import client, mirror
 
     tasks = _tasks(finished, arguments["protocol"])
-    tracking.create_store(execution)
+    client.create_store(execution)
     rows: list[Row] = []
     lacking: dict[str, str] = {}
     with only_launcher(execution.storage):
@@ -110,7 +110,7 @@ def _of_trials(selected: Selection) -> int:
                     testing.test([trial], protocols)
             rows += testing.rows
             lacking |= testing.lacking
-        tracking.publish(execution, finished)
+        mirror.publish(execution, finished)
     found = {
         **{"profile": selected.profile.name, "evaluations": rows, "without_weights": lacking},
         "not_finished": [trial.id for trial in trials if trial not in finished],

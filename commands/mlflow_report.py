@@ -16,41 +16,41 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.figures import FAMILY_COLOURS, styled
-from analysis.report import MANIFEST, VERDICTS, Claim, counted, verdict_table
+from analysis.report import MANIFEST, verdict_table
 from analysis.runs import Frames, thinned
 from analysis.tables import markdown
+from analysis.verdicts import Kind, Verdict, counted, counts
 from experiments.profiles import Profile
 from study.execution import Execution
 from study.spec import InputError
 
 LARGEST = 8 * 2**20  # bytes of a file that the run 'Report' holds; the curves are among the runs' own files
+_METRIC = {Kind.NOT_TESTABLE: "not testable"}  # how a metric abbreviates a kind of verdict
 log = logging.getLogger(__name__)
 
 
-def show(frames: Frames, verdicts: Sequence[Claim], profile: Profile, execution: Execution, folder: Path) -> None:
+def show(frames: Frames, verdicts: Sequence[Verdict], profile: Profile, execution: Execution, folder: Path) -> None:
     """Give the runs of results that have none a picture of their curve, and the profile its run 'Report' anew.
 
     `folder` holds what was rendered. Where MLflow cannot be written, that is a warning: the rendering is complete.
     """
-    from study.store.mlflow import tracking
+    from study.store.mlflow import decoration
 
     try:
-        if runs := tracking.unpictured(execution, frames.finals["id"]):
-            tracking.picture(execution, pictures(frames.curves, runs))
+        if runs := decoration.unpictured(execution, frames.finals["id"]):
+            decoration.picture(execution, pictures(frames.curves, runs))
         if not (folder / MANIFEST).exists():
             return  # no report is there to be shown
         files = json.loads((folder / MANIFEST).read_text())["files"]
         names = [name for name in (*files, MANIFEST) if (folder / name).stat().st_size <= LARGEST]
-        numbers = {name: sum(claim["verdict"].startswith(name) for claim in verdicts) for name in VERDICTS}
-        numbers["not testable"] = len(verdicts) - sum(numbers.values())
-        said = {f"claims {name}": float(number) for name, number in numbers.items()}
+        numbers = {f"claims {_METRIC.get(kind, kind)}": float(count) for kind, count in counts(verdicts).items()}
         left_out = sorted(set(files) - set(names))
-        tracking.report(execution, profile.name, folder, names, said, note(verdicts, profile, folder, left_out))
+        decoration.report(execution, profile.name, folder, names, numbers, note(verdicts, profile, folder, left_out))
     except InputError as error:
         log.warning("the report is in %s, and not in MLflow: %s", folder, error)
 
 
-def note(verdicts: Sequence[Claim], profile: Profile, folder: Path, left_out: Sequence[str]) -> str:
+def note(verdicts: Sequence[Verdict], profile: Profile, folder: Path, left_out: Sequence[str]) -> str:
     """The description of the run 'Report', in Markdown."""
     lines = [
         f"What the runs of profile **{profile.name}** say about the paper's {len(verdicts)} claims:"

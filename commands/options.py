@@ -19,7 +19,7 @@ from experiments import planned
 from experiments.profiles import PROFILES, Profile, profile
 from study.execution import Execution
 from study.spec import InputError, Trial
-from study.store import atomic
+from study.store import atomic, mlflow
 
 
 @dataclass(frozen=True)
@@ -156,6 +156,7 @@ def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
 def main(cli: click.Command) -> None:
     """Run a command line and exit with the study's exit codes."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    mlflow.configure()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)

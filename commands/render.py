@@ -7,7 +7,6 @@ torch, ray nor mlflow need be installed.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 import pyarrow as pa
@@ -16,6 +15,7 @@ from rich.console import Console
 from analysis import report as page
 from analysis import runs, tables
 from analysis.gaps import Problem, problems
+from analysis.verdicts import Verdict
 from commands import decide as deciding
 from commands import mlflow_report
 from commands.options import DECIDING_OPTIONS, RUN_OPTIONS, Selection, selecting
@@ -102,7 +102,7 @@ def show(selected: Selection) -> runs.Frames:
     return frames
 
 
-def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], list[Problem], Path]:
+def render(selected: Selection) -> tuple[runs.Frames, list[Verdict], list[Problem], Path]:
     """The frames of the selected trials, verdicts, problems, and the folder that now holds everything rendered."""
     profile = selected.profile
     others: dict[str, list[str]] = {}
@@ -111,10 +111,10 @@ def render(selected: Selection) -> tuple[runs.Frames, list[dict[str, Any]], list
     if found:
         logged, facts = found.runs, {**facts, "bundle": found.path.name, "bundle_written_by": found.manifest["code"]}
     else:
-        from study.store.mlflow import tracking  # and with it mlflow
+        from study.store.mlflow import reader  # and with it mlflow
 
-        logged = (so_far(run, selected.execution) for run in tracking.each(selected.execution, selected.trials))
-        others = tracking.foreign(selected.execution, profile.name, selected.trials)
+        logged = (so_far(run, selected.execution) for run in reader.iterate(selected.execution, selected.trials))
+        others = reader.foreign(selected.execution, profile.name, selected.trials)
     frames = runs.load(selected.serves, logged)
     verdicts = page.write(frames, profile, folder, facts, others)
     if not found:

@@ -84,11 +84,9 @@ def accounts(selected: Selection, checked: bool = False) -> dict[str, dict[str, 
         found = {trial.id: said for trial, said in zip(trials, read, strict=True) if said}
     unknown = [trial for trial in trials if trial.id not in found]
     if unknown and (execution.tracking_uri or (execution.storage / "mlflow.db").exists()):
-        from study.store.mlflow import (
-            tracking,  # with mlflow: a second that is spared where the ledger knows every trial
-        )
+        from study.store.mlflow import reader  # with mlflow: a second that is spared where the ledger knows every trial
 
-        for run in tracking.read(execution, unknown, records=False):
+        for run in reader.read(execution, unknown, records=False):
             found[run.trial.id] = {"outcome": run.outcome, "reason": run.tags.get("reason", ""), "tags": run.tags}
     return found
 

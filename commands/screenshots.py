@@ -67,9 +67,9 @@ def command(name: str, storage: Path, results: Path, to: Path) -> None:
 
 def _check_runs(name: str, storage: Path) -> None:
     """Raise `InputError` unless the store has runs of the profile."""
-    from study.store.mlflow import tracking
+    from study.store.mlflow import reader
 
-    there = tracking.profiles(Execution(storage=storage, data_root=storage)) if is_store(storage) else {}
+    there = reader.profiles(Execution(storage=storage, data_root=storage)) if is_store(storage) else {}
     if name not in there:
         raise InputError(
             f"store {storage} has runs of {', '.join(there) or 'no profile'}, and not of {name}; name another --storage"
@@ -95,10 +95,10 @@ def _shoot(
 
 def _mlflow(shoot: Shoot, name: str, storage: Path) -> None:
     """The list, the charts, and one run."""
-    from study.store.mlflow import tracking
+    from study.store.mlflow import reader
 
     execution, chosen = Execution(storage=storage, data_root=storage), profile(name)
-    experiment = tracking.profiles(execution)[name]
+    experiment = reader.profiles(execution)[name]
     port = free_port(5000)
     server = f"http://127.0.0.1:{port}"
     with _running("ui", "--storage", str(storage), "--port", str(port)):
@@ -107,7 +107,7 @@ def _mlflow(shoot: Shoot, name: str, storage: Path) -> None:
         shoot(address(server, experiment, every), "mlflow_runs", WIDE, ms=MLFLOW_MS // 2)
         shoot(address(server, experiment, compared), "mlflow_charts", WIDE, ms=MLFLOW_MS)
         one = next(iter(planned(chosen)))
-        (run,) = tracking.read(execution, [one], records=False)
+        (run,) = reader.read(execution, [one], records=False)
         page = f"{server}/#/experiments/{experiment}/runs/{run.run_id}/model-metrics?{LANGUAGE_MODELS_ASIDE}"
         shoot(page, "mlflow_run", WIDE, ms=MLFLOW_MS // 3)
         shoot(address(server, experiment, compared), "mlflow_charts_dark", WIDE, "dark", ms=MLFLOW_MS)

@@ -33,10 +33,10 @@ OWN = ("study", "trial_id", "outcome", "spec", "storage", "reason")  # tags that
 )
 def export_command(selected: Selection) -> None:
     """Write the selected trials' results to one file, OUT: curves, specifications and, if asked for, weights."""
-    from study.store.mlflow import tracking
+    from study.store.mlflow import reader
 
     execution, out = selected.execution, selected.arguments["out"]
-    logged = tracking.read(execution, selected.trials)
+    logged = reader.read(execution, selected.trials)
     runs = [_travelling(run, execution) for run in logged if run.outcome in RESULTS]
     if not runs:
         raise InputError(
@@ -62,11 +62,11 @@ def export_command(selected: Selection) -> None:
 def import_command(path: Path, where: str, tracking_uri: str, as_json: bool) -> int:
     """Add a bundle's results to a store that lacks them. Exit code 1 if the store has other results of a trial."""
     from study.run.launch import only_launcher
-    from study.store.mlflow import tracking
+    from study.store.mlflow import client
 
     found = bundle.read(path)
     execution = Execution(storage=atomic.place(where), data_root=Path("data"), tracking_uri=tracking_uri)
-    tracking.create_store(execution)
+    client.create_store(execution)
     with only_launcher(execution.storage):
         said = _import(found, execution)
     _print({"bundle": str(path), **said}, as_json)
@@ -133,10 +133,10 @@ def _chosen_weights(chosen: str, runs: Iterable[Run], execution: Execution) -> d
 
 def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
     """Seal what the store lacks in its ledger, then show it in MLflow. After a kill or an outage it may be repeated."""
-    from study.store.mlflow import tracking
+    from study.store.mlflow import mirror, reader
 
     results = [run for run in found.runs if run.records is not None]
-    shown = {run.trial.id: run for run in tracking.read(execution, [run.trial for run in results])}
+    shown = {run.trial.id: run for run in reader.read(execution, [run.trial for run in results])}
     shown = {id: run for id, run in shown.items() if run.outcome in RESULTS}
     imported: list[str] = []
     equal: list[str] = []
@@ -158,7 +158,7 @@ def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
             raise InputError(f"store {execution.storage} cannot be written ({reason}); then import again") from None
         (imported if ours is None else equal).append(run.trial.id)
     new = {*imported, *equal} - shown.keys() | set(evaluated)
-    tracking.publish(execution, [run.trial for run in results if run.trial.id in new])
+    mirror.publish(execution, [run.trial for run in results if run.trial.id in new])
     without = [run.trial.id for run in found.runs if run.records is None]
     return {
         **{"imported": imported, "equal": equal, "without_result": without, "weights": weights},

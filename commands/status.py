@@ -186,10 +186,10 @@ def tracked(selected: Selection, rest: float = TRACKER_SECONDS) -> Iterator[Trac
     def ask() -> None:
         while True:
             if execution.tracking_uri or (execution.storage / "mlflow.db").exists():  # reading would create it
-                from study.store.mlflow import tracking  # with mlflow: a second that whoever looks on need not wait
+                from study.store.mlflow import reader  # with mlflow: a second that whoever looks on need not wait
 
                 try:
-                    runs = tracking.read(execution, selected.trials, records=False)
+                    runs = reader.read(execution, selected.trials, records=False)
                     found.accounts = {
                         run.trial.id: {"outcome": run.outcome, "reason": run.tags.get("reason", ""), "tags": run.tags}
                         for run in runs

@@ -49,15 +49,15 @@ def command(storage: Path, port: int, tracking_uri: str) -> None:
 
 def described(execution: Execution, server: str) -> list[str]:
     """Give every profile that has runs its description and its views; lines with the address of each view."""
-    from study.store.mlflow import tracking  # and with it mlflow: seconds after the first line
+    from study.store.mlflow import decoration, reader  # and with it mlflow: seconds after the first line
 
     lines, known = [], {profile.name: profile for profile in PROFILES}
-    for name, experiment in sorted(tracking.profiles(execution).items()):
+    for name, experiment in sorted(reader.profiles(execution).items()):
         if name not in known:
             continue
         profile = known[name]
         try:
-            tracking.describe(execution, experiment, note(profile, experiment), views(profile))
+            decoration.describe(execution, experiment, note(profile, experiment), views(profile))
         except InputError as error:
             log.warning("the UI opens without the study's views: %s", error)
         lines += [f"  {name}: {view.name:24} {address(server, experiment, view)}" for view in views(profile)]
@@ -66,9 +66,11 @@ def described(execution: Execution, server: str) -> list[str]:
 
 def serve(storage: Path, server: str) -> None:
     """Become the server of the store's database and artifacts."""
+    from study.store.mlflow.client import address as address_of
+
     store, port = storage.resolve(), server.rpartition(":")[2]
     words = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port, "--workers", "1"]
-    words += ["--backend-store-uri", f"sqlite:///{store / 'mlflow.db'}"]
+    words += ["--backend-store-uri", address_of(store / "mlflow.db")]
     words += ["--default-artifact-root", (store / "artifacts").as_uri(), "--no-serve-artifacts"]
     os.environ.update(QUIET)
     os.execv(sys.executable, words)  # so that nothing outlives Ctrl-C

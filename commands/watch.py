@@ -173,15 +173,15 @@ def render(arguments: dict[str, Any], folder: Path) -> None:
     from analysis import report, runs
     from commands.render import so_far
     from study.store import provenance
-    from study.store.mlflow import tracking
+    from study.store.mlflow import reader
 
     selected = select(arguments)
     execution, profile = selected.execution, selected.profile
     there = execution.tracking_uri or (execution.storage / "mlflow.db").exists()  # reading would create it
     trials = selected.trials if there else []
-    logged = (so_far(run, execution) for run in (tracking.each(execution, trials) if there else ()))
+    logged = (so_far(run, execution) for run in (reader.iterate(execution, trials) if there else ()))
     frames = runs.load(selected.serves, logged)
-    others = tracking.foreign(execution, profile.name, trials) if there else {}
+    others = reader.foreign(execution, profile.name, trials) if there else {}
     report.write(frames, profile, folder, provenance.tags(), others, lecture=False)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments import EXPERIMENTS, name_of, planned
 from experiments.profiles import Profile
-from study.store.mlflow.tracking import View
+from study.store.mlflow.tags import View
 
 PAPER = "https://arxiv.org/abs/1512.03385"
 NUMBERS = ("final_train_error_pct", "final_test_error_pct", "seconds")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from study.data.detection_sets import SETS, Metric
 from study.spec import TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial
 
 PAPER_DATA = Data.arrays(  # 45k/5k chose the schedule; the reported nets are trained on all 50k
@@ -367,7 +368,7 @@ def deviations(trial: Trial) -> list[str]:
 def _detection_deviations(trial: DetectionTrial) -> list[str]:
     """Of the paper's detector on the same kind of data set; the weights of a trial are of the net that it names."""
     named = {data.name: data for data in (COCO_DATA, VOC_DATA, VOC12_DATA)}
-    data = named.get(trial.data.name, COCO_DATA if "coco" in trial.data.name else VOC_DATA)
+    data = named.get(trial.data.name, COCO_DATA if SETS[trial.data.name].metric is Metric.COCO else VOC_DATA)
     paper = asdict(replace(FASTER_RCNN, context=trial.detection.context))
     paper["weights"], source = "of ImageNet's training", trial.detection.weights
     if source == TORCHVISION or "-imagenet-" in source or trial.detection.context and f"-{COCO_DATA.name}-" in source:

@@ -13,7 +13,11 @@ from experiments.profiles import DIGITS
 from experiments.recipes import minutes
 from study.execution import Execution
 from study.spec import Model, Trial
-from study.store.mlflow import tracking
+from study.store import mlflow
+
+
+def pytest_configure() -> None:
+    mlflow.configure()
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +44,10 @@ def small() -> Callable[..., Trial]:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with its database and no runs: creating the database takes seconds, copying it none."""
+    from study.store.mlflow import client  # after `configure`
+
     storage = tmp_path_factory.mktemp("template") / "store"
-    tracking.create_store(Execution(storage=storage, data_root=storage))
+    client.create_store(Execution(storage=storage, data_root=storage))
     return storage
 
 

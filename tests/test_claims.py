@@ -8,11 +8,11 @@ import pytest
 from planted import degradation, frames
 
 from analysis import claims, counted_claims, paper
-from analysis.comparisons import CONTRADICTED, NOT_TESTABLE, SUPPORTED
-from analysis.runs import load
-from analysis.verdicts import evaluate
+from analysis.decision import evaluate
+from analysis.runs import Frames, load
+from analysis.verdicts import Kind, Verdict, entry, from_json, to_json
 from experiments import planned
-from experiments.profiles import profile
+from experiments.profiles import Profile, profile
 from experiments.recipes import IMAGENET_DATA
 from study import cost
 from study.spec import Model, Recipe, Trial
@@ -36,9 +36,9 @@ TWO_DEPTHS = replace(
     rate_nets=(),
 )
 CIFAR = [
-    claim["id"]
+    claim.id
     for claim in paper.claims()
-    if claim["cost"].startswith("cifar") and claim["id"] not in ("S42-7", *claims.FAMILIES["explanations"])
+    if claim.cost.startswith("cifar") and claim.id not in ("S42-7", *claims.FAMILIES["explanations"])
 ]
 PLAIN = ("S1-1", "S1-2", "S1-3", "S1-5", "S42-1", "S42-2")
 RESIDUAL = ("S41-26", "S42-4", "S42-5")
@@ -67,8 +67,12 @@ def paper_pace(trial: Trial) -> float:
     return 0.04 if trial.model.family == "plain" else 0.02
 
 
-def verdicts(profile, **planting) -> dict[str, dict]:
-    return {entry["id"]: entry for entry in evaluate(frames(profile, **planting), profile)}
+def by_claim(study: Frames, profile: Profile) -> dict[str, Verdict]:
+    return {verdict.claim.id: verdict for verdict in evaluate(study, profile)}
+
+
+def verdicts(profile: Profile, **planting) -> dict[str, Verdict]:
+    return by_claim(frames(profile, **planting), profile)
 
 
 def null(trial: Trial) -> float:
@@ -77,32 +81,35 @@ def null(trial: Trial) -> float:
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "class", "paper"])
 def test_every_claim_has_exactly_one_entry_in_the_papers_order(name):
-    entries = evaluate(frames(profile(name)), profile(name))
-    assert [entry["id"] for entry in entries] == [claim["id"] for claim in paper.claims()]
-    for entry in entries:
-        assert list(entry) == [*KEYS, "interval_bootstrap", "p_permutation"]
-        assert entry["verdict"] in (SUPPORTED, CONTRADICTED, NOT_TESTABLE) or UNDECIDED.fullmatch(entry["verdict"])
-        assert entry["reason"].endswith(".")
+    judged = evaluate(frames(profile(name)), profile(name))
+    assert [verdict.claim for verdict in judged] == list(paper.claims())
+    for verdict in judged:
+        assert list(entry(verdict)) == [*KEYS, "interval_bootstrap", "p_permutation"]
+        undecided = verdict.kind is Kind.UNDECIDED
+        assert bool(UNDECIDED.fullmatch(verdict.text)) == undecided and (undecided or verdict.text == verdict.kind)
+        assert (verdict.leaning is None or undecided) and (verdict.seeds_needed is None or undecided)
+        assert verdict.reason.endswith(".")
 
 
 def test_entries_are_plain_json_without_nan():
     for planting in ({}, {"outcomes": lambda trial: "finished" if trial.seed == 0 else "missing"}):
-        entries = evaluate(frames(THIN, **planting), THIN)
-        assert json.loads(json.dumps(entries, allow_nan=False)) == entries
+        judged = evaluate(frames(THIN, **planting), THIN)
+        assert json.dumps([entry(verdict) for verdict in judged], allow_nan=False)
+        assert from_json(to_json(judged)) == judged
 
 
 def test_a_study_without_any_run_decides_only_what_can_be_counted():
-    entries = evaluate(load(planned(QUICK), []), QUICK)
-    decided = {entry["id"] for entry in entries if entry["verdict"] in (SUPPORTED, CONTRADICTED)}
+    judged = by_claim(load(planned(QUICK), []), QUICK)
+    decided = {name for name, verdict in judged.items() if verdict.kind in (Kind.SUPPORTED, Kind.CONTRADICTED)}
     assert decided == set(counted_claims.CLAIMS)
 
 
 def test_planted_degradation_is_supported():
     found = verdicts(QUICK)
     for name in (*PLAIN, "S1-4", "S41-15", "S42-3", "S42-6", "S42-10"):
-        assert found[name]["verdict"] == SUPPORTED, found[name]
-    assert found["S1-1"]["effect"] == pytest.approx(36 * 1.2, abs=0.5)
-    low, high = found["S1-1"]["interval"]
+        assert found[name].kind == Kind.SUPPORTED, found[name]
+    assert found["S1-1"].effect == pytest.approx(36 * 1.2, abs=0.5)
+    low, high = found["S1-1"].interval
     assert low < 36 * 1.2 < high
 
 
@@ -115,13 +122,13 @@ def test_all_of_the_papers_cifar_claims_are_supported_where_all_of_them_are_plan
         pace=paper_pace,
     )
     for name in (*CIFAR, "S41-14", "S41-15"):
-        assert found[name]["verdict"] == SUPPORTED, found[name]
+        assert found[name].kind == Kind.SUPPORTED, found[name]
 
 
 def test_planted_null_differences_are_not_supported():
     found = verdicts(THIN, error=null, noise=1.0)
     for name in (*PLAIN, *RESIDUAL, "S41-14", "S41-15", "S41-27", "S42-6", "S42-17"):
-        assert UNDECIDED.fullmatch(found[name]["verdict"]), found[name]
+        assert found[name].kind is Kind.UNDECIDED, found[name]
 
 
 def test_over_many_null_studies_false_verdicts_are_rare():
@@ -131,21 +138,21 @@ def test_over_many_null_studies_false_verdicts_are_rare():
     for shift in range(20):  # other data labels give other ids, hence other noise
         moved = TWO_DEPTHS.with_data(replace(PAPER.data, digest=str(shift)))
         found = verdicts(moved, error=null, noise=1.0, test_error=null)
-        wrong += any(found[name]["verdict"] in (SUPPORTED, CONTRADICTED) for name in names)
+        wrong += any(found[name].kind in (Kind.SUPPORTED, Kind.CONTRADICTED) for name in names)
     assert wrong <= 3
 
 
 def test_a_contradicted_direction_is_contradicted():
     found = verdicts(THIN, error=lambda trial: 40.0 - trial.model.depth / 4)
     for name in (*PLAIN, "S41-27"):
-        assert found[name]["verdict"] == CONTRADICTED, found[name]
-    assert found["S1-1"]["effect"] == pytest.approx(-9.0, abs=0.3)
+        assert found[name].kind == Kind.CONTRADICTED, found[name]
+    assert found["S1-1"].effect == pytest.approx(-9.0, abs=0.3)
 
 
 def test_residual_nets_that_degrade_contradict_the_claims_about_them():
     found = verdicts(THIN, error=lambda trial: trial.model.depth / 4)
     for name in (*RESIDUAL, "S42-10"):
-        assert found[name]["verdict"] == CONTRADICTED, found[name]
+        assert found[name].kind == Kind.CONTRADICTED, found[name]
 
 
 def test_a_net_no_better_at_one_depth_is_not_better_at_each():
@@ -153,26 +160,26 @@ def test_a_net_no_better_at_one_depth_is_not_better_at_each():
         return 1.0 if trial.model.depth == 20 else degradation(trial)
 
     found = verdicts(QUICK, error=equal_at_20)["S42-6"]
-    assert UNDECIDED.fullmatch(found["verdict"])
-    assert "plain-20 minus ResNet-20" in found["reason"]
+    assert found.kind is Kind.UNDECIDED
+    assert "plain-20 minus ResNet-20" in found.reason
 
 
 def test_one_seed_is_undecided_and_says_how_many_are_missing():
     found = verdicts(CLASS.with_seeds(1))
     for name in PLAIN:
-        assert found[name]["verdict"] == "undecided (needs 1 more seeds)"
-        assert found[name]["n"] == 1
-        assert found[name]["effect"] > 0
-        assert found[name]["interval"] is None
+        assert found[name].text == "undecided (needs 1 more seeds)"
+        assert found[name].n == 1
+        assert found[name].effect > 0
+        assert found[name].interval is None
 
 
 def test_a_missing_trial_leaves_its_pair_out_and_is_named():
     lost = "plain-56"
     found = verdicts(QUICK, outcomes=lambda t: "missing" if t.model.title == lost and t.seed == 2 else "finished")
-    assert found["S1-1"]["n"] == 2
-    assert re.search(r"Left out: plain56-digits-\w+-s2 \(missing\)", found["S1-1"]["reason"])
-    assert len(found["S1-1"]["runs"]) == 4
-    assert found["S42-3"]["n"] == 3
+    assert found["S1-1"].n == 2
+    assert re.search(r"Left out: plain56-digits-\w+-s2 \(missing\)", found["S1-1"].reason)
+    assert len(found["S1-1"].runs) == 4
+    assert found["S42-3"].n == 3
 
 
 def test_without_two_pairs_nothing_is_decided():
@@ -180,8 +187,8 @@ def test_without_two_pairs_nothing_is_decided():
     found = verdicts(
         QUICK, outcomes=lambda t: outcomes.get(t.seed, "finished") if t.model.title == "plain-20" else "finished"
     )
-    assert found["S1-1"]["verdict"] == "undecided (needs 1 more seeds)"
-    assert "s1 (failed)" in found["S1-1"]["reason"] and "s2 (interrupted)" in found["S1-1"]["reason"]
+    assert found["S1-1"].text == "undecided (needs 1 more seeds)"
+    assert "s1 (failed)" in found["S1-1"].reason and "s2 (interrupted)" in found["S1-1"].reason
 
 
 def test_a_diverged_trial_is_never_averaged():
@@ -193,21 +200,21 @@ def test_a_diverged_trial_is_never_averaged():
 
     with_diverged, with_missing = verdicts(QUICK, outcomes=diverged), verdicts(QUICK, outcomes=missing)
     for name in PLAIN:
-        for key in ("effect", "interval", "n", "runs"):
-            assert with_diverged[name][key] == with_missing[name][key]
-    assert "(diverged)" in with_diverged["S1-1"]["reason"]
+        one, other = with_diverged[name], with_missing[name]
+        assert (one.effect, one.interval, one.n, one.runs) == (other.effect, other.interval, other.n, other.runs)
+    assert "(diverged)" in with_diverged["S1-1"].reason
 
 
 def test_a_diverged_plain_110_counts_as_failing():
     found = verdicts(QUICK, outcomes=lambda t: "diverged" if t.model.title == "plain-110" else "finished")["S42-3"]
-    assert found["verdict"] == SUPPORTED
-    assert found["effect"] is None
-    assert "3 diverged" in found["reason"]
-    assert len(found["runs"]) == found["n"] == 3
+    assert found.kind == Kind.SUPPORTED
+    assert found.effect is None
+    assert "3 diverged" in found.reason
+    assert len(found.runs) == found.n == 3
 
 
 def test_a_plain_110_that_learns_contradicts_its_failing():
-    assert verdicts(QUICK, error=lambda trial: 5.0)["S42-3"]["verdict"] == CONTRADICTED
+    assert verdicts(QUICK, error=lambda trial: 5.0)["S42-3"].kind == Kind.CONTRADICTED
 
 
 def test_a_residual_110_that_diverges_contradicts_its_converging():
@@ -215,20 +222,20 @@ def test_a_residual_110_that_diverges_contradicts_its_converging():
         return "diverged" if trial.model.title == "ResNet-110" and trial.seed == 1 else "finished"
 
     found = verdicts(QUICK, outcomes=one_diverges)["S42-10"]
-    assert found["verdict"] == CONTRADICTED
-    assert "resnet110A-digits" in found["reason"]
+    assert found.kind == Kind.CONTRADICTED
+    assert "resnet110A-digits" in found.reason
 
 
 def test_a_plain_net_that_stays_at_chance_contradicts_that_it_starts():
     found = verdicts(QUICK, error=lambda trial: 90.0 if trial.model.title == "plain-56" else 1.0)
-    assert found["S1-4"]["verdict"] != SUPPORTED
+    assert found["S1-4"].kind != Kind.SUPPORTED
 
 
 def test_a_faster_residual_net_is_supported_in_iterations_not_points():
     found = verdicts(QUICK, pace=lambda trial: 0.2 if trial.model.family == "plain" else 0.05)["S41-14"]
-    assert found["verdict"] == SUPPORTED
-    assert found["effect"] is None and found["interval"] is None
-    assert "iterations" in found["reason"]
+    assert found.kind == Kind.SUPPORTED
+    assert found.effect is None and found.interval is None
+    assert "iterations" in found.reason
 
 
 def test_recipes_are_never_mixed():
@@ -246,9 +253,9 @@ def test_a_clean_error_that_disagrees_is_reported():
     study = frames(QUICK)
     plain20 = study.finals["title"] == "plain-20"
     study.finals.loc[plain20, "clean_train_error_pct"] = 99.0
-    found = {entry["id"]: entry for entry in evaluate(study, QUICK)}
-    assert "Measured clean" in found["S1-1"]["reason"] and "other sign" in found["S1-1"]["reason"]
-    assert "Measured clean" not in found["S42-10"]["reason"]
+    found = by_claim(study, QUICK)
+    assert "Measured clean" in found["S1-1"].reason and "other sign" in found["S1-1"].reason
+    assert "Measured clean" not in found["S42-10"].reason
 
 
 def test_a_true_effect_that_three_seeds_leave_open_is_supported_by_thirty():
@@ -256,25 +263,25 @@ def test_a_true_effect_that_three_seeds_leave_open_is_supported_by_thirty():
         return 10.0 + (trial.model.depth - 20) / 18
 
     found = verdicts(TWO_DEPTHS.with_seeds(3), error=slightly_worse, noise=1.0)["S1-1"]
-    undecided = UNDECIDED.fullmatch(found["verdict"])
-    assert undecided
-    assert 0 < int(undecided.group(1)) < 30
-    assert verdicts(TWO_DEPTHS.with_seeds(30), error=slightly_worse, noise=1.0)["S1-1"]["verdict"] == SUPPORTED
+    assert (found.kind, found.leaning) == (Kind.UNDECIDED, Kind.SUPPORTED)
+    assert found.seeds_needed is not None and 0 < found.seeds_needed < 30
+    assert found.text == f"undecided (needs {found.seeds_needed} more seeds)"
+    assert verdicts(TWO_DEPTHS.with_seeds(30), error=slightly_worse, noise=1.0)["S1-1"].kind == Kind.SUPPORTED
 
 
 def test_sign_flips_stand_beside_the_t_test_with_the_least_that_they_can_give():
     found = verdicts(QUICK)
-    assert found["S1-1"]["p_permutation"] == 1 / 8 and found["S1-1"]["interval_bootstrap"] is None
-    assert "sign flips: p = 0.125, the least that 3 seeds can give." in found["S1-1"]["reason"]
-    assert found["S42-4"]["p_permutation"] is None  # not testable
+    assert found["S1-1"].p_permutation == 1 / 8 and found["S1-1"].interval_bootstrap is None
+    assert "sign flips: p = 0.125, the least that 3 seeds can give." in found["S1-1"].reason
+    assert found["S42-4"].p_permutation is None  # not testable
     against = verdicts(TWO_DEPTHS, error=lambda trial: 40.0 - trial.model.depth / 4)["S1-1"]
-    assert against["verdict"] == CONTRADICTED and against["p_permutation"] == 2 / 2**5
+    assert against.kind == Kind.CONTRADICTED and against.p_permutation == 2 / 2**5
 
 
 def test_resampling_of_many_normal_seeds_agrees_with_the_t_test():
     found = verdicts(TWO_DEPTHS.with_seeds(8))["S1-1"]
-    assert found["interval_bootstrap"] == pytest.approx(found["interval"], abs=0.1)
-    assert found["p_permutation"] == 1 / 2**8 and "disagree" not in found["reason"]
+    assert found.interval_bootstrap == pytest.approx(found.interval, abs=0.1)
+    assert found.p_permutation == 1 / 2**8 and "disagree" not in found.reason
 
 
 def test_a_reason_says_where_resampling_disagrees_with_the_t_test():
@@ -284,20 +291,20 @@ def test_a_reason_says_where_resampling_disagrees_with_the_t_test():
         return 30.0 + (trial.model.depth == 56) * (0.5 + 20 * (trial.seed == 0))
 
     found = verdicts(TWO_DEPTHS.with_seeds(8), error=one_seed_differs, noise=0.01)["S1-1"]
-    assert UNDECIDED.fullmatch(found["verdict"])
-    assert found["interval"][0] < 0 < found["interval_bootstrap"][0]
-    assert "Sign flips disagree" in found["reason"] and "The bootstrap disagrees: its interval is [" in found["reason"]
+    assert found.kind is Kind.UNDECIDED
+    assert found.interval[0] < 0 < found.interval_bootstrap[0]
+    assert "Sign flips disagree" in found.reason and "The bootstrap disagrees: its interval is [" in found.reason
 
 
 def test_what_a_profile_calls_untestable_is_not_tested():
     found = verdicts(SMOKE)
     for name in (*claims.MEASURED, *claims.SAME):
-        assert found[name]["verdict"] == NOT_TESTABLE
-    assert "few iterations" in found["S1-1"]["reason"]
+        assert found[name].kind == Kind.NOT_TESTABLE
+    assert "few iterations" in found["S1-1"].reason
     quick = verdicts(QUICK)
     for name, reason in QUICK.untestable.items():
-        assert quick[name]["verdict"] == NOT_TESTABLE
-        assert reason[1:] in quick[name]["reason"]
+        assert quick[name].kind == Kind.NOT_TESTABLE
+        assert reason[1:] in quick[name].reason
 
 
 RESPONSES = ("S3-4", "S42-12", "S42-13", "S42-14")
@@ -305,38 +312,36 @@ RESPONSES = ("S3-4", "S42-12", "S42-13", "S42-14")
 
 def test_smaller_responses_in_residual_and_in_deeper_nets_are_found():
     found = verdicts(THIN)
-    assert all(found[name]["verdict"] == SUPPORTED for name in (*RESPONSES, "S41-3", "S41-4"))
-    assert "mean layer response of ResNet-20 minus plain-20: -0.20 [" in found["S42-12"]["reason"]
+    assert all(found[name].kind == Kind.SUPPORTED for name in (*RESPONSES, "S41-3", "S41-4"))
+    assert "mean layer response of ResNet-20 minus plain-20: -0.20 [" in found["S42-12"].reason
     opposite = verdicts(THIN, response=lambda trial: 2.0 if trial.model.family == "residual" else 1.0)
-    assert opposite["S42-12"]["verdict"] == opposite["S42-14"]["verdict"] == CONTRADICTED
+    assert opposite["S42-12"].kind == opposite["S42-14"].kind == Kind.CONTRADICTED
     alike = verdicts(THIN, response=lambda trial: 1.5)
-    assert all(UNDECIDED.fullmatch(alike[name]["verdict"]) for name in RESPONSES)
+    assert all(alike[name].kind is Kind.UNDECIDED for name in RESPONSES)
 
 
 def test_vanishing_signals_and_gradients_are_found():
     vanished = verdicts(THIN, response=lambda trial: 0.0)
-    assert vanished["S41-3"]["verdict"] == CONTRADICTED
+    assert vanished["S41-3"].kind == Kind.CONTRADICTED
     whole = frames(THIN)
     first = whole.layers["layer"] == 1
     layers = whole.layers.assign(gradient_norm=whole.layers["gradient_norm"].where(~first, 1e-6 / 2))
-    entries = evaluate(replace(whole, layers=layers), THIN)
-    assert {entry["id"]: entry["verdict"] for entry in entries}["S41-4"] == CONTRADICTED
+    assert by_claim(replace(whole, layers=layers), THIN)["S41-4"].kind == Kind.CONTRADICTED
 
 
 def test_runs_from_before_layers_were_measured_cannot_test_what_layers_do():
     whole = frames(THIN)
-    entries = evaluate(replace(whole, layers=whole.layers.iloc[:0]), THIN)
-    found = {entry["id"]: entry for entry in entries}
+    found = by_claim(replace(whole, layers=whole.layers.iloc[:0]), THIN)
     for name in (*RESPONSES, "S41-3", "S41-4"):
-        assert found[name]["verdict"] == NOT_TESTABLE and "before layers were measured" in found[name]["reason"]
+        assert found[name].kind == Kind.NOT_TESTABLE and "before layers were measured" in found[name].reason
 
 
 def test_cifar_numbers_are_not_compared_with_other_data():
     study = THIN.with_data(QUICK.data)
     found = verdicts(study)
     for name in ("S42-9", "S42-11", "S42-16"):
-        assert found[name]["verdict"] == NOT_TESTABLE
-        assert "CIFAR-10" in found[name]["reason"]
+        assert found[name].kind == Kind.NOT_TESTABLE
+        assert "CIFAR-10" in found[name].reason
 
 
 def test_claims_that_the_study_cannot_test_say_what_they_need():
@@ -351,20 +356,26 @@ def test_claims_that_the_study_cannot_test_say_what_they_need():
         ("S42-20", "ResNet-1202 with maxout or dropout"),
         ("S43-4", "detectors whose ResNet-101 was not trained on ImageNet"),
     ):
-        assert found[name]["verdict"] == NOT_TESTABLE and f"Needs {needs}" in found[name]["reason"], found[name]
+        assert found[name].kind == Kind.NOT_TESTABLE and f"Needs {needs}" in found[name].reason, found[name]
 
 
 def test_with_nothing_planned_every_claim_gives_a_reason():
     study = frames(QUICK)
     nothing = replace(study, finals=study.finals.iloc[:0], curves=study.curves.iloc[:0], layers=study.layers.iloc[:0])
-    for entry in evaluate(nothing, PAPER):
-        counted = entry["id"] in counted_claims.CLAIMS
-        assert entry["verdict"] == (SUPPORTED if counted else NOT_TESTABLE) and entry["reason"].endswith("."), entry
+    for verdict in evaluate(nothing, PAPER):
+        counted = verdict.claim.id in counted_claims.CLAIMS
+        assert verdict.kind == (Kind.SUPPORTED if counted else Kind.NOT_TESTABLE) and verdict.reason.endswith("."), (
+            verdict
+        )
 
 
 @pytest.mark.parametrize(
     ("iterations", "verdict"),
-    [((400, 800, 1_600, 3_200), SUPPORTED), ((800, 800, 800, 800), None), ((400, 2_000, 3_200, 3_600), CONTRADICTED)],
+    [
+        ((400, 800, 1_600, 3_200), Kind.SUPPORTED),
+        ((800, 800, 800, 800), Kind.UNDECIDED),
+        ((400, 2_000, 3_200, 3_600), Kind.CONTRADICTED),
+    ],
 )
 def test_convergence_is_exponentially_slow_only_where_iterations_grow_so(iterations, verdict):
     """`iterations` until 20 % test error at 20, 32, 44 and 56 layers, give or take one record."""
@@ -373,19 +384,18 @@ def test_convergence_is_exponentially_slow_only_where_iterations_grow_so(iterati
     at = dict(zip((20, 32, 44, 56), iterations, strict=True))
     reached = study.curves["iteration"] >= study.curves["depth"].map(at) + 100 * (study.curves["seed"] % 2)
     study.curves["test_error_pct"] = reached.map({True: 15.0, False: 40.0})
-    found = {entry["id"]: entry for entry in evaluate(study, PAPER)}["S41-7"]
-    assert found["verdict"] == verdict or (verdict is None and UNDECIDED.fullmatch(found["verdict"])), found
+    assert by_claim(study, PAPER)["S41-7"].kind == verdict
 
 
 def test_where_two_depths_alone_come_below_20_percent_growth_cannot_be_seen():
-    assert "at 2 depths; growth takes three" in verdicts(QUICK)["S41-7"]["reason"]
+    assert "at 2 depths; growth takes three" in verdicts(QUICK)["S41-7"].reason
 
 
 def test_free_claims_agree_with_the_papers_numbers():
-    free = {claim["id"] for claim in paper.claims() if claim["cost"] == "free"}
+    free = {claim.id for claim in paper.claims() if claim.cost == "free"}
     assert free == set(counted_claims.CLAIMS)
     found = verdicts(SMOKE)
-    assert all(found[name]["verdict"] == SUPPORTED for name in free)
+    assert all(found[name].kind == Kind.SUPPORTED for name in free)
 
 
 def test_imagenet_counts_are_those_of_the_paper():
@@ -406,7 +416,7 @@ def test_imagenet_counts_are_those_of_the_paper():
 
 def test_every_claim_of_the_paper_has_exactly_one_function():
     having = [*(name for family in claims.FAMILIES.values() for name in family), *claims.SAME, *counted_claims.CLAIMS]
-    assert sorted(having) == sorted(claim["id"] for claim in paper.claims()) and len(having) == 74
+    assert sorted(having) == sorted(claim.id for claim in paper.claims()) and len(having) == 74
     assert set(claims.SAME.values()) <= set(claims.MEASURED)
     tests = [*claims.MEASURED.values(), *counted_claims.CLAIMS.values()]
     assert all(map(callable, tests)) and len(set(tests)) == len(tests)

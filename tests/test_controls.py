@@ -8,8 +8,8 @@ import pytest
 from planted import frames
 
 from analysis import controls
+from analysis.decision import evaluate
 from analysis.nets import serving
-from analysis.verdicts import evaluate
 from experiments import controls as experiment
 from experiments import plain_vs_residual, planned
 from experiments.profiles import PROFILES, QUICK

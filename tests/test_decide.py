@@ -17,10 +17,11 @@ from test_share import study
 import commands.render as analysis
 import commands.study as experiments
 from analysis import comparisons, paper, report
-from analysis.comparisons import CONTRADICTED, SUPPORTED, Part, Study
+from analysis.comparisons import Part, Study
+from analysis.decision import outcome_of
 from analysis.statistics import ALPHA, estimate
-from analysis.verdicts import outcome_of
-from commands.decide import UNDECIDED, Seen, following, further, looks, see
+from analysis.verdicts import Kind
+from commands.decide import Seen, following, further, looks, see
 from commands.options import main
 from experiments import profiles
 from experiments.profiles import QUICK, SMOKE
@@ -43,7 +44,7 @@ def sequence(*differences: np.ndarray, direction: int = 1, margin: float = 0.0) 
     for look in looks(len(differences[0])):
         seen = see(comparisons.Tested([part(each[: look.seeds], direction, margin) for each in differences]), look)
         yield seen
-        if seen.verdict != UNDECIDED:
+        if seen.verdict != Kind.UNDECIDED:
             return
 
 
@@ -62,16 +63,16 @@ def test_an_absent_difference_is_rarely_decided_wherever_the_sequence_ends() -> 
     one = [last(rng.normal(size=24)).verdict for _ in range(SEQUENCES)]
     both_parts = [last(rng.normal(size=24), rng.normal(size=24)).verdict for _ in range(SEQUENCES)]
     for verdicts in (one, both_parts):
-        assert sum(verdict != UNDECIDED for verdict in verdicts) <= ALPHA * SEQUENCES
+        assert sum(verdict != Kind.UNDECIDED for verdict in verdicts) <= ALPHA * SEQUENCES
 
 
 def test_a_difference_at_the_margin_is_rarely_called_equivalent() -> None:
     rng = np.random.default_rng(1)
     ends = [last(rng.normal(3.0, 1.0, 24), direction=0, margin=3.0).verdict for _ in range(SEQUENCES)]
-    assert sum(verdict != UNDECIDED for verdict in ends) <= ALPHA * SEQUENCES
+    assert sum(verdict != Kind.UNDECIDED for verdict in ends) <= ALPHA * SEQUENCES
 
 
-@pytest.mark.parametrize(("mean", "verdict"), [(4.0, SUPPORTED), (-4.0, CONTRADICTED)])
+@pytest.mark.parametrize(("mean", "verdict"), [(4.0, Kind.SUPPORTED), (-4.0, Kind.CONTRADICTED)])
 def test_a_large_difference_is_decided_with_few_seeds(mean: float, verdict: str) -> None:
     rng = np.random.default_rng(2)
     ends = [last(rng.normal(mean, 1.0, 24)) for _ in range(100)]
@@ -82,7 +83,7 @@ def test_a_large_difference_is_decided_with_few_seeds(mean: float, verdict: str)
 def test_equal_nets_are_found_equivalent() -> None:
     rng = np.random.default_rng(3)
     ends = [last(rng.normal(0.0, 1.0, 24), direction=0, margin=3.0) for _ in range(50)]
-    assert {seen.verdict for seen in ends} == {SUPPORTED}
+    assert {seen.verdict for seen in ends} == {Kind.SUPPORTED}
 
 
 def test_the_interval_of_the_look_that_decides_is_the_first_without_zero() -> None:
@@ -96,7 +97,7 @@ def test_the_interval_of_the_look_that_decides_is_the_first_without_zero() -> No
 def test_a_look_that_would_not_decide_is_passed_over_and_seeds_at_most_doubled() -> None:
     every = looks(24)
     clear = see(comparisons.Tested([part(np.array([1.0, 1.2]))]), every[0])
-    assert (clear.verdict, following(clear, every[1:]).seeds) == (UNDECIDED, 3)
+    assert (clear.verdict, following(clear, every[1:]).seeds) == (Kind.UNDECIDED, 3)
     for values in ([1.0, 3.0], [0.1, -0.1]):  # decided by 6 seeds, or by none
         assert following(see(comparisons.Tested([part(np.array(values))]), every[0]), every[1:]).seeds == 4
     assert following(clear, every[7:]).seeds == 24  # the last there is
@@ -106,7 +107,7 @@ def test_a_look_that_would_not_decide_is_passed_over_and_seeds_at_most_doubled()
 
 def test_one_pair_is_not_looked_at() -> None:
     seen = see(comparisons.Tested([part(np.array([1.0]))]), looks(3)[1])
-    assert (seen.verdict, seen.p, seen.n) == (UNDECIDED, None, 1) and "Only 1 of 3 seeds" in seen.reason
+    assert (seen.verdict, seen.p, seen.n) == (Kind.UNDECIDED, None, 1) and "Only 1 of 3 seeds" in seen.reason
 
 
 def planted_looks(number: int, effect: float) -> Iterator[Seen]:
@@ -127,7 +128,7 @@ def planted_looks(number: int, effect: float) -> Iterator[Seen]:
     def plain(trial: Trial) -> str:
         return "finished" if trial.model.family == "plain" else "missing"
 
-    (claim,) = (claim for claim in paper.claims() if claim["id"] == "S1-1")
+    (claim,) = (claim for claim in paper.claims() if claim.id == "S1-1")
     for look in looks(8):
         profile = small.with_seeds(look.seeds)
         found = frames(profile, error=error, noise=1.0, outcomes=plain)
@@ -137,8 +138,8 @@ def planted_looks(number: int, effect: float) -> Iterator[Seen]:
 
 def test_planted_studies_are_decided_where_there_is_an_effect() -> None:
     null = [seen.verdict for number in range(12) for seen in planted_looks(number, 0.0)]
-    assert sum(verdict != UNDECIDED for verdict in null) <= 1
-    assert all(list(planted_looks(number, 9.0))[-1].verdict == SUPPORTED for number in range(3))
+    assert sum(verdict != Kind.UNDECIDED for verdict in null) <= 1
+    assert all(list(planted_looks(number, 9.0))[-1].verdict == Kind.SUPPORTED for number in range(3))
 
 
 # The command
@@ -187,7 +188,7 @@ def test_run_decides_a_claim_on_the_runs_there_are_and_the_same_again(
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads((tmp_path / "quick" / "decisions" / "S1-5.json").read_text())
-    assert (record["id"], record["verdict"], record["looks"][-1]["verdict"]) == ("S1-5", SUPPORTED, SUPPORTED)
+    assert (record["id"], record["verdict"], record["looks"][-1]["verdict"]) == ("S1-5", Kind.SUPPORTED, Kind.SUPPORTED)
     assert record["command"].startswith("python -m experiments run --until-decided S1-5 --max-seeds 6")
     assert len(record["runs"]) == 2 * record["looks"][-1]["seeds"]
     assert done.stdout.count("\nlook ") == len(record["looks"]) and "supported: S1-5" in done.stdout

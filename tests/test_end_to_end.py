@@ -11,7 +11,7 @@ import pytest
 from experiments import planned
 from experiments.profiles import SMOKE
 from study.execution import Execution
-from study.store.mlflow import tracking
+from study.store.mlflow import client, reader
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("study")
@@ -59,12 +59,12 @@ def test_everything_the_contract_names_is_there(folder: Path) -> None:
 
 def test_every_trial_is_one_finished_run(folder: Path) -> None:
     execution = Execution(storage=folder / "store", data_root=folder)
-    runs = tracking.read(execution, planned(SMOKE))
+    runs = reader.read(execution, planned(SMOKE))
     assert {run.trial for run in runs} == set(planned(SMOKE))
     outcomes = {run.trial.model.title: run.outcome for run in runs}
     assert outcomes.pop("plain-1202") == "diverged" and set(outcomes.values()) == {"finished"}
-    client = tracking.client(execution)
-    statuses = {client.get_run(run.run_id).info.status for run in runs}
+    mlflow = client.connect(execution)
+    statuses = {mlflow.get_run(run.run_id).info.status for run in runs}
     assert statuses == {"FINISHED"}
 
 

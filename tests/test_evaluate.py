@@ -26,7 +26,7 @@ from study.run import evaluate as evaluating
 from study.run.worker import run_trial
 from study.spec import Model, Trial
 from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import reader
 from study.tasks.names import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.training import checkpoints
 from study.training.loop import TrainState
@@ -99,7 +99,7 @@ def test_the_centre_crop_is_the_recorded_test_error_in_the_ledger_in_mlflow_and_
             **{"value": error, "images": 360},
         }
         assert top5["measure"] == TOP5 and top5["value"] == said[TOP5] < error
-    for run in tracking.read(trained, TRIALS[:3]):
+    for run in reader.read(trained, TRIALS[:3]):
         assert run.evaluations is not None and run.evaluations.to_pylist() == rows_of(run.trial, trained)
 
 
@@ -123,7 +123,7 @@ def test_what_is_known_is_not_measured_again_unless_asked_for(trained: Execution
     assert code == 0 and [(row[TOP1], row["new"]) for row in found["evaluations"]] == [(12.5, False)]
     code, found, _ = evaluate("--trials", trial.id, "--again", "--json")
     assert [(row[TOP1], row["new"]) for row in found["evaluations"]] == [(top1["value"], True)]
-    (run,) = tracking.read(trained, [trial])
+    (run,) = reader.read(trained, [trial])
     assert run.evaluations is not None and top1 in run.evaluations.to_pylist()
 
 

@@ -22,7 +22,7 @@ from study.run import worker
 from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import heartbeat, ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, reader
 
 ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
@@ -72,18 +72,18 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 def numbers(storage: Path) -> Mapping[str, Any]:
     """Outcome, every record and what the layers do, of every trial, as logged."""
-    runs = tracking.read(execution_of(storage), trials())
+    runs = reader.read(execution_of(storage), trials())
     return {run.trial.id: (run.outcome, *(t and t.to_pylist() for t in (run.records, run.layers))) for run in runs}
 
 
 def complete_and_undoubled(storage: Path) -> bool:
     """One run a trial, none running, one metric point an iteration."""
-    client = tracking.client(execution_of(storage))
-    everywhere = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    mlflow = client.connect(execution_of(storage))
+    everywhere = mlflow.search_runs([e.experiment_id for e in mlflow.search_experiments()])
     assert sorted(run.data.tags["trial_id"] for run in everywhere) == sorted(trial.id for trial in trials())
     assert {run.info.status for run in everywhere} == {"FINISHED"}
     for run in everywhere:
-        steps = [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")]
+        steps = [point.step for point in mlflow.get_metric_history(run.info.run_id, "train_loss")]
         assert len(steps) == len(set(steps)) == int(run.data.tags["records"])
     return True
 
@@ -134,7 +134,7 @@ def test_a_stopped_launch_exits_130_with_no_run_left_running_and_resumes(
     assert run.returncode == 130, output
     assert "the same command continues" in output and "Traceback" not in output
     assert len(others) >= 4 and gone(others)
-    runs = tracking.read(execution_of(storage), trials())
+    runs = reader.read(execution_of(storage), trials())
     assert "interrupted" in {found.outcome for found in runs}
     assert "running" not in {found.outcome for found in runs}
     finish(storage, undisturbed, "--local")  # whichever engine goes on
@@ -183,7 +183,7 @@ def test_a_poison_trial_on_ray_fails_after_its_retries_and_the_rest_finishes(
     storage: Path, undisturbed: Mapping[str, Any]
 ) -> None:
     bad, good = trials()
-    tracking.create_store(execution_of(storage))
+    client.create_store(execution_of(storage))
     (storage / "trials" / bad.id).mkdir(parents=True)
     (storage / "trials" / bad.id / "spec.json").write_text("another trial's")
     run = start(storage)
@@ -215,10 +215,10 @@ def test_what_has_a_result_is_not_run_again(store: Execution, small: Small) -> N
 def test_a_result_that_mlflow_lost_is_shown_again_and_not_run_again(store: Execution, small: Small) -> None:
     trial, started = small(), []
     launch([trial], store, tags([trial]), lambda todo, _: started.append(todo))
-    (run,) = tracking.read(store, [trial])
-    tracking.client(store).delete_run(run.run_id)
+    (run,) = reader.read(store, [trial])
+    client.connect(store).delete_run(run.run_id)
     launch([trial], store, tags([trial]), lambda todo, _: started.append(todo))
-    (again,) = tracking.read(store, [trial])
+    (again,) = reader.read(store, [trial])
     assert started == [[trial]] and again.run_id != run.run_id
     assert again.records is not None and again.records.equals(run.records)
 
@@ -236,12 +236,12 @@ def test_a_trial_that_fails_is_retried_then_left_while_the_rest_goes_on(
 
     monkeypatch.setattr(worker, "train", poisoned)
     launch([bad, good], store, tags([bad, good]), lambda *_: None)
-    outcomes = {run.trial: (run.outcome, run.tags.get("reason", "")) for run in tracking.read(store, [good, bad])}
+    outcomes = {run.trial: (run.outcome, run.tags.get("reason", "")) for run in reader.read(store, [good, bad])}
     assert outcomes == {good: ("finished", ""), bad: ("failed", "RuntimeError: poison")}
     assert caplog.text.count("failed (attempt") == store.retries + 1
     monkeypatch.undo()
     launch([bad, good], store, tags([bad, good]), lambda *_: None)  # a new launch has new retries
-    assert {run.outcome for run in tracking.read(store, [good, bad])} == {"finished"}
+    assert {run.outcome for run in reader.read(store, [good, bad])} == {"finished"}
 
 
 def test_what_trying_again_cannot_mend_is_not_retried(
@@ -252,7 +252,7 @@ def test_what_trying_again_cannot_mend_is_not_retried(
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text("another trial's")
     launch([bad, good], store, tags([bad, good]), lambda *_: None)
-    assert [(run.trial, run.outcome) for run in tracking.read(store, [good, bad])] == [(good, "finished")]
+    assert [(run.trial, run.outcome) for run in reader.read(store, [good, bad])] == [(good, "finished")]
     assert caplog.text.count("holds another specification") == 1
     assert (folder / "spec.json").read_text() == "another trial's" and not (folder / "run.json").exists()
 

@@ -15,7 +15,7 @@ from study.nets.resnet import build
 from study.run.worker import run_trial
 from study.spec import Trial
 from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import mirror, reader
 from study.training.loop import TrainState, train
 
 Small = Callable[..., Trial]
@@ -91,8 +91,8 @@ def test_measuring_leaves_the_net_as_it_found_it_and_segments_change_no_number(s
 def test_a_finished_run_has_its_layers_before_and_after_training(store: Execution, small: Small) -> None:
     trial = small()
     assert run_trial(trial, store, {"profile": "test"}) == "finished"
-    tracking.publish(store, [trial])
-    (run,) = tracking.read(store, [trial])
+    mirror.publish(store, [trial])
+    (run,) = reader.read(store, [trial])
     assert run.layers is not None and run.layers.schema.equals(ledger.LAYERS)
     rows = run.layers.to_pylist()
     assert [(row["iteration"], row["layer"]) for row in rows] == [(i, n) for i in (0, 24) for n in range(1, 8)]
@@ -108,10 +108,10 @@ def test_a_diverged_run_has_no_layers_and_altered_ones_make_it_unusable(store: E
     wild, tame = small(learning_rate=1e30), small(seed=1)
     assert run_trial(wild, store, {"profile": "test"}) == "diverged"
     assert run_trial(tame, store, {"profile": "test"}) == "finished"
-    tracking.publish(store, [wild, tame])
-    assert {run.trial: run.layers is None for run in tracking.read(store, [wild, tame])} == {wild: True, tame: False}
-    (run,) = tracking.read(store, [tame])
+    mirror.publish(store, [wild, tame])
+    assert {run.trial: run.layers is None for run in reader.read(store, [wild, tame])} == {wild: True, tame: False}
+    (run,) = reader.read(store, [tame])
     path = store.storage / "artifacts" / run.run_id / "artifacts" / "layers.parquet"
     path.write_bytes((store.trial_folder(wild.id) / "records.parquet").read_bytes())
-    (run,) = tracking.read(store, [tame])
+    (run,) = reader.read(store, [tame])
     assert run.outcome == "unusable" and f"layers of run {run.run_id} were altered" in run.tags["reason"]

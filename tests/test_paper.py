@@ -27,12 +27,12 @@ def cifar_net(depth: int, shortcut: str) -> Model:
 
 def test_all_74_claims_are_here_once():
     claims = paper.claims()
-    assert len(claims) == len({claim["id"] for claim in claims}) == 74
+    assert len(claims) == len({claim.id for claim in claims}) == 74
     for claim in claims:
-        assert claim["statement"] and claim["section"]
-        assert claim["kind"] in ("direct", "derived", "conjecture")
-        assert claim["cost"] in ("free", "cifar", "cifar-heavy", "imagenet", "detection")
-        assert set(claim.get("digitised", ())) <= set(claim["paper"])
+        assert claim.statement and claim.section
+        assert claim.kind in ("direct", "derived", "conjecture")
+        assert claim.cost in ("free", "cifar", "cifar-heavy", "imagenet", "detection")
+        assert set(claim.digitised) <= set(claim.paper)
 
 
 @pytest.mark.parametrize("number", range(1, 15))
@@ -116,8 +116,10 @@ def test_an_unknown_table_or_figure_names_the_alternatives():
 
 
 def test_what_the_caller_changes_does_not_change_the_paper():
-    paper.claims()[0]["paper"].clear()
-    assert paper.claims()[0]["paper"]
+    paper.table("table_1")["rows"].clear()
+    assert paper.table("table_1")["rows"]
+    with pytest.raises(TypeError):
+        paper.claims()[0].paper["final_train_error"] = {}
 
 
 VALUES = list(reproduced.values())

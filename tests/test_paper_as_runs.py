@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 from analysis import paper
-from analysis.comparisons import CONTRADICTED, SUPPORTED
+from analysis.decision import evaluate
 from analysis.runs import RECORD, load
-from analysis.verdicts import evaluate
+from analysis.verdicts import Kind, Verdict
 from experiments import planned
 from experiments.profiles import PAPER
 from study.spec import Trial
@@ -69,23 +69,23 @@ def run_of(trial: Trial) -> Run:
 
 
 @pytest.fixture(scope="module")
-def verdicts() -> dict[str, dict]:
+def verdicts() -> dict[str, Verdict]:
     names = set(paper.curves(6)["curve"]) | {"plain-110"}
     study = planned(PROFILE)
     drawn = [trial for trial in study if trial.model.title in names and "learning-rate" not in study[trial]]
     frames = load(study, [run_of(trial) for trial in drawn])
-    return {entry["id"]: entry for entry in evaluate(frames, PROFILE)}
+    return {verdict.claim.id: verdict for verdict in evaluate(frames, PROFILE)}
 
 
 def test_every_claim_that_the_figures_show_is_supported(verdicts):
-    assert {name: verdicts[name]["reason"] for name in DRAWN if verdicts[name]["verdict"] != SUPPORTED} == {}
+    assert {name: verdicts[name].reason for name in DRAWN if verdicts[name].kind != Kind.SUPPORTED} == {}
 
 
 def test_nothing_in_the_paper_contradicts_the_paper(verdicts):
-    assert [name for name, entry in verdicts.items() if entry["verdict"] == CONTRADICTED] == []
+    assert [name for name, verdict in verdicts.items() if verdict.kind == Kind.CONTRADICTED] == []
 
 
 def test_the_effects_are_those_that_were_read_off_the_figures(verdicts):
-    read = {claim["id"]: claim["paper"] for claim in paper.claims()}["S1-1"]["final_train_error"]
-    assert verdicts["S1-1"]["effect"] == pytest.approx(read[56] - read[20], abs=0.25)  # of a window from 55,000 on
-    assert verdicts["S42-17"]["effect"] == pytest.approx(7.86 - 6.6, abs=0.3)
+    read = {claim.id: claim.paper for claim in paper.claims()}["S1-1"]["final_train_error"]
+    assert verdicts["S1-1"].effect == pytest.approx(read[56] - read[20], abs=0.25)  # of a window from 55,000 on
+    assert verdicts["S42-17"].effect == pytest.approx(7.86 - 6.6, abs=0.3)

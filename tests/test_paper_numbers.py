@@ -1,6 +1,5 @@
 """Nets on ImageNet and detectors: the paper's own numbers give the paper's verdicts, and opposite ones the opposite."""
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,18 +8,17 @@ import pytest
 from planted import SEEDS, frames, printed, tabled
 
 from analysis import claims, paper, paper_numbers
-from analysis.comparisons import CONTRADICTED, NOT_TESTABLE, SUPPORTED
+from analysis.decision import evaluate
 from analysis.paper_numbers import Number
 from analysis.runs import Frames
-from analysis.verdicts import evaluate
+from analysis.verdicts import Kind, Verdict
 from experiments.profiles import QUICK
 from study.spec import InputError
 from study.tasks import names
 
-OTHERS = [claim for claim in paper.claims() if claim["cost"] in ("imagenet", "detection")]
+OTHERS = [claim for claim in paper.claims() if claim.cost in ("imagenet", "detection")]
 BY_SERVERS = {"S41-30", "SB-4", "SB-5", "SB-6", "SC-2"}  # of test sets without public labels
-DIRECT = [claim["id"] for claim in OTHERS if claim["kind"] == "direct"]
-UNDECIDED = re.compile(r"undecided \(needs (\d+) more seeds\)")
+DIRECT = [claim.id for claim in OTHERS if claim.kind == "direct"]
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +26,18 @@ def base() -> Frames:
     return frames(QUICK)
 
 
-def verdicts(study: Frames) -> dict[str, dict]:
-    return {entry["id"]: entry for entry in evaluate(study, QUICK)}
+def verdicts(study: Frames) -> dict[str, Verdict]:
+    return {verdict.claim.id: verdict for verdict in evaluate(study, QUICK)}
 
 
 def test_the_papers_own_numbers_support_every_claim_that_it_draws_from_them(base: Frames) -> None:
     found = verdicts(tabled(base))
     for name in (*DIRECT, "S42-7"):
-        assert found[name]["verdict"] == SUPPORTED, found[name]
-        assert found[name]["n"] >= 3 and len(found[name]["runs"]) >= 3
-    assert [name for name, entry in found.items() if entry["verdict"] == CONTRADICTED] == []
-    assert found["S41-1"]["effect"] == pytest.approx(28.54 - 27.94)
-    assert "A proxy" not in found["S41-14"]["reason"] + found["S41-15"]["reason"]
+        assert found[name].kind == Kind.SUPPORTED, found[name]
+        assert found[name].n >= 3 and len(found[name].runs) >= 3
+    assert [name for name, verdict in found.items() if verdict.kind == Kind.CONTRADICTED] == []
+    assert found["S41-1"].effect == pytest.approx(28.54 - 27.94)
+    assert not found["S41-14"].proxy and not found["S41-15"].proxy
 
 
 def test_a_part_of_a_number_per_seed_is_a_part_of_a_verdict(base: Frames) -> None:
@@ -49,19 +47,19 @@ def test_a_part_of_a_number_per_seed_is_a_part_of_a_verdict(base: Frames) -> Non
     for lost, n in (({0}, SEEDS - 1), ({0, 1, 2, 3}, 1)):
         rest = study.evaluations[~(of & study.evaluations["seed"].isin(lost))]
         found = verdicts(replace(study, evaluations=rest))["S41-1"]
-        assert found["n"] == n
-    assert found["verdict"] == "undecided (needs 1 more seeds)"
+        assert found.n == n
+    assert found.text == "undecided (needs 1 more seeds)"
 
 
 def test_nets_that_are_planned_and_not_evaluated_leave_claims_undecided(base: Frames) -> None:
     found = verdicts(tabled(base, evaluated=False))
     by_records = ("S41-2", "S41-6", "S41-9", "S41-14")
     for name in BY_SERVERS:
-        assert found[name]["verdict"] == NOT_TESTABLE and "only that split's server" in found[name]["reason"]
+        assert found[name].kind == Kind.NOT_TESTABLE and "only that split's server" in found[name].reason
     for name in set(DIRECT) - BY_SERVERS - set(by_records):
-        assert found[name]["verdict"] == "undecided (needs 2 more seeds)", found[name]
-        assert "no seed has every number it needs" in found[name]["reason"]
-    assert all(found[name]["verdict"] == SUPPORTED for name in by_records)
+        assert found[name].text == "undecided (needs 2 more seeds)", found[name]
+        assert "no seed has every number it needs" in found[name].reason
+    assert all(found[name].kind == Kind.SUPPORTED for name in by_records)
 
 
 def test_nets_that_are_planned_and_not_trained_leave_all_of_these_claims_undecided(base: Frames) -> None:
@@ -70,7 +68,7 @@ def test_nets_that_are_planned_and_not_trained_leave_all_of_these_claims_undecid
     finals = study.finals.assign(outcome=study.finals["outcome"].mask(ours, "missing"))
     finals.loc[ours, "final_train_error_pct"] = float("nan")
     found = verdicts(replace(study, finals=finals, curves=base.curves))
-    assert {found[name]["verdict"] for name in ({*DIRECT, "S42-7"} - BY_SERVERS)} == {"undecided (needs 2 more seeds)"}
+    assert {found[name].text for name in ({*DIRECT, "S42-7"} - BY_SERVERS)} == {"undecided (needs 2 more seeds)"}
 
 
 def test_a_number_of_another_protocol_or_split_is_no_substitute(base: Frames) -> None:
@@ -79,15 +77,15 @@ def test_a_number_of_another_protocol_or_split_is_no_substitute(base: Frames) ->
         rows = study.evaluations.copy()
         rows.loc[rows["protocol"] == names.TEN_CROP, column] = other
         found = verdicts(replace(study, evaluations=rows))
-        assert found["S41-1"]["verdict"] == found["S41-17"]["verdict"] == "undecided (needs 2 more seeds)"
+        assert found["S41-1"].text == found["S41-17"].text == "undecided (needs 2 more seeds)"
 
 
 def test_the_papers_numbers_are_compared_with_on_its_data_only(base: Frames) -> None:
     """Directions are tested on other data; 'by 2.8 %' and 'VGG-16's 28.07 %' are not."""
     found = verdicts(tabled(base, data="folder:flowers"))
-    assert found["S41-1"]["verdict"] == found["S41-25"]["verdict"] == SUPPORTED
+    assert found["S41-1"].kind == found["S41-25"].kind == Kind.SUPPORTED
     for name in ("S41-5", "S41-8", "S41-30", "S43-1", "SC-2"):
-        assert found[name]["verdict"] == NOT_TESTABLE and "not one on folder:flowers" in found[name]["reason"]
+        assert found[name].kind == Kind.NOT_TESTABLE and "not one on folder:flowers" in found[name].reason
 
 
 def add(points: float, title: str, **of: str) -> Callable[[Number, float], float]:
@@ -138,7 +136,7 @@ RESNET101 = paper_numbers.detector("ResNet-101")
 )
 def test_planted_counter_evidence_contradicts(base: Frames, name: str, change: Callable) -> None:
     found = verdicts(tabled(base, change))
-    assert found[name]["verdict"] == CONTRADICTED, found[name]
+    assert found[name].kind == Kind.CONTRADICTED, found[name]
 
 
 @pytest.mark.parametrize(
@@ -153,18 +151,18 @@ def test_planted_counter_evidence_contradicts(base: Frames, name: str, change: C
 def test_exchanged_curves_contradict(base: Frames, names: tuple[str, ...], swap: tuple[str, str]) -> None:
     exchanged = dict(zip(swap, swap[::-1], strict=True))
     found = verdicts(tabled(base, curve=lambda title: exchanged.get(title, title)))
-    assert {found[name]["verdict"] for name in names} == {CONTRADICTED}
+    assert {found[name].kind for name in names} == {Kind.CONTRADICTED}
 
 
 def test_a_degradation_that_longer_training_removes_contradicts_footnote_3(base: Frames) -> None:
     found = verdicts(tabled(base, longer=lambda title: {"plain-18": 30.0, "plain-34": 28.0}[title]))
-    assert found["S41-6"]["verdict"] == CONTRADICTED
+    assert found["S41-6"].kind == Kind.CONTRADICTED
 
 
 def test_equal_nets_support_no_claim_that_one_is_better(base: Frames) -> None:
     found = verdicts(tabled(base, change=lambda number, value: 25.0))
     for name in ("S41-1", "S41-16", "S41-17", "S41-25", "S41-10", "S41-12"):
-        assert UNDECIDED.match(found[name]["verdict"]) or "more than 1000" in found[name]["verdict"], found[name]
+        assert found[name].kind is Kind.UNDECIDED, found[name]
 
 
 def test_every_number_that_is_tested_stands_in_a_table(base: Frames) -> None:
@@ -191,5 +189,5 @@ def test_a_gain_on_both_vocs_is_tested_on_the_one_whose_labels_are_public(base: 
     study = tabled(base)
     public = study.evaluations[study.evaluations["split"] != names.VOC_12]
     found = verdicts(replace(study, evaluations=public))["S43-1"]
-    assert found["verdict"] == SUPPORTED and "On VOC 2007 alone" in found["reason"]
-    assert "alone" not in verdicts(study)["S43-1"]["reason"]
+    assert found.kind == Kind.SUPPORTED and "On VOC 2007 alone" in found.reason
+    assert "alone" not in verdicts(study)["S43-1"].reason

@@ -4,22 +4,24 @@ import hashlib
 import html
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from planted import DAMAGES, frames, planted, tabled
 
-from analysis import files, report, tables
+from analysis import files, paper, report, tables
+from analysis.decision import evaluate
 from analysis.gaps import problems
 from analysis.runs import load
-from analysis.verdicts import evaluate
+from analysis.verdicts import Kind, Verdict, entry
 from commands.render import cli
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE
 from study.spec import InputError, Trial
 from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, mirror, reader
 
 
 def outcomes(trial: Trial) -> str:
@@ -63,7 +65,7 @@ def test_everything_the_contract_names_is_written(folder):
         "shortcut_differences",
     ]
     expected = {"claims.json", "runs.parquet", "curves.parquet", "layers.parquet", "evaluations.parquet"}
-    expected |= {"manifest.json", "index.html"}
+    expected |= {"manifest.json", "index.html", "verdicts.json"}
     expected |= {f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex")}
     expected |= {f"figures/{name}.{kind}" for name in pictures for kind in ("svg", "pdf", "png")}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected
@@ -161,7 +163,7 @@ def test_damaged_runs_are_named_with_their_reason_on_the_page_the_terminal_and_i
     where, study, _, hit = damaged
     table, known = tables.table_6(study, "quick"), problems(study.finals, QUICK, OLD)
     page = " ".join(html.unescape((where / "index.html").read_text()).split())
-    terminal = " ".join(report.summary(CLAIMS, table, where, known=known).split())
+    terminal = " ".join(report.summary(VERDICTS, table, where, known=known).split())
     manifest = json.loads((where / "manifest.json").read_text())
     for name, kind in hit.items():
         (reason,) = study.finals.loc[study.finals["id"] == name, "problem"]
@@ -178,11 +180,9 @@ def test_no_mean_verdict_or_curve_knows_of_a_damaged_run(damaged):
         seen, expected = draw(study, "quick"), draw(without, "quick")
         pd.testing.assert_frame_equal(seen.drop(columns="note"), expected.drop(columns="note"))
     numbers = ("verdict", "effect", "interval", "n")
-    verdicts, expected = json.loads((where / "claims.json").read_text()), evaluate(without, QUICK)
-    assert [[claim[name] for name in numbers] for claim in verdicts] == [
-        [claim[name] and (list(claim[name]) if name == "interval" else claim[name]) for name in numbers]
-        for claim in expected
-    ]
+    entries = json.loads((where / "claims.json").read_text())
+    expected = json.loads(json.dumps([entry(verdict) for verdict in evaluate(without, QUICK)]))
+    assert [[one[name] for name in numbers] for one in entries] == [[one[name] for name in numbers] for one in expected]
 
 
 def test_gaps_single_seeds_and_other_versions_are_named(damaged):
@@ -205,15 +205,15 @@ def test_the_command_renders_past_a_damaged_run_names_it_and_exits_with_1(store,
     for run in runs:
         said = {"started": 1, "tags": run.tags | {"profile": "smoke"}}
         ledger.seal(store.trial_folder(run.trial.id), run.outcome, run.records, said)
-    tracking.publish(store, [run.trial for run in runs])
+    mirror.publish(store, [run.trial for run in runs])
     study = ["study", "--profile", "smoke", "--storage", str(store.storage), "--results", str(tmp_path)]
     assert cli.main(study, standalone_mode=False) == 0 and "unusable" not in capsys.readouterr().out
-    (hit,) = tracking.read(store, [runs[0].trial])
+    (hit,) = reader.read(store, [runs[0].trial])
     (store.storage / "artifacts" / hit.run_id / "artifacts" / "records.parquet").unlink()
     assert cli.main(study, standalone_mode=False) == 1
     terminal = " ".join(capsys.readouterr().out.split())
     assert f"{hit.trial.id} is unusable: records.parquet of run {hit.run_id} cannot be read" in terminal
-    tracking.client(store).delete_run(hit.run_id)  # what it says is to be done
+    client.connect(store).delete_run(hit.run_id)  # what it says is to be done
     assert cli.main(study, standalone_mode=False) == 0
 
 
@@ -225,20 +225,28 @@ def test_a_selection_names_the_experiments_that_it_left_out():
     assert not any(line.startswith(("depth-scaling was", "reimplementations")) for line in said)
 
 
-CLAIMS = [
-    {"verdict": "supported", "id": "S1-1", "statement": "plain-56 trains worse than plain-20, " * 4,
-     "effect": 61.234, "interval": [55.0, 67.4], "n": 3, "reason": ""},
-    {"verdict": "undecided (needs 4 more seeds)", "id": "S42-6", "statement": "residual beats plain",
-     "effect": 0.5, "interval": None, "n": 2, "reason": ""},
-    {"verdict": "contradicted", "id": "S42-3", "statement": "plain-110 has error over 60 %",
-     "effect": None, "interval": None, "n": 3, "reason": ""},
-    {"verdict": "not testable in this profile", "id": "S43-1", "statement": "detection improves",
-     "effect": None, "interval": None, "n": 0, "reason": "no detection here"},
-]  # fmt: skip
+def claim(name: str, statement: str = "") -> paper.Claim:
+    (known,) = (claim for claim in paper.claims() if claim.id == name)
+    return replace(known, statement=statement or known.statement)
+
+
+VERDICTS = [
+    Verdict(
+        claim=claim("S1-1", "plain-56 trains worse than plain-20, " * 4),
+        kind=Kind.SUPPORTED,
+        reason="",
+        effect=61.234,
+        interval=(55.0, 67.4),
+        n=3,
+    ),
+    Verdict(claim=claim("S42-6"), kind=Kind.UNDECIDED, reason="", effect=0.5, n=2, seeds_needed=4),
+    Verdict(claim=claim("S42-3"), kind=Kind.CONTRADICTED, reason="", n=3),
+    Verdict(claim=claim("S43-1"), kind=Kind.NOT_TESTABLE, reason="no detection here"),
+]
 
 
 def test_the_summary_keeps_its_order_and_fits_80_columns(study, folder):
-    text = report.summary(CLAIMS, tables.table_6(study, "quick"), folder.relative_to(folder.parent), "Five GPU days.")
+    text = report.summary(VERDICTS, tables.table_6(study, "quick"), folder.relative_to(folder.parent), "Five GPU days.")
     parts = ["1 supported, 1 contradicted, 1 undecided, 1 not testable", "S42-3", "+61.2 [55, 67.4]", "S42-6",
              "Table 6", "plain-1202", "figures", "make ui", "Five GPU days."]  # fmt: skip
     words = " ".join(text.split())
@@ -250,7 +258,8 @@ def test_the_summary_keeps_its_order_and_fits_80_columns(study, folder):
 
 
 def test_untestable_claims_are_grouped_by_their_reason():
-    table = report.untestable_table([*CLAIMS, CLAIMS[-1] | {"id": "S43-2"}])
+    untestable = VERDICTS[-1]
+    table = report.untestable_table([*VERDICTS, untestable.of(claim("S43-2"), untestable.reason)])
     assert table.values.tolist() == [["no detection here", "2", "S43-1, S43-2"]]
 
 

@@ -19,10 +19,11 @@ from torchvision.datasets import VOCDetection
 
 from experiments.profiles import SCENES_IN_COCO, SCENES_IN_VOC
 from experiments.recipes import COCO_DATA, VOC12_DATA, VOC_DATA
-from study.data import annotations
+from study.data import annotations, detection_sets, pasted
 from study.data.annotations import Example
+from study.data.detection_sets import Metric
 from study.data.scenes import Scenes, Target, flipped, load
-from study.spec import Data, InputError
+from study.spec import VOC_CLASSES, Data, InputError
 
 NOWHERE = Path("/nonexistent")
 SPECS = {spec.name: spec for spec in (VOC_DATA, VOC12_DATA, COCO_DATA, SCENES_IN_VOC, SCENES_IN_COCO)}
@@ -109,7 +110,7 @@ def coco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         things += [coco_object(3, ids[1], 13, [30, 30, 5, 8])]
         # The official ids: 1 to 90 without these ten
         numbers = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
-        categories = [{"id": i, "name": c} for i, c in zip(numbers, annotations.COCO_CLASSES, strict=True)]
+        categories = [{"id": i, "name": c} for i, c in zip(numbers, detection_sets.COCO_CLASSES, strict=True)]
         whole = {"images": images, "annotations": things, "categories": categories[::-1]}
         write(tmp_path / f"coco/annotations/instances_{split}.json", json.dumps(whole))
         monkeypatch.setitem(annotations.COUNTS, ("coco", split), 2)
@@ -146,10 +147,13 @@ def test_another_name_is_refused() -> None:
         annotations.load("voc", NOWHERE)
 
 
-def test_the_tables_name_the_test_sets(made: Path) -> None:
-    for name in ("pasted-voc", "pasted-coco"):
-        found = load(SPECS[name], made)
-        assert found.test_split == annotations.test_split(name) == f"{name} {'test' if name == 'pasted-voc' else 'val'}"
+def test_the_tables_name_the_test_sets_and_each_has_its_metric(made: Path) -> None:
+    for name, split, metric in (("pasted-voc", "test", Metric.VOC_11_POINTS), ("pasted-coco", "val", Metric.COCO)):
+        scenes = load(SPECS[name], made)
+        assert scenes.test_split == annotations.test_split(name) == f"{name} {split}"
+        assert scenes.metric is metric
+    metrics = [detection_sets.SETS[name].metric for name in ("voc07+12", "voc07++12", "coco14")]
+    assert metrics == [Metric.VOC_11_POINTS, Metric.VOC_AREA, Metric.COCO]
 
 
 def test_counts_are_those_of_the_official_lists() -> None:
@@ -163,7 +167,7 @@ def test_the_two_vocs_are_of_the_papers_parts(official: Path) -> None:
     found = annotations.load("voc07+12", official)
     assert [e.image_id for e in found.train] == ["000005", "000007", "2007_000027", "2007_000032"]
     assert [e.image_id for e in found.test] == ["000001", "000002"]
-    assert (found.test_split, found.labelled, found.classes) == ("VOC 07 test", True, annotations.VOC_CLASSES)
+    assert (found.test_split, found.labelled, found.classes) == ("VOC 07 test", True, VOC_CLASSES)
     found = annotations.load("voc07++12", official)
     assert [e.image_id for e in found.train] == ["000005", "000007", "000001", "000002", "2007_000027", "2007_000032"]
     assert [e.image_id for e in found.test] == ["2008_000001", "2008_000004"]
@@ -202,7 +206,7 @@ def test_a_voc_box_includes_its_last_pixel_and_counts_from_one(official: Path) -
 
 def test_coco_is_read_by_id_whatever_the_order_of_its_file(coco: Path) -> None:
     found = annotations.load("coco14", coco)
-    assert (found.test_split, found.labelled, found.classes) == ("COCO val", True, annotations.COCO_CLASSES)
+    assert (found.test_split, found.labelled, found.classes) == ("COCO val", True, detection_sets.COCO_CLASSES)
     assert [e.image_id for e in found.train + found.test] == ["9", "2500000000", "42", "73"]
     crowd, example = found.train
     assert example.boxes.tolist() == [[3, 2, 13.5, 22], [30, 30, 35, 38]]
@@ -212,11 +216,11 @@ def test_coco_is_read_by_id_whatever_the_order_of_its_file(coco: Path) -> None:
 
 
 def test_the_class_lists_are_the_official_ones() -> None:
-    assert (len(annotations.VOC_CLASSES), len(annotations.COCO_CLASSES)) == (20, 80)
-    assert list(annotations.VOC_CLASSES) == sorted(annotations.VOC_CLASSES)
+    assert (len(VOC_CLASSES), len(detection_sets.COCO_CLASSES)) == (20, 80)
+    assert list(VOC_CLASSES) == sorted(VOC_CLASSES)
     torchvision_ = pytest.importorskip("torchvision.models.detection").FasterRCNN_ResNet50_FPN_Weights.COCO_V1
     names = [name for name in torchvision_.meta["categories"] if name not in ("__background__", "N/A")]
-    assert list(annotations.COCO_CLASSES) == names
+    assert list(detection_sets.COCO_CLASSES) == names
 
 
 def test_a_coco_file_is_parsed_once_and_anew_when_it_changes(coco: Path) -> None:
@@ -575,8 +579,8 @@ def test_a_box_is_tight_around_its_ink() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Image.Image, "paste", kept)
-        for image, things in annotations._scenes("pasted-voc", "test"):
-            if things and things[-1].kind != "faint":
+        for image, things in pasted.scenes("pasted-voc", "test"):
+            if things and things[-1].kind is not pasted.Kind.FAINT:
                 changed = np.asarray(image).astype(int) - np.asarray(before[-1])
                 x1, y1, x2, y2 = things[-1].box
                 left, top, right, bottom = Image.fromarray((changed != 0).any(2)).getbbox()  # type: ignore[misc]

@@ -33,7 +33,7 @@ from study.run.worker import run_trial
 from study.spec import InputError, Trial
 from study.store import bundle, ledger, provenance
 from study.store.ledger import COLUMNS, RESULTS, Run
-from study.store.mlflow import tracking
+from study.store.mlflow import client, mirror, reader
 from study.training.loop import TrainState
 
 ROOT = Path(__file__).parents[1]
@@ -255,7 +255,7 @@ def test_an_import_adds_evaluations_that_the_store_lacks_and_overwrites_none(
         bundle.write(path, [here], "smoke")
         found, said, _ = command("import", path, "--storage", store.storage, "--json")
         assert found == code and len(json.loads(said)["conflicts"]) == code
-        (shown,) = tracking.read(store, [run.trial])
+        (shown,) = reader.read(store, [run.trial])
         values = None if shown.evaluations is None else shown.evaluations["value"].to_pylist()
         assert values == expected
     bundle.write(path, [run], "smoke")
@@ -586,7 +586,7 @@ def fill(store: Execution, found: list[Run]) -> None:
         assert run.records is not None
         said = {"started": 1_700_000_000_000, "tags": {**run.tags, "storage": str(store.storage)}}
         ledger.seal(store.trial_folder(run.trial.id), run.outcome, run.records, said, run.layers)
-    tracking.publish(store, [run.trial for run in results])
+    mirror.publish(store, [run.trial for run in results])
 
 
 def contents(found: bundle.Bundle) -> dict[str, Any]:
@@ -599,7 +599,7 @@ def contents(found: bundle.Bundle) -> dict[str, Any]:
 
 
 def test_an_export_leaves_a_damaged_run_out_and_names_it(filled: Execution, tmp_path: Path, command: Command) -> None:
-    hit = one_result(tracking.read(filled, [run.trial for run in study()]))
+    hit = one_result(reader.read(filled, [run.trial for run in study()]))
     (filled.storage / "artifacts" / hit.run_id / "artifacts" / "records.parquet").unlink()
     code, said, _ = command("export", "--profile", "smoke", "--storage", filled.storage, tmp_path / "a.zip")
     assert code == 0 and f"unusable: {hit.trial.id}: records.parquet of run {hit.run_id} cannot be read" in said
@@ -651,7 +651,7 @@ def test_an_imported_trial_is_done_its_weights_are_whole_and_mlflow_shows_it(
 ) -> None:
     trial = next(iter(planned(SMOKE)))
     assert run_trial(trial, store, {"profile": "smoke"}) == "finished"
-    tracking.publish(store, [trial])
+    mirror.publish(store, [trial])
     out, there = tmp_path / "a.zip", replace(store, storage=tmp_path / "elsewhere")
     assert command("export", "--profile", "smoke", "--storage", store.storage, "--weights", trial.id, out)[0] == 0
     assert command("import", out, "--storage", there.storage)[0] == 0
@@ -660,11 +660,11 @@ def test_an_imported_trial_is_done_its_weights_are_whole_and_mlflow_shows_it(
     before = ledger.account(there.trial_folder(trial.id))
     assert run_trial(trial, there, {"profile": "smoke"}) == "finished"  # and did not train again:
     assert ledger.account(there.trial_folder(trial.id)) == before
-    (here,), (found,) = (tracking.read(each, [trial]) for each in (store, there))
+    (here,), (found,) = (reader.read(each, [trial]) for each in (store, there))
     assert found.records == here.records and found.tags["storage"] == str(there.storage)
-    shown = tracking.client(there).get_run(found.run_id)
+    shown = client.connect(there).get_run(found.run_id)
     assert shown.info.status == "FINISHED" and shown.data.metrics["train_loss"] > 0
-    assert shown.info.start_time == tracking.client(store).get_run(here.run_id).info.start_time
+    assert shown.info.start_time == client.connect(store).get_run(here.run_id).info.start_time
 
 
 def test_a_result_that_differs_is_reported_and_never_overwritten(
@@ -677,7 +677,7 @@ def test_a_result_that_differs_is_reported_and_never_overwritten(
     assert code == 1
     assert first.startswith(f"conflict: {mine.trial.id}: store {filled.storage} and {path} differ in 1 of 3 records")
     assert last.endswith(f"0 imported, {len(study()) - 2} equal, 1 without result, 0 weights, 0 evaluated, 1 conflicts")
-    (kept,) = tracking.read(filled, [mine.trial])
+    (kept,) = reader.read(filled, [mine.trial])
     assert kept.records == mine.records
     assert ledger.read_records(filled.trial_folder(mine.trial.id)) == mine.records
 
@@ -689,12 +689,12 @@ def test_an_import_that_was_killed_is_finished_by_the_next(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracking, "publish", die)
+        patch.setattr(mirror, "publish", die)
         assert command("import", there, "--storage", store.storage)[0] == 130
     trials = list(planned(SMOKE))
-    assert tracking.read(store, trials) == []
+    assert reader.read(store, trials) == []
     assert command("import", there, "--storage", store.storage)[0] == 0
-    assert {run.trial.id for run in tracking.read(store, trials)} == {r.trial.id for r in study() if r.records}
+    assert {run.trial.id for run in reader.read(store, trials)} == {r.trial.id for r in study() if r.records}
 
 
 def test_an_import_replaces_an_unfinished_attempt_and_what_is_left_of_it_is_not_exported(
@@ -706,11 +706,11 @@ def test_an_import_replaces_an_unfinished_attempt_and_what_is_left_of_it_is_not_
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "000000003.checkpoint").write_bytes(b"unfinished")
     (folder / "uncommitted.patch").write_bytes(b"of other code")
-    tracking.publish(store, [run.trial])
+    mirror.publish(store, [run.trial])
     assert command("import", there, "--storage", store.storage)[0] == 0
-    (found,) = tracking.read(store, [run.trial])
+    (found,) = reader.read(store, [run.trial])
     assert (found.outcome, found.records, found.tags["reason"]) == ("finished", run.records, "")
-    artifacts = {file.path for file in tracking.client(store).list_artifacts(found.run_id)}
+    artifacts = {file.path for file in client.connect(store).list_artifacts(found.run_id)}
     assert artifacts == {"spec.json", "records.parquet", "layers.parquet"}
     options = "--profile", "smoke", "--storage", store.storage
     code, said, _ = command("export", *options, "--weights", "all", "--json", there)

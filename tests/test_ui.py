@@ -20,8 +20,9 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from analysis import report, runs
-from analysis.verdicts import evaluate
+from analysis import runs
+from analysis.decision import evaluate
+from analysis.verdicts import counted
 from commands import mlflow_report, screenshots, ui
 from dashboards import views
 from experiments import EXPERIMENTS, name_of, planned
@@ -29,7 +30,7 @@ from experiments.profiles import PROFILES, QUICK, SMOKE
 from study.execution import Execution
 from study.spec import InputError, Trial
 from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, mirror, reader
 
 ROOT = Path(__file__).parents[1]
 TRIALS = [trial for trial, serves in planned(QUICK).items() if "plain-vs-residual" in serves and trial.seed == 0]
@@ -48,12 +49,12 @@ def fill(store: Execution, trials: list[Trial] = TRIALS) -> None:
         tags = {"profile": "quick", "experiments": "plain-vs-residual", "seconds": "2", "deviations": "none"}
         said = {"outcome": "running", "reason": "", "started": 1_700_000_000_000, "tags": tags}
         ledger.seal(store.trial_folder(trial.id), "finished", records, said)
-    tracking.publish(store, trials)
+    mirror.publish(store, trials)
 
 
 def render(store: Execution, folder: Path) -> runs.Frames:
     serves = {trial: ["plain-vs-residual"] for trial in TRIALS}
-    frames = runs.load(serves, tracking.each(store, serves))
+    frames = runs.load(serves, reader.iterate(store, serves))
     folder.mkdir(parents=True)
     (folder / "index.html").write_text("the study page")
     (folder / "curves.parquet").write_bytes(b"x" * (mlflow_report.LARGEST + 1))
@@ -77,8 +78,8 @@ def test_every_profile_has_a_description_with_its_experiments_and_working_links(
 
 def test_every_filter_and_column_of_the_views_is_one_that_runs_have(store: Execution) -> None:
     fill(store, TRIALS[:2])
-    (place,) = tracking.profiles(store).values()
-    mlflow, found = tracking.client(store), {view.key: view for view in views.views(QUICK)}
+    (place,) = reader.profiles(store).values()
+    mlflow, found = client.connect(store), {view.key: view for view in views.views(QUICK)}
     count = {key: len(mlflow.search_runs([place], view.state["searchFilter"])) for key, view in found.items()}
     assert count == {"all": 2, "plain-and-residual": 2, "shortcuts": 0, "depth": 0, "diverged-and-failed": 0}
     for condition in views.FILTERS.values():
@@ -100,11 +101,11 @@ def test_a_rendering_adds_pictures_and_the_report_once(store: Execution, tmp_pat
     assert len(pictures) == 2 and all(path.read_bytes().startswith(b"\x89PNG") for path in pictures)
     (page,) = (store.storage / "artifacts").rglob("index.html")
     assert (page.parent / "manifest.json").exists() and not (page.parent / "curves.parquet").exists()
-    mlflow = tracking.client(store)
-    (place,) = tracking.profiles(store).values()
+    mlflow = client.connect(store)
+    (place,) = reader.profiles(store).values()
     (run,) = mlflow.search_runs([place], "tags.kind = 'report'")
     assert sum(run.data.metrics.values()) == len(verdicts)
-    assert report.counted(verdicts) in run.data.tags["mlflow.note.content"]
+    assert counted(verdicts) in run.data.tags["mlflow.note.content"]
     assert "Too large to be here" in run.data.tags["mlflow.note.content"]
 
 

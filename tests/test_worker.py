@@ -17,8 +17,8 @@ from study.run import worker
 from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import ledger
-from study.store.mlflow import tracking
 from study.nets.evaluation import loss_and_error
+from study.store.mlflow import client, reader
 from study.training.loop import TrainState, train
 
 Small = Callable[..., Trial]
@@ -54,14 +54,14 @@ def test_profiling_a_trial_adds_a_chrome_trace_to_its_run_and_changes_no_record(
     launch([trial], replace(store, profile_trace="longest"), {trial.id: tags}, lambda *_: None)
     launch([other], replace(store, profile_trace=other.id), {other.id: tags}, lambda *_: None)
     for one in (trial, other):
-        (run,) = tracking.read(store, [one])
-        assert [file.path for file in tracking.client(store).list_artifacts(run.run_id) if "trace" in file.path]
+        (run,) = reader.read(store, [one])
+        assert [file.path for file in client.connect(store).list_artifacts(run.run_id) if "trace" in file.path]
         trace = json.loads((store.trial_folder(one.id) / "trace.json").read_text())
         assert any("convolution" in event.get("name", "") for event in trace["traceEvents"])
-    (profiled,) = tracking.read(store, [trial])
+    (profiled,) = reader.read(store, [trial])
     again = replace(store, storage=store.storage.with_name("again"))
     launch([trial], again, {trial.id: tags}, lambda *_: None)
-    (plain,) = tracking.read(again, [trial])
+    (plain,) = reader.read(again, [trial])
     assert profiled.records is not None and profiled.records.equals(plain.records)
 
 

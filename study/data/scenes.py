@@ -45,6 +45,7 @@ class Scenes:
     def __init__(self, spec: Data, annotated: Annotated, device: torch.device | str) -> None:
         self.spec, self.device = spec, torch.device(device)
         self.digest, self.classes, self.test_split = annotated.digest, annotated.classes, annotated.test_split
+        self.metric = annotated.metric
         self.labelled = annotated.labelled  # whether test examples have boxes
         self.damaged: dict[str, str] = {}  # stays empty: an image that cannot be decoded is refused
         targets = [(example, _trained(example)) for example in annotated.train]

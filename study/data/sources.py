@@ -83,7 +83,7 @@ def decode(spec: Data, root: Path) -> list[np.ndarray]:
     check_choice("data set", spec.name, [*SHAPES, "folder:NAME"])
     match spec.name:
         case "digits":
-            return _digits()
+            return digits()
         case "synthetic":
             return _synthetic(spec)
         case "fashion-mnist":
@@ -104,7 +104,7 @@ def check_described(spec: Data, root: Path, facts: dict[str, object]) -> None:
             raise refusal(spec.name, f"in {root} has {what} {value}, not {getattr(spec, what)}; describe it anew")
 
 
-def _digits() -> list[np.ndarray]:
+def digits() -> list[np.ndarray]:
     """1,437 training and 360 test images. Of a fixed permutation sorted by class, every fifth image is for testing."""
     package = find_spec("sklearn")  # its file alone: importing scikit-learn would cost every worker 1.6 s
     assert package and package.origin

@@ -52,13 +52,12 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
     with only_launcher(execution.storage), _Fan(execution) as fan:
         if not execution.local and any(not has_result(execution, trial) for trial in trials):
             fan.start()  # Ray takes seconds to start, and so does what follows
-        from study.store.mlflow import (
-            tracking,  # not above: workers import this module, too, and spare themselves mlflow
-        )
+        from study.store.mlflow import client  # here: workers import this module, too, and need no mlflow
+        from study.store.mlflow.mirror import Mirror, mirroring
 
-        tracking.create_store(execution)
+        client.create_store(execution)
         close_stale(execution, "its launcher was killed")
-        mirror = tracking.Mirror(execution, trials)
+        mirror = Mirror(execution, trials)
         mirror.update()
         done = mirror.results() | {trial.id for trial in trials if has_result(execution, trial)}
         todo = [trial for trial in trials if trial.id not in done]
@@ -74,7 +73,7 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
             execution = replace(execution, profile_trace=todo[0].id)
         execution = replace(execution, launch=secrets.token_hex(4))
         try:
-            with _launch_file(execution), tracking.mirroring(mirror):
+            with _launch_file(execution), mirroring(mirror):
                 check(todo, execution)
                 on_start(todo, execution)
                 with _stopping_on_signals(execution) as stopped:

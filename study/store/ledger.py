@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def columns(trial: Trial) -> pa.Schema:
     return DETECTED if isinstance(trial, DetectionTrial) else COLUMNS
 
 
-def is_evaluated(record: dict[str, Any]) -> bool:
+def is_evaluated(record: Mapping[str, Any]) -> bool:
     """Whether the net was tested at this record."""
     return any(record.get(name) is not None for name in ("test_error_pct", "map_50"))
 

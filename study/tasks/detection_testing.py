@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from study.data.annotations import test_split
+from study.data.detection_sets import SETS, Metric
 from study.data.scenes import Scenes, load
 from study.nets.faster_rcnn import Detector, build
 from study.run.evaluate import Nets, Testing
@@ -42,9 +43,9 @@ def precisions_pct(found: Sequence[Found], scenes: Scenes) -> dict[str, float]:
     examples = scenes.examples("test")
     if not scenes.labelled:
         return {}
-    if "coco" in scenes.spec.name:
+    if scenes.metric is Metric.COCO:
         return coco_map(examples, found, scenes.classes)
-    return voc_ap(examples, found, scenes.classes, points="all" if scenes.test_split == "VOC 12 test" else "11")
+    return voc_ap(examples, found, scenes.classes, points="all" if scenes.metric is Metric.VOC_AREA else "11")
 
 
 def write_submission(folder: Path, found: Sequence[Found], scenes: Scenes) -> None:
@@ -79,7 +80,7 @@ class DetectorTesting(Testing):
         return test_split(trial.data.name)
 
     def _measures(self, trial: Trial) -> Sequence[str]:
-        return ("map_50", "map_50_95") if "coco" in trial.data.name else ("map",)
+        return ("map_50", "map_50_95") if SETS[trial.data.name].metric is Metric.COCO else ("map",)
 
     def _measured(self, nets: dict[Trial, Any], protocol: str) -> dict[Nets, tuple[dict[str, float], int]]:
         scenes = self._loaded(next(iter(nets)))

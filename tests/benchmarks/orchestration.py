@@ -27,7 +27,8 @@ from study.execution import Execution
 from study.run.launch import launch
 from study.spec import Trial
 from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, reader
+from study.store.mlflow.mirror import Mirror
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +66,7 @@ def study(count: int, folder: Path) -> dict[str, Any]:
     ended = time.perf_counter()
     appetite.over.set()
     appetite.thread.join()
-    training = sum(float(run.tags["seconds"]) for run in tracking.read(execution, wanted, False))
+    training = sum(float(run.tags["seconds"]) for run in reader.read(execution, wanted, False))
     slots = execution.trials_at_once
     return {
         "study": f"{count} trials of ResNet-20, 200 iterations, {slots} at a time",
@@ -89,8 +90,8 @@ def records(folder: Path) -> dict[str, Any]:
         | ({"test_loss": 2 / i, "test_error_pct": 200 / i} if i % 1_000 == 0 else {})
         for i in range(1, 64_001)
     ]  # fmt: skip
-    tracking.create_store(execution)
-    mirror, where = tracking.Mirror(execution, [trial]), execution.trial_folder(trial.id)
+    client.create_store(execution)
+    mirror, where = Mirror(execution, [trial]), execution.trial_folder(trial.id)
     said = {"outcome": "running", "reason": "", "started": 0, "tags": {"profile": "bench"}}
     ledger.say(where, said)
     started = time.perf_counter()
@@ -110,7 +111,7 @@ def records(folder: Path) -> dict[str, Any]:
 def commands(folder: Path) -> list[dict[str, Any]]:
     """`plan` and `status` of a little more than a thousand trials, all of which have an account."""
     execution = Execution(storage=folder / "thousand", data_root=folder)
-    tracking.create_store(execution)
+    client.create_store(execution)
     seeds = 28
     thousand = planned(PAPER.with_seeds(seeds))
     for trial in thousand:

@@ -20,7 +20,7 @@ from study.execution import Execution
 from study.run import worker
 from study.spec import Trial
 from study.store import heartbeat, ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, mirror
 from study.training.loop import TrainState, loop
 
 CALLS = (
@@ -30,7 +30,7 @@ CALLS = (
     ("heartbeat", heartbeat, "write"),
     ("opening and sealing", worker.Attempt, "__init__"),
     ("opening and sealing", worker.Attempt, "seal"),
-    ("MLflow, in the launcher", tracking.Mirror, "update"),
+    ("MLflow, in the launcher", mirror.Mirror, "update"),
 )
 
 
@@ -50,7 +50,7 @@ def shares(name: str, trial: Trial, execution: Execution, seconds: Counter[str])
     started = time.perf_counter()
     worker.run_trial(trial, execution, {"profile": "bench"})
     total = time.perf_counter() - started
-    tracking.Mirror(execution, [trial]).update()
+    mirror.Mirror(execution, [trial]).update()
     percent = {f"{part} %": 100 * seconds[part] / total for part in dict.fromkeys(part for part, *_ in CALLS)}
     first_three = sum(percent[f"{part} %"] for part in ("records", "checkpoints", "heartbeat"))
     return {"trial": name, "seconds": total, **percent, "records + checkpoints + heartbeat %": first_three}
@@ -66,7 +66,7 @@ def main() -> None:
     quick = Trial(model=model, data=QUICK.data, recipe=minutes(model), seed=0)
     with tempfile.TemporaryDirectory() as folder:
         execution = Execution(storage=Path(folder) / "store", data_root=Path(folder), local=True)
-        tracking.create_store(execution)
+        client.create_store(execution)
         worker.run_trial(replace(quick, seed=1), execution, {"profile": "bench"})  # imports and first connections
         rows = [
             shares("ResNet-56, width 16, 32x32, batch 128, 90 iterations", long, execution, seconds),

@@ -26,7 +26,8 @@ from experiments import planned
 from experiments.profiles import PAPER, Profile
 from study.execution import Execution
 from study.store import atomic, ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, reader
+from study.store.mlflow.mirror import Mirror
 
 ROOT = Path(__file__).parents[2]
 RUNS = os.environ.get("RUNS", "111")
@@ -64,7 +65,7 @@ def profile_of(runs: int) -> Profile:
 
 def make_store(profile: Profile, execution: Execution) -> None:
     trials, sealed = list(planned(profile)), dict[tuple[int, int], Path]()
-    tracking.create_store(execution)
+    client.create_store(execution)
     for index, trial in enumerate(trials):
         folder, kind = execution.trial_folder(trial.id), (trial.recipe.iterations, index % CURVES)
         if kind not in sealed:
@@ -74,7 +75,7 @@ def make_store(profile: Profile, execution: Execution) -> None:
         else:
             atomic.write(folder / "records.parquet", (sealed[kind] / "records.parquet").read_bytes())
             ledger.say(folder, ledger.account(sealed[kind]))
-    mirror = tracking.Mirror(execution, trials)
+    mirror = Mirror(execution, trials)
     mirror.logged = dict.fromkeys(mirror.trials, sys.maxsize)
     assert mirror.update()
 
@@ -88,7 +89,7 @@ def rendering(runs: int, folder: Path) -> dict[str, Any]:
     execution = Execution(storage=folder / "store", data_root=folder)
     serves = planned(profile)
     started = time.perf_counter()
-    frames = load(serves, tracking.each(execution, serves))
+    frames = load(serves, reader.iterate(execution, serves))
     read = time.perf_counter()
     report.write(frames, profile, folder / "results" / "paper", {}, lecture=False)
     written = time.perf_counter()

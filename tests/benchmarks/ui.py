@@ -26,11 +26,11 @@ from experiments.profiles import QUICK
 from study.execution import Execution
 from study.spec import Trial
 from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, mirror
 
 ROOT = Path(__file__).parents[2]
 RUNS = os.environ.get("RUNS", "64 1000")
-POINTS = int(os.environ.get("POINTS", str(tracking.POINTS)))  # of a series
+POINTS = int(os.environ.get("POINTS", str(mirror.POINTS)))  # of a series
 LINKS = 'a[href*="/runs/"]'
 LINES = ".js-plotly-plot .scatterlayer .trace"
 COPIED = ("tags", "params", "metrics", "latest_metrics")  # tables of MLflow with a row for something of a run
@@ -49,12 +49,12 @@ def curve(trial: Trial) -> pa.Table:
 def make_store(runs: int, execution: Execution) -> None:
     models = [QUICK.model(family, 56) for family in ("plain", "residual")]
     trials = [Trial(model=model, data=QUICK.data, recipe=QUICK.recipe(model), seed=0) for model in models]
-    tracking.create_store(execution)
+    client.create_store(execution)
     for trial in trials:
         tags = {"profile": "quick", "experiments": "plain-vs-residual", "seconds": "1"}
         said = {"outcome": "running", "reason": "", "started": 0, "tags": tags}
         ledger.seal(execution.trial_folder(trial.id), "finished", curve(trial).cast(ledger.COLUMNS), said)
-    tracking.publish(execution, trials)
+    mirror.publish(execution, trials)
     with contextlib.closing(sqlite3.connect(execution.storage / "mlflow.db")) as opened, opened:
         ids = [row[0] for row in opened.execute("SELECT run_uuid FROM runs")]
         for table in ("runs", *COPIED):

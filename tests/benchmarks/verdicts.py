@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from planted import frames
 
 from analysis import claims, figures, statistics
-from analysis.comparisons import CONTRADICTED, SUPPORTED, Part, Tested
+from analysis.comparisons import Part, Tested
+from analysis.decision import evaluate
 from analysis.statistics import ALPHA, bootstrap_interval, estimate, p_sign_flips
-from analysis.verdicts import evaluate
-from commands.decide import UNDECIDED, looks, see
+from analysis.verdicts import Kind
+from commands.decide import looks, see
 from experiments.profiles import QUICK, Profile
 from study.spec import Trial
 
@@ -62,7 +63,7 @@ def study(number: int, seeds: int) -> Profile:
     return small.with_data(replace(QUICK.data, digest=str(number))).with_seeds(seeds)
 
 
-def verdicts(number: int, seeds: int, effect: float) -> dict[str, str]:
+def verdicts(number: int, seeds: int, effect: float) -> dict[str, Kind]:
     """The verdicts on the claims that one planted study tests."""
     profile = study(number, seeds)
 
@@ -72,8 +73,8 @@ def verdicts(number: int, seeds: int, effect: float) -> dict[str, str]:
     def plain(trial: Trial) -> str:
         return "finished" if trial.model.family == "plain" else "missing"
 
-    entries = evaluate(frames(profile, error=error, test_error=error, noise=1.0, outcomes=plain), profile)
-    return {entry["id"]: entry["verdict"] for entry in entries if entry["p_permutation"] is not None}
+    judged = evaluate(frames(profile, error=error, test_error=error, noise=1.0, outcomes=plain), profile)
+    return {verdict.claim.id: verdict.kind for verdict in judged if verdict.p_permutation is not None}
 
 
 def normal(number: int, effect: float, n: int) -> np.ndarray:
@@ -84,13 +85,13 @@ def skewed(number: int, effect: float, n: int) -> np.ndarray:
     return effect / np.sqrt(2) + np.random.default_rng([number, n]).exponential(1.0, n) - 1.0
 
 
-def decided(number: int, effect: float) -> tuple[str, int]:
+def decided(number: int, effect: float) -> tuple[Kind, int]:
     """How a sequence of looks ends, and with how many seeds."""
     differences = pd.Series(normal(number, effect, MOST_SEEDS))
     for look in looks(MOST_SEEDS):
         part = Part(what="", values=differences[: look.seeds], direction=1, nets=(), resolution=0.0)
         seen = see(Tested([part]), look)
-        if seen.verdict != UNDECIDED:
+        if seen.verdict != Kind.UNDECIDED:
             break
     return seen.verdict, look.seeds
 
@@ -117,15 +118,15 @@ def in_reports(pool: Executor) -> Iterator[Row]:
     for seeds, effect in product(SEEDS, (0.0, *EFFECTS)):
         found = list(pool.map(partial(verdicts, seeds=seeds, effect=effect), range(STUDIES), chunksize=10))
         tested = [name for name in found[0] if name not in claims.SAME]
-        decisions = [{name for name in tested if each[name] in (SUPPORTED, CONTRADICTED)} for each in found]
+        decisions = [{name for name in tested if each[name] in (Kind.SUPPORTED, Kind.CONTRADICTED)} for each in found]
         if not effect:
             wrong = sum(bool(names - {TRUE_OF_ANY_NET}) for names in decisions)
             yield row("any wrong verdict in the family", seeds, effect, 0, ALPHA, wrong)
             continue
         levels = (ALPHA / len(tested), ALPHA)
         least, most = (statistics.power(effect, np.sqrt(2), seeds, level) for level in levels)
-        yield row("S1-1 supported", seeds, effect, least, most, sum(each["S1-1"] == SUPPORTED for each in found))
-        yield row("S1-1 contradicted", seeds, effect, 0, ALPHA, sum(each["S1-1"] == CONTRADICTED for each in found))
+        yield row("S1-1 supported", seeds, effect, least, most, sum(one["S1-1"] == Kind.SUPPORTED for one in found))
+        yield row("S1-1 contradicted", seeds, effect, 0, ALPHA, sum(one["S1-1"] == Kind.CONTRADICTED for one in found))
 
 
 def in_sequences(pool: Executor) -> Iterator[Row]:
@@ -133,12 +134,12 @@ def in_sequences(pool: Executor) -> Iterator[Row]:
         ends = list(pool.map(partial(decided, effect=effect), range(STUDIES), chunksize=50))
         seeds = f"2-{MOST_SEEDS} (median {np.median([seeds for _, seeds in ends]):g})"
         if effect:
-            supported = sum(verdict == SUPPORTED for verdict, _ in ends)
+            supported = sum(verdict == Kind.SUPPORTED for verdict, _ in ends)
             last = looks(MOST_SEEDS)[-1]
             least = statistics.power(effect, np.sqrt(2), last.seeds, last.level / 2)  # what the last look alone finds
             yield row("sequence ends supported", seeds, effect, least, 1, supported)
         else:
-            yield row("sequence ends decided", seeds, effect, 0, ALPHA, sum(v != UNDECIDED for v, _ in ends))
+            yield row("sequence ends decided", seeds, effect, 0, ALPHA, sum(v != Kind.UNDECIDED for v, _ in ends))
 
 
 def in_resampling(pool: Executor) -> Iterator[Row]:

@@ -26,7 +26,7 @@ from experiments import planned
 from study.execution import Execution
 from study.spec import Trial
 from study.store import atomic, heartbeat, ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, reader
 from study.training.checkpoints import load_newest
 
 ROOT = Path(__file__).parents[2]
@@ -162,7 +162,7 @@ def seconds_until_it_goes_on(execution: Execution, trial: Trial, before: int) ->
 def results(execution: Execution) -> Results:
     """Outcome, every record and the final weights of every trial."""
     found = {}
-    for run in tracking.read(execution, TRIALS):
+    for run in reader.read(execution, TRIALS):
         state = load_newest(execution.trial_folder(run.trial.id) / "checkpoints")
         assert state is not None, f"{run.trial.id} has no final weights"
         tables = [table and table.to_pylist() for table in (run.records, run.layers)]
@@ -180,12 +180,12 @@ def complete_and_equal(execution: Execution, undisturbed: Results) -> bool:
         assert all(torch.equal(ours[id][2][name], weights[name]) for name in weights), f"{id} has other weights"
         said = ledger.account(execution.trial_folder(id))
         assert said["outcome"] == outcome, f"the ledger says {said['outcome']} of {id}"
-    client = tracking.client(execution)
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    mlflow = client.connect(execution)
+    runs = mlflow.search_runs([experiment.experiment_id for experiment in mlflow.search_experiments()])
     assert Counter(run.data.tags["trial_id"] for run in runs) == Counter(list(ours)), "lost or doubled runs"
     assert {run.info.status for run in runs} == {"FINISHED"}
     for run in runs:
-        points = client.get_metric_history(run.info.run_id, "train_loss")
+        points = mlflow.get_metric_history(run.info.run_id, "train_loss")
         steps = [point.step for point in sorted(points, key=lambda point: point.timestamp)]
         assert steps == sorted(set(steps)), "doubled points, or timestamps that do not rise with iterations"
         assert len(steps) == int(run.data.tags["records"]), "lost points"

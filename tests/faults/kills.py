@@ -32,7 +32,7 @@ from experiments import planned
 from study.execution import Execution
 from study.spec import Trial
 from study.store import heartbeat, ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, reader
 from study.training.checkpoints import load_newest
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,7 @@ class Study:
     def verify(self, undisturbed: dict[str, Any]) -> None:
         """Every trial finished, with the undisturbed records and final weights; one run each, no point doubled."""
         planned_trials = trials(self.seeds)
-        runs = {run.trial.id: run for run in tracking.read(self.execution, planned_trials)}
+        runs = {run.trial.id: run for run in reader.read(self.execution, planned_trials)}
         assert set(runs) == {trial.id for trial in planned_trials}, f"lost: {self.storage}"
         for trial in planned_trials:
             run, (outcome, records, layers, weights) = runs[trial.id], undisturbed[trial.id]
@@ -150,15 +150,15 @@ class Study:
             assert run.layers is not None and run.layers.equals(layers), f"{trial.id} has other layers"
             ours = weights_of(self.execution, trial)
             assert all(torch.equal(ours[name], weights[name]) for name in weights), f"{trial.id} has other weights"
-        client = tracking.client(self.execution)
-        experiments = [e.experiment_id for e in client.search_experiments()]
+        mlflow = client.connect(self.execution)
+        experiments = [e.experiment_id for e in mlflow.search_experiments()]
         here = [
-            run for run in client.search_runs(experiments) if run.data.tags["storage"] == str(self.storage.absolute())
+            run for run in mlflow.search_runs(experiments) if run.data.tags["storage"] == str(self.storage.absolute())
         ]
         assert sorted(run.data.tags["trial_id"] for run in here) == sorted(runs), "doubled runs"
         assert {run.info.status for run in here} == {"FINISHED"}
         for run in here:
-            steps = [point.step for point in client.get_metric_history(run.info.run_id, "train_loss")]
+            steps = [point.step for point in mlflow.get_metric_history(run.info.run_id, "train_loss")]
             assert len(steps) == len(set(steps)) == int(run.data.tags["records"]), "lost or doubled points"
 
 
@@ -171,7 +171,7 @@ def undisturbed_study(folder: Path, seeds: int) -> dict[str, Any]:
     execution = Execution(storage=storage, data_root=ROOT / "data")
     return {
         run.trial.id: (run.outcome, run.records, run.layers, weights_of(execution, run.trial))
-        for run in tracking.read(execution, trials(seeds))
+        for run in reader.read(execution, trials(seeds))
     }
 
 

@@ -20,7 +20,7 @@ from study.run.launch import launch
 from study.spec import Trial
 from study.store import heartbeat, ledger
 from study.store.heartbeat import Launch, Leash
-from study.store.mlflow import tracking
+from study.store.mlflow import client, mirror, reader
 from study.training.checkpoints import load_newest
 
 Small = Callable[..., Trial]
@@ -32,7 +32,7 @@ def tags(*trials: Trial) -> dict[str, dict[str, str]]:
 
 
 def numbers(execution: Execution, trial: Trial) -> tuple[Any, dict[str, torch.Tensor]]:
-    (run,) = tracking.read(execution, [trial])
+    (run,) = reader.read(execution, [trial])
     state = load_newest(execution.trial_folder(trial.id) / "checkpoints")
     assert run.records is not None and state is not None and run.outcome == "finished"
     return run.records.to_pylist(), state["net"]
@@ -40,9 +40,9 @@ def numbers(execution: Execution, trial: Trial) -> tuple[Any, dict[str, torch.Te
 
 def points(execution: Execution, trial: Trial) -> list[Any]:
     """The run's metric points, as MLflow orders them in time."""
-    client = tracking.client(execution)
-    (run,) = tracking.read(execution, [trial])
-    return sorted(client.get_metric_history(run.run_id, "train_loss"), key=lambda point: point.timestamp)
+    mlflow = client.connect(execution)
+    (run,) = reader.read(execution, [trial])
+    return sorted(mlflow.get_metric_history(run.run_id, "train_loss"), key=lambda point: point.timestamp)
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def test_a_trial_that_goes_on_a_year_earlier_keeps_its_points_in_order(
 ) -> None:
     trial, real = small(iterations=160), time.time
     monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.02)
-    monkeypatch.setattr(tracking, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(mirror, "POLL_SECONDS", 0.1)
     often, folder = replace(store, checkpoint_seconds=0), store.trial_folder(trial.id)
 
     def stop_midway(*_: object) -> None:

@@ -13,7 +13,7 @@ from common import Results, Study, complete_and_equal, execution_of, wait_for, w
 from study.execution import Execution
 from study.spec import Trial
 from study.store import heartbeat, ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import reader
 from study.training.checkpoints import newest_iteration
 
 pytestmark = pytest.mark.slow
@@ -92,4 +92,4 @@ def test_a_study_that_is_stopped_on_a_full_disk_goes_on_when_there_is_room(
     assert all(newest_iteration(execution.trial_folder(trial.id) / "checkpoints") for trial in trials)
     start(disk / "store", tmp_path / "log-again").ends()
     assert complete_and_equal(execution, undisturbed)
-    assert {run.outcome for run in tracking.read(execution, trials)} == {"finished"}
+    assert {run.outcome for run in reader.read(execution, trials)} == {"finished"}

@@ -12,7 +12,8 @@ from common import MLflowServer, wait_for
 from study.execution import Execution
 from study.spec import Trial
 from study.store import ledger
-from study.store.mlflow import tracking
+from study.store.mlflow import client, reader
+from study.store.mlflow.mirror import Mirror
 
 pytestmark = pytest.mark.slow
 REQUESTS = ("experiments/create", "runs/create", "runs/log-batch", "runs/update")
@@ -75,10 +76,10 @@ def test_an_answer_that_is_lost_doubles_nothing(
     said = {"outcome": "running", "reason": "", "started": 1000, "tags": {"profile": asked}}
     served.trial_folder(trial.id).mkdir(parents=True)
     ledger.seal(served.trial_folder(trial.id), "finished", records, said)
-    mirror = tracking.Mirror(served, [trial])
+    mirror = Mirror(served, [trial])
     wait_for(mirror.update, "MLflow has it all")
     assert proxy.lost == 1
-    (found,) = tracking.read(served, [trial])
+    (found,) = reader.read(served, [trial])
     assert found.outcome == "finished" and found.records is not None
-    points = tracking.client(served).get_metric_history(found.run_id, "train_loss")
+    points = client.connect(served).get_metric_history(found.run_id, "train_loss")
     assert [point.step for point in points] == [4, 8]

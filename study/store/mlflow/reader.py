@@ -1,0 +1,134 @@
+"""Reads the runs of trials back from MLflow, verified against their seals. Writes nothing, nor settles a store."""
+
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mlflow import MlflowClient
+from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
+
+from study.execution import Execution
+from study.spec import InputError, Trial
+from study.store import ledger
+from study.store.ledger import RESULTS, UNUSABLE, Run
+from study.store.mlflow import client
+from study.store.mlflow.tags import EVALUATED, PICTURED, STATUS, STUDY, VERSION
+
+MEND = "delete what is wrong in MLflow (make ui); the next launch shows the trial's folder again, or trains it"
+
+
+def read(execution: Execution, trials: Iterable[Trial], records: bool = True) -> list[Run]:
+    """The logged run of every one of these trials that has one; of a result the records too, unless `records` is false.
+
+    What cannot be used has the outcome 'unusable' and the reason among its tags: several runs of one trial, a run with
+    the id of a trial and another specification, files that are missing or not what was sealed. Raises `InputError`
+    where MLflow is out of reach.
+    """
+    return list(iterate(execution, trials, records))
+
+
+def iterate(execution: Execution, trials: Iterable[Trial], records: bool = True) -> Iterator[Run]:
+    """What `read` returns, one by one: the curves of a large study need not be in memory together."""
+    if not client.has_runs(execution):
+        return
+    mlflow, wanted = client.connect(execution), {trial.id: trial for trial in trials}
+    runs: dict[str, list[MlflowRun]] = {}
+    with client.reaching(execution):
+        for run in client.search(mlflow, wanted):
+            runs.setdefault(run.data.tags["trial_id"], []).append(run)
+    for trial_id, candidates in runs.items():
+        with client.reaching(execution):
+            run_read = _read(mlflow, execution, wanted[trial_id], candidates, records)
+        yield run_read
+
+
+def _read(
+    mlflow: MlflowClient, execution: Execution, trial: Trial, candidates: Sequence[MlflowRun], records: bool
+) -> Run:
+    run, run_id = candidates[0], " and ".join(sorted(run.info.run_id for run in candidates))
+    tags = dict(run.data.tags)
+    outcome = tags.get("outcome", "")
+    curve = layers = evaluations = None
+    try:
+        if len(candidates) > 1:
+            raise InputError(f"runs {run_id} are of one trial, and neither is used")
+        if not _has_specification(tags, trial):
+            raise InputError(f"run {run_id} has another specification than the trial of its id")
+        if outcome not in STATUS:
+            raise InputError(f"run {run_id} has the outcome {outcome!r}, which is none of {', '.join(STATUS)}")
+        if records and outcome in RESULTS:
+            curve = _table("records.parquet", ledger.verified, mlflow, run, execution)
+            if "layers_sha256" in tags:
+                layers = _table("layers.parquet", ledger.verified_layers, mlflow, run, execution)
+            if tags.get(EVALUATED):
+                evaluations = _table("evaluations.parquet", ledger.verified_evaluations, mlflow, run, execution)
+    except InputError as error:
+        return Run(run_id, trial, UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
+    for name in (EVALUATED, PICTURED):
+        tags.pop(name, None)  # they are about this copy, not about the trial
+    return Run(run_id, trial, outcome, tags, curve, layers, evaluations)
+
+
+def _table(
+    file: str,
+    verified: Callable[[pa.Table, dict[str, str], str], pa.Table],
+    mlflow: MlflowClient,
+    run: MlflowRun,
+    execution: Execution,
+) -> pa.Table:
+    run_id = run.info.run_id
+    try:
+        table = pq.read_table(io.BytesIO(client.fetch(execution, run, file)))
+    except (OSError, MlflowException, pa.ArrowException) as error:
+        mlflow.get_run(run_id)  # raises if not the file is at fault but MLflow is out of reach
+        raise InputError(f"{file} of run {run_id} cannot be read ({client.first_line(error)})") from None
+    return verified(table, run.data.tags, f"run {run_id}")
+
+
+def _has_specification(tags: Mapping[str, str], trial: Trial) -> bool:
+    try:
+        return json.loads(tags["spec"]) == json.loads(json.dumps(trial.to_dict()))
+    except (KeyError, ValueError):
+        return False
+
+
+def foreign(execution: Execution, profile: str, trials: Iterable[Trial]) -> dict[str, list[str]]:
+    """Ids of the profile's runs that are of another schema or protocol than this code's, by these; reads no records.
+
+    A run of these trials is never among them. Raises `InputError` where MLflow is out of reach.
+    """
+    if not client.has_runs(execution):
+        return {}
+    planned = {trial.id for trial in trials}
+    by_version: dict[str, list[str]] = {}
+    mlflow = client.connect(execution)
+    with client.reaching(execution):
+        for run in client.search(mlflow, None, f"tags.profile = '{profile}'"):
+            version, trial_id = _version(run.data.tags), run.data.tags.get("trial_id", run.info.run_id)
+            if version != VERSION and trial_id not in planned:
+                by_version.setdefault(version, []).append(trial_id)
+    return {version: sorted(by_version[version]) for version in sorted(by_version)}
+
+
+def _version(tags: Mapping[str, str]) -> str:
+    """Schema and protocol of a run. A run without these tags is this code's if its specification gives its id here."""
+    if {"schema", "protocol"} <= set(tags):
+        return f"schema {tags['schema']}, protocol {tags['protocol']}"
+    try:
+        current = Trial.from_dict(json.loads(tags["spec"])).id == tags["trial_id"]
+    except (KeyError, TypeError, ValueError):
+        current = False
+    return VERSION if current else "a schema or protocol before these were recorded"
+
+
+def profiles(execution: Execution) -> dict[str, str]:
+    """Id of the MLflow experiment of each profile that has runs. Raises `InputError` where MLflow is out of reach."""
+    if not client.has_runs(execution):
+        return {}
+    mlflow = client.connect(execution)
+    with client.reaching(execution):
+        experiments = mlflow.search_experiments(filter_string=f"tags.study = '{STUDY}'")
+    return {e.tags["profile"]: e.experiment_id for e in experiments if "profile" in e.tags}

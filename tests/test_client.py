@@ -1,0 +1,171 @@
+"""The store and its MLflow: made once, found again, and never written to anywhere but where the store is now."""
+
+import contextlib
+import json
+import shutil
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from stored import TAGS, Small, evaluation, record, seal
+
+from study.execution import Execution
+from study.run.launch import launch
+from study.spec import InputError, Trial
+from study.store import ledger
+from study.store.mlflow import client, decoration, reader
+from study.store.mlflow.mirror import publish
+
+
+def test_a_lost_database_is_made_again_from_the_ledger(store: Execution, small: Small) -> None:
+    seal(store, small(), [record(4), record(8)])
+    publish(store, [small()])
+    for path in store.storage.glob("mlflow.db*"):
+        path.rename(path.with_suffix(".lost"))
+    again = replace(store, storage=store.storage.rename(store.storage.parent / "again"))  # MLflow caches by path
+    client.create_store(again)
+    assert reader.read(again, [small()]) == []
+    publish(again, [small()])
+    (found,) = reader.read(again, [small()])
+    assert found.records is not None and found.records.num_rows == 2
+
+
+def test_a_server_that_is_not_there_is_refused(store: Execution) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="127.0.0.1:9 is out of reach"):
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        client.create_store(replace(store, tracking_uri="http://127.0.0.1:9"))
+
+
+def test_a_store_of_another_version_or_another_folder_is_refused(execution: Execution, tmp_path: Path) -> None:
+    client.create_store(execution)
+    (execution.storage / "store.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(InputError, match="has version 99, this code reads version 1"):
+        client.create_store(execution)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    with pytest.raises(InputError, match="is not a store"):
+        client.create_store(replace(execution, storage=tmp_path / "thesis"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is not a store"):
+        client.create_store(replace(execution, storage=tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot be written"):
+        client.create_store(replace(execution, storage=Path("/proc/store")))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of the store, but for SQLite's index of its log, which readers share."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".db-shm")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def recorded(store: Execution) -> set[str]:
+    """The places that MLflow's database names."""
+    with contextlib.closing(sqlite3.connect(store.storage / "mlflow.db")) as connection:
+        places = "SELECT artifact_location FROM experiments WHERE experiment_id != 0"  # MLflow's own, deleted
+        rows = connection.execute(f"SELECT artifact_uri FROM runs UNION {places}")
+        return {uri.removesuffix("/artifacts") for (uri,) in rows}
+
+
+def all_below(store: Execution) -> bool:
+    return all(uri.startswith(store.storage.resolve().as_uri()) for uri in recorded(store))
+
+
+@pytest.fixture
+def first(store: Execution, small: Small, tmp_path: Path) -> Execution:
+    """A store with one result, its picture, and a report."""
+    (tmp_path / "index.html").write_text("first")
+    write_all(store, small(), tmp_path)
+    return store
+
+
+def write_all(store: Execution, trial: Trial, results: Path) -> None:
+    """Everything that the study writes to MLflow."""
+    seal(store, trial, [record(4), record(8)])
+    ledger.add_evaluations(store.trial_folder(trial.id), [evaluation("10-crop", 28.0)])
+    publish(store, [trial])
+    decoration.picture(store, [(run_id, b"PNG") for run_id in decoration.unpictured(store, [trial.id]).values()])
+    decoration.report(store, "test", results, ["index.html"], {}, "")
+    (experiment,) = reader.profiles(store).values()
+    decoration.describe(store, experiment, f"with {trial.id}", [])
+
+
+def complete(store: Execution, *trials: Trial) -> bool:
+    """Whether the store alone has everything of these trials."""
+    runs = reader.read(store, trials)
+    for run in runs:
+        assert run.records is not None and run.evaluations is not None, run.tags.get("reason")
+        folder = store.storage / "artifacts" / run.run_id / "artifacts"
+        assert {"records.parquet", "evaluations.parquet", "curve.png"} <= {path.name for path in folder.iterdir()}
+    return {run.trial for run in runs} == set(trials) and all_below(store)
+
+
+def test_a_copied_store_never_writes_to_the_one_it_is_a_copy_of(first: Execution, small: Small, tmp_path: Path) -> None:
+    copy = replace(first, storage=Path(shutil.copytree(first.storage, tmp_path / "copy")))
+    before = contents(first.storage)
+    (tmp_path / "index.html").write_text("second")
+    write_all(copy, small(seed=1), tmp_path)
+    assert contents(first.storage) == before
+    assert complete(copy, small(), small(seed=1)) and all_below(first)
+    launch([small(seed=2)], copy, {small(seed=2).id: TAGS}, lambda *_: None)
+    assert contents(first.storage) == before
+    assert len(reader.read(copy, [small(seed=seed) for seed in range(3)])) == 3
+
+
+def test_a_moved_store_is_read_without_writing_and_its_old_place_is_never_made_again(
+    first: Execution, small: Small, tmp_path: Path
+) -> None:
+    moved = replace(first, storage=first.storage.rename(tmp_path / "elsewhere"))
+    before = contents(moved.storage)
+    (run,) = reader.read(moved, [small()])
+    assert run.records is not None and run.evaluations is not None
+    assert contents(moved.storage) == before and not all_below(moved)
+    (tmp_path / "index.html").write_text("second")
+    write_all(moved, small(seed=1), tmp_path)
+    assert complete(moved, small(), small(seed=1))
+    assert not first.storage.exists()
+
+
+def test_what_older_code_wrote_into_the_old_place_is_read_there_and_then_copied_from_there(
+    first: Execution, small: Small, tmp_path: Path
+) -> None:
+    copy = replace(first, storage=Path(shutil.copytree(first.storage, tmp_path / "copy")))
+    write_all(copy, small(seed=1), tmp_path)
+    (run,) = reader.read(copy, [small(seed=1)])
+    artifacts = [store.storage / "artifacts" / run.run_id for store in (copy, first)]
+    shutil.move(*artifacts)
+    with contextlib.closing(sqlite3.connect(copy.storage / "mlflow.db")) as connection, connection:
+        uri = (artifacts[1] / "artifacts").as_uri()
+        connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (uri, run.run_id))
+    before = contents(copy.storage)
+    (found,) = reader.read(copy, [small(seed=1)])
+    assert found.records is not None and contents(copy.storage) == before
+    old = contents(first.storage)
+    client.settle(copy)
+    assert contents(first.storage) == old
+    shutil.rmtree(first.storage)
+    assert complete(copy, small(), small(seed=1))
+
+
+def test_a_store_may_have_any_name(execution: Execution, small: Small, tmp_path: Path) -> None:
+    odd = replace(execution, storage=tmp_path / "odd" / "what?x=%41#1 \u00fc")
+    client.create_store(odd)
+    seal(odd, small(), [record(4), record(8)])
+    publish(odd, [small()])
+    (run,) = reader.read(odd, [small()])
+    assert run.records is not None and all_below(odd)
+    assert [path.name for path in (tmp_path / "odd").iterdir()] == [odd.storage.name]
+
+
+def test_a_store_without_a_database_has_no_runs_and_gets_none_by_reading(execution: Execution, small: Small) -> None:
+    ledger.create(execution.storage)
+    assert reader.read(execution, [small()]) == [] and reader.profiles(execution) == {}
+    assert not (execution.storage / "mlflow.db").exists()
+
+
+def test_a_file_that_is_no_database_is_refused_in_one_line(store: Execution, small: Small) -> None:
+    (store.storage / "mlflow.db").write_bytes(b"no database" * 1_000)
+    with pytest.raises(InputError, match="mlflow.db"):
+        reader.read(store, [small()])
+    with pytest.raises(InputError, match="mlflow.db cannot be written: file is not a database"):
+        publish(store, [small()])
