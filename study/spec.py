@@ -411,7 +411,6 @@ class Trial:
         if self.model.family == "vgg" and type(self) is Trial:
             raise InputError(f"{self.model.title} is trained as a detector's backbone only; choose plain or residual")
 
-
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the trials whose final nets it starts from, and which must have finished before it."""
@@ -522,7 +521,6 @@ class DetectionTrial(Trial):
 def detection_of(trial: Trial) -> Detection | None:
     """What makes the trial's net a detector; None of a classifier."""
     return trial.detection if isinstance(trial, DetectionTrial) else None
-
 
 
 def _digest(spec: dict[str, Any], version: Version) -> str:

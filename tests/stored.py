@@ -8,7 +8,7 @@ from study.spec import Trial
 from study.store import ledger
 from study.store.mlflow import client, reader
 from study.store.mlflow.mirror import publish
-from study.training.loop import Record
+from study.tasks.task import Record
 
 Small = Callable[..., Trial]
 TAGS = {"profile": "test", "experiments": "none"}

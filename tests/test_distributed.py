@@ -22,7 +22,7 @@ from study.spec import InputError, Trial
 from study.store import heartbeat, ledger
 from study.training.checkpoints import load_newest
 from study.training.distributed import HERE, Assist, Ended, Meeting, Peers, spawned
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 Small = Callable[..., Trial]
 TAGS = {"profile": "test"}

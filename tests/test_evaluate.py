@@ -29,7 +29,7 @@ from study.store import ledger
 from study.store.mlflow import reader
 from study.tasks.names import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.training import checkpoints
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 Command = Callable[..., tuple[int, str, str]]
 ALL = list(planned(SMOKE))

@@ -13,10 +13,11 @@ from torch.nn import functional
 from experiments.profiles import PAPER
 from experiments.recipes import paper_cifar
 from study.data.arrays import Dataset, load
+from study.nets.evaluation import loss_and_error, recalibrated
 from study.nets.resnet import build
 from study.spec import Trial
-from study.nets.evaluation import loss_and_error, recalibrated
-from study.training.loop import TrainState, learning_rate, train
+from study.training.loop import learning_rate, train
+from study.training.state import TrainState
 
 CPU = torch.device("cpu")
 Small = Callable[..., Trial]
@@ -251,7 +252,7 @@ def test_resuming_in_another_number_of_segments_changes_no_bit(small: Small, tmp
     trial = small(precision=precision, bn_batch=8)
     run(trial, until=10).save(tmp_path)
     resumed = TrainState.restore_or_create(trial, tmp_path, CPU)
-    resumed.net.segments = [[block] for block in resumed.net.blocks]
+    resumed.divide(range(1, len(resumed.net.blocks) + 1))
     assert same(run(trial, resumed), run(trial))
 
 

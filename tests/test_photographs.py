@@ -30,7 +30,8 @@ from study.run import worker
 from study.seeds import generator
 from study.spec import Data, InputError, Model, Trial
 from study.store import ledger
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 CPU = torch.device("cpu")
 WNIDS = ("n01440764", "n01443537", "n02119789")  # ascending, as their class numbers

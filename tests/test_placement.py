@@ -16,7 +16,7 @@ from study.run import placement
 from study.run.placement import Node, Placed, Share, schedule, share
 from study.spec import InputError, Trial
 from study.training import memory
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 GIB = 2**30
 Small = Callable[..., Trial]

@@ -34,7 +34,7 @@ from study.spec import InputError, Trial
 from study.store import bundle, ledger, provenance
 from study.store.ledger import COLUMNS, RESULTS, Run
 from study.store.mlflow import client, mirror, reader
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 ROOT = Path(__file__).parents[1]
 HOURS = {"machine": "Linux x86_64, 2 x Laptop", "device": "cpu", "torch": "2.14.1", "seconds": "9.5"}

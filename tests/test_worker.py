@@ -19,7 +19,8 @@ from study.spec import InputError, Trial
 from study.store import ledger
 from study.nets.evaluation import loss_and_error
 from study.store.mlflow import client, reader
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 Small = Callable[..., Trial]
 CPU = torch.device("cpu")

@@ -124,7 +124,8 @@ class Dataset:
         It waits for nothing and branches on no value, so that a GPU can replay it.
         """
         pixels = self._normalised(self.train_images[images])
-        return _augmented(pixels, self.spec.padding, corners, flips if self.spec.flip else None), self.train_labels[images]
+        pixels = _augmented(pixels, self.spec.padding, corners, flips if self.spec.flip else None)
+        return pixels, self.train_labels[images]
 
     def clean(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches without augmentation in a fixed order, of `size` images (the last may have fewer), `limit` in all."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from study.nets.resnet import Block, Net, without_observing
 from study.nets.evaluation import autocast
+from study.nets.resnet import Block, Net, without_observing
 
 
 def measure(

@@ -69,9 +69,7 @@ class OptionA(nn.Module):
         return functional.pad(x, (0, 0, 0, 0, 0, self.added))
 
 
-def shortcut(
-    inputs: int, outputs: int, stride: int, option: str, norm: Callable[[int], nn.Module]
-) -> nn.Module | None:
+def shortcut(inputs: int, outputs: int, stride: int, option: str, norm: Callable[[int], nn.Module]) -> nn.Module | None:
     """The way around a block (Eq. 1 and 2): options A, B and C of Sec. 4.1, or none in a plain net."""
     if option == "none":
         return None

@@ -138,7 +138,10 @@ def _forecast(
     if found is not None:
         seconds, source = found.seconds(trial.recipe), "probe"
     else:
-        seconds, source = factor * cost.predicted_seconds(trial, images), "constants" if factor == 1 else "finished trials"
+        seconds, source = (
+            factor * cost.predicted_seconds(trial, images),
+            "constants" if factor == 1 else "finished trials",
+        )
     seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
     if on_gpu:
         measured = found.memory_bytes if found else 0
@@ -153,7 +156,9 @@ def _forecast(
 def as_probed(trial: Trial, execution: Execution, node: Node) -> tuple[Trial, Execution]:
     """What a process has of the trial, and how it would be run alone on such a node."""
     cpus, device = placement.share(trial, execution, node).cpus, execution.device if node.gpus else "cpu"
-    return timing.of_batch(trial, execution.batch_share(trial)), replace(execution, threads=cpus, device=device, processes=1)
+    return timing.of_batch(trial, execution.batch_share(trial)), replace(
+        execution, threads=cpus, device=device, processes=1
+    )
 
 
 def seconds_left(

@@ -129,7 +129,8 @@ def check(trials: Sequence[Trial], execution: Execution) -> None:
 
 
 def _check(trials: Sequence[Trial], execution: Execution) -> None:
-    from study.run.worker import check_data, check_machine
+    from study.run.machine import check_machine
+    from study.run.worker import check_data
 
     if not execution.address:  # a cluster's nodes are not this machine
         check_machine(execution)

@@ -15,13 +15,14 @@ from study.data.photographs import Photographs
 from study.nets import layers, resnet
 from study.nets.evaluation import autocast, loss_and_error, recalibrated
 from study.spec import Trial
-from study.store.ledger import COLUMNS, RECALIBRATED, RECALIBRATION_BATCHES
+from study.store import ledger
+from study.store.ledger import RECALIBRATED, RECALIBRATION_BATCHES
 from study.tasks import protocols
 from study.tasks.names import CLASSIFIER_PROTOCOLS
 from study.tasks.protocols import EVALUATION_BATCH
 from study.tasks.task import Batches, Finals, Row, Trained, Values, evaluations
 
-__all__ = ["COLUMNS"]
+COLUMNS = ledger.COLUMNS
 SUMMED = ("loss", "wrong")  # the mean cross-entropy of a batch, and how many of its images were classified wrong
 RECORDS_UNTRAINED = False
 DIVISIBLE = True
@@ -73,7 +74,9 @@ class Drawn:
 
     def pick(self) -> Batch:
         row = (self.updates - self.first).view(1)
-        return self.data.augmented(*(table.index_select(0, row)[0] for table in (self.images, self.corners, self.flips)))
+        return self.data.augmented(
+            *(table.index_select(0, row)[0] for table in (self.images, self.corners, self.flips))
+        )
 
 
 class Decoded:

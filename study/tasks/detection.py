@@ -17,20 +17,21 @@ from torch import Tensor
 
 from study.data import scenes
 from study.data.annotations import test_split
+from study.data.detection_sets import SETS, Metric
 from study.data.scenes import Scenes, Target
 from study.nets import faster_rcnn
 from study.nets.evaluation import autocast
 from study.nets.faster_rcnn import Detector
 from study.seeds import generator
 from study.spec import DetectionTrial, InputError, Trial
-from study.store.ledger import DETECTED as COLUMNS
+from study.store import ledger
 from study.store.ledger import LOSSES
 from study.tasks.detection_inference import detect, protocols_of
 from study.tasks.detection_metrics import Found, coco_map, voc_ap
-from study.tasks.names import MAP, MAP_50, MAP_50_95, UNTRAINED, VOC_12
+from study.tasks.names import MAP, MAP_50, MAP_50_95, UNTRAINED
 from study.tasks.task import Batches, Finals, Row, Stopped, Trained, Values, evaluations
 
-__all__ = ["COLUMNS"]
+COLUMNS = ledger.DETECTED
 SUMMED = LOSSES
 RECORDS_UNTRAINED = True
 DIVISIBLE = False
@@ -161,7 +162,7 @@ def split(trial: Trial) -> str:
 
 
 def measures(trial: Trial) -> tuple[str, ...]:
-    return (MAP_50, MAP_50_95) if "coco" in trial.data.name else (MAP,)
+    return (MAP_50, MAP_50_95) if SETS[trial.data.name].metric is Metric.COCO else (MAP,)
 
 
 def test(nets: Mapping[Trial, Any], data: Scenes, protocol: str) -> tuple[list[Values], int]:
@@ -202,9 +203,9 @@ def precisions_pct(found: Sequence[Found], data: Scenes) -> Values:
     if not data.labelled:
         return {}
     examples = data.examples("test")
-    if "coco" in data.spec.name:
+    if data.metric is Metric.COCO:
         return coco_map(examples, found, data.classes)
-    return voc_ap(examples, found, data.classes, points="all" if data.test_split == VOC_12 else "11")
+    return voc_ap(examples, found, data.classes, points="all" if data.metric is Metric.VOC_AREA else "11")
 
 
 def submission(found: Sequence[Found], data: Scenes) -> dict[str, bytes]:

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from study.data.arrays import AnyDataset, Dataset
 from study.data.photographs import EVALUATION_SIDE, for_size
+from study.nets.evaluation import autocast, recalibrated
 from study.spec import Data, InputError, Recipe, check_choice
 from study.tasks.names import CENTRE, CLASSIFIER_PROTOCOLS, MULTI_SCALE, TEST_SPLIT, TOP1, TOP5, VALIDATION
-from study.nets.evaluation import autocast, recalibrated
-from study.training.loop import EVALUATION_BATCH
 
+EVALUATION_BATCH = 500  # images of one size that a net sees at once when it is evaluated
 SIDES = (224, 256, 384, 480, 640)  # Sec. 3.4, of nets trained on crops of 224
 BLOCK = 256  # images whose probabilities are held at a time; at a shorter side of 640 they take 0.4 GB
 BATCH_PIXELS = 2**21  # of views that a net sees at once: 41 of 224x224

@@ -85,9 +85,7 @@ class Task(Protocol[Images, Batch]):
     def batches(self, trial: Trial, data: Images, part: slice, updates: Tensor) -> Batches[Batch]:
         """Its batches, or that part of each. `updates`: int64 [], how many updates there were, on the device."""
 
-    def loss(
-        self, trial: Trial, forward: Callable[..., Any], batch: Batch, processes: int
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, trial: Trial, forward: Callable[..., Any], batch: Batch, processes: int) -> tuple[Tensor, Tensor]:
         """The loss [] to differentiate, this process's part of the whole batch's; and SUMMED, float32, detached."""
 
     def trained(self, trial: Trial, means: Sequence[float]) -> dict[str, float]:

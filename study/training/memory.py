@@ -22,8 +22,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from study.cost import LOST_OF_ALL, LOST_OF_SEGMENT, MARGIN, WORKING_TENSORS
-from study.nets.resnet import Net, without_observing
 from study.nets.evaluation import autocast
+from study.nets.resnet import Net, without_observing
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,8 @@ from study.nets.resnet import build
 from study.spec import Trial
 from study.training import memory
 from study.nets.evaluation import autocast
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 CPU = torch.device("cpu")
 DEPTH, STEPS = 1202, 4

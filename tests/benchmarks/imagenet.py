@@ -19,7 +19,7 @@ from experiments.recipes import IMAGENET_DATA, paper_imagenet
 from study.spec import Model, Trial
 from study.training import memory
 from study.nets.evaluation import autocast
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 ROUNDS, BATCH, CPU = int(os.environ.get("ROUNDS", "3")), 16, torch.device("cpu")
 STEPS = 2  # a round

@@ -21,7 +21,8 @@ from study.run import worker
 from study.spec import Trial
 from study.store import heartbeat, ledger
 from study.store.mlflow import client, mirror
-from study.training.loop import TrainState, loop
+from study.training.loop import loop
+from study.training.state import TrainState
 
 CALLS = (
     ("records", loop, "_observe"),
