@@ -43,6 +43,7 @@ from analysis.comparisons import (
 from analysis.runs import IMAGES, IMAGES_ELSE
 from analysis.statistics import estimate
 from analysis.verdicts import Kind
+from experiments import bottlenecks, learning_rate, plain_vs_residual, shortcut_options
 
 MAIN, OPTIONS, DEEP, RATE, BOTTLENECKS = (
     "plain-vs-residual",
@@ -54,7 +55,7 @@ MAIN, OPTIONS, DEEP, RATE, BOTTLENECKS = (
 
 
 def _nets(study: Study, family: str, deepest: int) -> list[pd.DataFrame]:
-    depths = [depth for depth in sorted(study.profile.depths) if depth <= deepest]
+    depths = [depth for depth in sorted(plain_vs_residual.depths(study.profile)) if depth <= deepest]
     return [net(study, MAIN, family, depth) for depth in depths]
 
 
@@ -126,7 +127,7 @@ def plain110_fails(study: Study) -> Tested | Counted:
 
 
 def plain_bottlenecks(study: Study) -> Tested:
-    depths = sorted(study.profile.bottleneck_depths)
+    depths = sorted(bottlenecks.depths(study.profile))
     if len(depths) < 2:
         raise NotTestable("this profile does not compare two depths of bottleneck nets")
     shallow, deep = (net(study, BOTTLENECKS, "plain", d, block="bottleneck") for d in (depths[0], depths[-1]))
@@ -218,8 +219,8 @@ def options_beat_plain(study: Study) -> Tested:
     """Without ImageNet nets, a proxy: at the deepest compared depth, where plain nets degrade."""
     with suppress(NotTestable):
         return imagenet_claims.options_beat_plain(study)
-    depth = max(study.profile.shortcut_depths, default=0)
-    if depth not in study.profile.depths:
+    depth = max(shortcut_options.depths(study.profile), default=0)
+    if depth not in plain_vs_residual.depths(study.profile):
         raise NotTestable(f"no plain net of {depth} layers to compare options A, B and C with")
     plain = net(study, MAIN, "plain", depth)
     options = [net(study, OPTIONS, "residual", depth, shortcut) for shortcut in "ABC"]
@@ -239,7 +240,7 @@ def no_warmup(study: Study) -> Tested:
 
     To start is to be 5 points below chance: windows of an untrained net scatter around chance itself.
     """
-    if ("residual", 110) not in study.profile.rate_nets:
+    if ("residual", 110) not in learning_rate.nets(study.profile):
         raise NotTestable("this profile does not train ResNet-110 at learning rate 0.1 from the start")
     without, with_warmup = net(study, RATE, "residual", 110), net(study, MAIN, "residual", 110)
     images = IMAGES.get(study.profile.data.name, IMAGES_ELSE)[0]

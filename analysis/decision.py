@@ -37,7 +37,7 @@ from analysis.statistics import (
 )
 from analysis.verdicts import Kind, Verdict
 from experiments.profiles import Profile
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 Outcome = Tested | Counted
 

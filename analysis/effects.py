@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis.runs import one_image_pct
 from analysis.statistics import estimate
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 COLUMNS = ["quantity", "depth", "n", "mean", "sd", "low", "high"]
 # Of shortcuts: the error of the first minus that of the second. What each option gains; what more parameters do.

@@ -28,7 +28,7 @@ from analysis import effects, files, paper
 from analysis.nets import TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, WITHOUT_RESULT, Frames, thinned
 from study.spec import PROTOCOL, SCHEMA, check_choice
-from study.store.ledger import RESULTS
+from study.store.account import RESULTS
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine

@@ -1,25 +1,11 @@
 """How results reach the disk: complete or not at all. Knows nothing of what is in them."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+
+from study.store import atomic
 
 
 def write(path: Path, content: str | bytes) -> Path:
-    """Write under a temporary name and rename, so that a reader sees the old file or the new one, never half of one."""
-    with writing(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    """Replace the file, so that a reader sees the old one or the new one. Results can be rendered again: not synced."""
+    atomic.write(path, content.encode() if isinstance(content, str) else content, durable=False)
     return path
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """The temporary name under which the block writes what is too large to hold; it becomes `path` at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from analysis.nets import serving
 from experiments import EXPERIMENTS, name_of
 from experiments.profiles import Profile
 from study.spec import PROTOCOL, SCHEMA
-from study.store.ledger import RESULTS, UNUSABLE
+from study.store.account import RESULTS, Outcome
 
 NAMED = 8  # in a sentence; the page and the manifest have all names
 
@@ -32,7 +32,7 @@ class Problem:
 
 def problems(finals: pd.DataFrame, profile: Profile, others: Mapping[str, list[str]]) -> list[Problem]:
     """Unusable trials one by one, then gaps, runs of `others` (ids, by their version) and conditions of one seed."""
-    unusable = finals[finals["outcome"] == UNUSABLE]
+    unusable = finals[finals["outcome"] == Outcome.UNUSABLE]
     ours = f"this code has schema {SCHEMA}, protocol {PROTOCOL}"
     return [
         *(Problem(f"{row['id']} is unusable: {row['problem']}", []) for row in unusable.to_dict("records")),
@@ -46,7 +46,7 @@ def _gaps(finals: pd.DataFrame, profile: Profile) -> Iterator[Problem]:
     """Experiments of the profile that were not selected, have no run at all, or lack results."""
     for experiment in EXPERIMENTS:
         name, planned = name_of(experiment), serving(finals, name_of(experiment))
-        undone = planned[~planned["outcome"].isin((*RESULTS, UNUSABLE))]
+        undone = planned[~planned["outcome"].isin((*RESULTS, Outcome.UNUSABLE))]
         ids = [f"{row['id']} ({row['outcome']})" for row in undone.to_dict("records")]
         command = f"make degradation-study PROFILE={profile.name} EXPERIMENTS={name}"
         if planned.empty and list(experiment.trials(profile)):

@@ -34,7 +34,8 @@ from analysis.verdicts import Verdict
 from experiments.profiles import Profile
 from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
-from study.store.ledger import RESULTS
+from study.store import atomic
+from study.store.account import RESULTS
 
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
 MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of
@@ -73,7 +74,7 @@ def write(
     files.write(folder / CLAIMS, json.dumps(entries, indent=1, allow_nan=False) + "\n")
     files.write(folder / VERDICTS, verdicts.to_json(judged))
     for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers, frames.evaluations), strict=True):
-        with files.writing(folder / f"{name}.parquet") as path:
+        with atomic.replacing(folder / f"{name}.parquet", durable=False) as path:
             _write_frame(frame, path)
     rendered = tables.every(frames, profile.name)
     for table in rendered:

@@ -15,9 +15,9 @@ import pyarrow as pa
 from experiments.recipes import deviations
 from study import cost
 from study.spec import Trial
-from study.store import ledger
+from study.store.account import Outcome
 from study.store.finals import final_mean
-from study.store.ledger import COLUMNS, LAYERS, MEND, RECALIBRATED, RESULTS, UNUSABLE, Run, flaw
+from study.store.records import COLUMNS, LAYERS, MEND, RECALIBRATED, Run, flaw_of, table_digest
 
 MEASURES = (
     "final_train_error_pct",
@@ -30,7 +30,13 @@ MEASURES = (
 )
 RECORD = tuple(COLUMNS.names)
 TARGETS_PCT = (50, 20, 10)  # running training errors of which `finals` says when a trial first reached them
-WITHOUT_RESULT = ("failed", "interrupted", "running", UNUSABLE, "missing")  # outcomes that enter nothing
+WITHOUT_RESULT = (
+    Outcome.FAILED,
+    Outcome.INTERRUPTED,
+    Outcome.RUNNING,
+    Outcome.UNUSABLE,
+    Outcome.MISSING,
+)  # outcomes that enter nothing
 # Of an evaluation: the trials of its net, or of its nets with commas between them; what they are; what was measured.
 EVALUATIONS = (
     *("ids", "experiments", "title", "seed", "data", "split", "protocol", "measure", "value", "images", "run_id"),
@@ -135,9 +141,11 @@ def _checked(run: Run, run_ids: list[str]) -> Run:
     if len(run_ids) > 1:
         wrong = f"runs {' and '.join(run_ids)} are of one trial, and neither is used"
     else:
-        wrong = flaw(run.trial, run.outcome, run.records) if run.outcome in RESULTS else ""
+        wrong = flaw_of(run.trial, run.outcome, run.records) if run.outcome.is_result else ""
     tags = run.tags | {"reason": f"{wrong}; {MEND}"}
-    return replace(run, outcome=UNUSABLE, tags=tags, records=None, layers=None, evaluations=None) if wrong else run
+    return (
+        replace(run, outcome=Outcome.UNUSABLE, tags=tags, records=None, layers=None, evaluations=None) if wrong else run
+    )
 
 
 def thinned(curves: pd.DataFrame) -> pd.DataFrame:
@@ -207,19 +215,19 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
 
 
 def _found(run: Run, records: pd.DataFrame) -> dict[str, Any]:
-    if run.outcome == UNUSABLE:
-        return MISSING | {"outcome": run.outcome, "problem": run.tags["reason"]}
+    if run.outcome == Outcome.UNUSABLE:
+        return MISSING | {"outcome": run.outcome.value, "problem": run.tags["reason"]}
     return {
-        "outcome": run.outcome,
+        "outcome": run.outcome.value,
         "problem": "",
         "run_id": run.run_id,
         **{name: run.tags.get(name, "") for name in TRACE},
-        "evaluations_sha256": "" if run.evaluations is None else ledger.digest(run.evaluations),
+        "evaluations_sha256": "" if run.evaluations is None else table_digest(run.evaluations),
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
         "seconds": float(run.tags.get("seconds", "nan")),
         "predicted_seconds": float(run.tags.get("predicted_seconds", "nan")),
-        **(_measures(run, records) if run.outcome == "finished" else dict.fromkeys(MEASURES, float("nan"))),
-        **(_reached(records) if run.outcome in RESULTS else NEVER),
+        **(_measures(run, records) if run.outcome == Outcome.FINISHED else dict.fromkeys(MEASURES, float("nan"))),
+        **(_reached(records) if run.outcome.is_result else NEVER),
     }
 
 

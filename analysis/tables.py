@@ -22,7 +22,8 @@ from analysis.statistics import estimate
 from experiments.recipes import DEVIATIONS, IMAGENET_DATA, PAPER_DATA, PAPER_WIDTH
 from study import cost
 from study.spec import Model
-from study.store.ledger import RECALIBRATION_BATCHES, UNUSABLE
+from study.store.account import Outcome
+from study.store.records import RECALIBRATION_BATCHES
 from study.tasks import names
 
 DASH = "—"
@@ -675,7 +676,7 @@ def _note(rows: pd.DataFrame, diverged: int, profile: str) -> str:
     undone = rows[~rows["outcome"].isin(("finished", "diverged"))].groupby("outcome").size()
     if len(undone):
         counts = ", ".join(f"{count} of {len(rows)} {outcome}" for outcome, count in undone.items())
-        command = f": make degradation-study PROFILE={profile}" if set(undone.index) - {UNUSABLE} else ""
+        command = f": make degradation-study PROFILE={profile}" if set(undone.index) - {Outcome.UNUSABLE} else ""
         parts.append(counts + command)
     return "; ".join(parts)
 

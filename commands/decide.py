@@ -36,7 +36,7 @@ from experiments import planned, with_needed
 from study.run.forecast import Accounts, Forecast, Plan, has_result, make_plan
 from study.spec import InputError, check_at_least, check_choice
 from study.store import provenance
-from study.store.ledger import Run
+from study.store.records import Run
 
 SEEDS = 24  # the most, unless --max-seeds says otherwise
 
@@ -210,7 +210,7 @@ def _over_budget(spent: Iterable[Forecast], plan: Plan, arguments: Mapping[str, 
 def _taken(plan: Plan, said: Accounts) -> Iterator[Forecast]:
     """The forecasts of the trials that the plan ran, with the seconds that they took."""
     for each in plan.todo:
-        yield replace(each, seconds=float(said[each.trial.id]["tags"]["seconds"]))
+        yield replace(each, seconds=float(said[each.trial.id].tags["seconds"]))
 
 
 def _line(seen: Seen) -> str:

@@ -18,7 +18,7 @@ from commands.options import Selection
 from commands.status import Onlooker, Row, Standing, tracked
 from study.cost import duration
 from study.store import atomic
-from study.store.ledger import UNUSABLE
+from study.store.account import Outcome
 
 NEWEST = 5  # results and failures that are shown on a terminal
 
@@ -81,11 +81,11 @@ def picture(standing: Standing) -> Group:
     table = Table()
     for column in ("running trial", "iteration", "training error", "left"):
         table.add_column(column, justify="left" if column == "running trial" else "right")
-    for row in standing.of("running"):
+    for row in standing.of(Outcome.RUNNING):
         left = "-" if row.seconds_left is None else duration(row.seconds_left)
         table.add_row(row.id, f"{row.iteration} / {row.iterations}", percent(row.train_error_pct), left)
     rows = {row.id: row for row in standing.rows}
     ended = [ending(rows[id]) for id in standing.ended[-NEWEST:]]
-    failed = [f"{row.outcome}: {row.id} {row.reason}" for row in standing.of("failed", UNUSABLE)[:NEWEST]]
+    failed = [f"{row.outcome}: {row.id} {row.reason}" for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE)[:NEWEST]]
     summary = f"{standing.sentence()}; {standing.time_left()}{standing.remark()}"
     return Group(Text(summary), table, *map(Text, (*failed, *ended)))

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -18,6 +17,8 @@ from study.execution import Execution
 from study.run.forecast import Plan, seconds_left
 from study.spec import Trial
 from study.store import atomic, heartbeat
+from study.store.account import Outcome
+from study.store.heartbeat import Progress
 
 LOOK_SECONDS = 1.0  # ten times as long where the storage is an object store
 SAY_SECONDS = 20.0
@@ -28,24 +29,25 @@ class Watch:
 
     def __init__(self, trials: Sequence[Trial], execution: Execution, plan: Plan) -> None:
         self.trials, self.execution, self.plan = trials, execution, plan
-        self.running: list[tuple[Trial, dict[str, Any]]] = []
-        self.ended: list[tuple[Trial, dict[str, Any]]] = []
+        self.running: list[tuple[Trial, Progress]] = []
+        self.ended: list[tuple[Trial, Progress]] = []
 
-    def look(self) -> list[tuple[Trial, dict[str, Any]]]:
+    def look(self) -> list[tuple[Trial, Progress]]:
         """Read the files again; returns the trials that ended since the last look."""
-        known, said = {trial for trial, _ in self.ended}, []
+        known, begun = {trial for trial, _ in self.ended}, []
         for trial in self.trials:
-            if trial not in known:
-                said.append((trial, heartbeat.read(self.execution.trial_folder(trial.id), self.execution.launch)))
-        new = [(trial, now) for trial, now in said if "outcome" in now]
-        self.running = [(trial, now) for trial, now in said if now and "outcome" not in now]
+            folder = self.execution.trial_folder(trial.id)
+            if trial not in known and (progress := heartbeat.read(folder, self.execution.launch)):
+                begun.append((trial, progress))
+        new = [(trial, progress) for trial, progress in begun if progress.outcome]
+        self.running = [(trial, progress) for trial, progress in begun if not progress.outcome]
         self.ended += new
         return new
 
     def seconds_left(self) -> float:
         """Until the last trial ends; predictions are scaled by what the trials of this launch took."""
-        finished = [(trial, said["seconds"]) for trial, said in self.ended if said["outcome"] == "finished"]
-        running = {trial: now["seconds_left"] for trial, now in self.running}
+        finished = [(trial, end.seconds) for trial, end in self.ended if end.outcome == Outcome.FINISHED]
+        running = {trial: progress.seconds_left for trial, progress in self.running}
         over = {trial for trial, _ in self.ended}
         waiting = [trial for trial in self.trials if trial not in running and trial not in over]
         return seconds_left(self.plan, running, waiting, finished)
@@ -61,12 +63,12 @@ class Watch:
         table = Table()
         for column in ("running trial", "iteration", "training error", "left"):
             table.add_column(column, justify="left" if column == "running trial" else "right")
-        for trial, said in self.running:
+        for trial, progress in self.running:
             table.add_row(
                 f"{trial.model.title} seed {trial.seed}",
-                f"{said['iteration']} / {trial.recipe.iterations}",
-                percent(said["train_error_pct"]),
-                "-" if said["seconds_left"] is None else duration(said["seconds_left"]),
+                f"{progress.iteration} / {trial.recipe.iterations}",
+                percent(progress.train_error_pct),
+                "-" if progress.seconds_left is None else duration(progress.seconds_left),
             )
         return Group(self.summary(), table)
 
@@ -84,10 +86,10 @@ def watching(trials: Sequence[Trial], execution: Execution, console: Console, pl
             stopping = stop.wait(rest)
             new = watch.look()
             for number, (trial, end) in enumerate(new, len(watch.ended) - len(new) + 1):
-                error = ending(end["outcome"], end["train_error_pct"])
+                error = ending(end.outcome, end.train_error_pct)
                 console.print(
                     f"[{number}/{len(trials)}] {trial.id}: {error}"
-                    f" after {end['iteration']} iterations, {duration(end['seconds'])}"
+                    f" after {end.iteration} iterations, {duration(end.seconds)}"
                     f" (predicted {duration(plan[trial].seconds)})",
                     markup=False,
                     soft_wrap=True,
@@ -113,10 +115,10 @@ def watching(trials: Sequence[Trial], execution: Execution, console: Console, pl
             live.stop()
 
 
-def ending(outcome: str, train_error_pct: float | None) -> str:
+def ending(outcome: Outcome | None, train_error_pct: float | None) -> str:
     """How a trial ended: `12.5 % training error`; a detector has none."""
-    if outcome == "diverged" or train_error_pct is None:
-        return outcome
+    if outcome == Outcome.DIVERGED or train_error_pct is None:
+        return str(outcome)
     return f"{percent(train_error_pct)} training error"
 
 

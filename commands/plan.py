@@ -24,7 +24,7 @@ from study.run import placement, timing
 from study.run.forecast import Accounts, Forecast, Plan, as_probed, forecasts, has_result, make_plan, node_of
 from study.run.placement import Node, Placed
 from study.spec import DetectionTrial, InputError, Trial, check_at_least
-from study.store import atomic, ledger
+from study.store import atomic, layout
 
 HARDWARE_OPTIONS = (
     click.option("--gpus", type=int, help="GPUs of each node to plan for (default: this machine's)."),
@@ -65,7 +65,7 @@ def _probe(todo: Iterable[Trial], execution: Execution, node: Node, say: Callabl
     from study.run.launch import check
 
     check([trial for trial, _ in work], replace(execution, processes=1))  # before there is a store
-    ledger.create(execution.storage)
+    layout.create(execution.storage)
     on_a_gpu = max((int(1 / placement.share(trial, execution, node).gpus) for trial, _ in work if node.gpus), default=0)
     at_once = on_a_gpu or execution.trials_at_once
     say(f"probing {len(work)} conditions, {at_once} at a time")

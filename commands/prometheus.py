@@ -15,7 +15,7 @@ import click
 from commands.options import Selection, selecting
 from commands.status import STATES, Onlooker, Standing, tracked
 from study.spec import InputError
-from study.store.ledger import RESULTS
+from study.store.account import Outcome
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -77,7 +77,7 @@ class Exporter:
             if self.at is None or self.clock() - self.at > FRESH_SECONDS:
                 self.standing, self.at = self.onlooker.look(), self.clock()
                 self.iterations.see({row.id: row.iteration for row in self.standing.rows})
-                self.failures.see({id: said.get("failures", 0) for id, said in self.onlooker.said.items()})
+                self.failures.see({id: account.failures for id, account in self.onlooker.accounts.items()})
             yield from self._metrics(self.standing)
 
     def _metrics(self, standing: Standing) -> "Iterator[Metric]":
@@ -102,7 +102,7 @@ class Exporter:
         reasons = GaugeMetricFamily(
             f"{NAME}_failed_trials", "Trials that have failed, by kind of reason.", labels=["profile", "reason"]
         )
-        for reason, count in Counter(reason_class(row.reason) for row in standing.of("failed")).items():
+        for reason, count in Counter(reason_class(row.reason) for row in standing.of(Outcome.FAILED)).items():
             reasons.add_metric([profile, reason], count)
         yield reasons
         yield counter(
@@ -120,7 +120,7 @@ class Exporter:
         known = tracker.accounts is not None
         up = not tracker.problem if known or tracker.problem else None
         yield gauge("tracker_up", "1 if MLflow answered when last asked, else 0.", up)
-        behind = {id for id, said in self.onlooker.said.items() if said["outcome"] in RESULTS} - tracker.results()
+        behind = {id for id, account in self.onlooker.accounts.items() if account.has_result} - tracker.results()
         yield gauge(
             "tracker_lag_trials", "Results in the store that MLflow does not show.", len(behind) if known else None
         )
@@ -137,7 +137,7 @@ def _running(standing: Standing) -> "Iterator[Metric]":
     left = GaugeMetricFamily(
         f"{NAME}_trial_left_seconds", "Seconds left of a running trial, by its pace.", labels=labels
     )
-    for row in standing.of("running"):
+    for row in standing.of(Outcome.RUNNING):
         of = [standing.profile, row.id]
         part.add_metric(of, row.iteration / row.iterations)
         if row.train_error_pct is not None:

@@ -25,9 +25,12 @@ from experiments.profiles import PAPER
 from study import cost
 from study.cost import duration
 from study.execution import Execution
-from study.store import bundle, ledger, provenance
+from study.store import bundle, provenance
+from study.store.account import RESULTS as OUTCOMES_WITH_RESULT
+from study.store.account import Outcome
 from study.store.bundle import Bundle
-from study.store.ledger import Run
+from study.store.layout import TrialFolder
+from study.store.records import Run, read_records
 
 
 def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bundle | None:
@@ -58,7 +61,7 @@ def study(selected: Selection) -> int:
     """Run what is missing, then report. Exit code 1 if a trial still has no result that can be used."""
     missing = run_missing(selected, console)
     frames = show(selected)
-    return 0 if not missing and frames.finals["outcome"].isin(ledger.RESULTS).all() else 1
+    return 0 if not missing and frames.finals["outcome"].isin(OUTCOMES_WITH_RESULT).all() else 1
 
 
 @cli.command()
@@ -124,14 +127,14 @@ def render(selected: Selection) -> tuple[runs.Frames, list[Verdict], list[Proble
 
 def so_far(run: Run, execution: Execution) -> Run:
     """The run; of a trial under way, with the records that it last wrote to its folder, of which none is sealed."""
-    if run.outcome in (*ledger.RESULTS, ledger.UNUSABLE):
+    if run.outcome.is_result or run.outcome == Outcome.UNUSABLE:
         return run
     folder = execution.trial_folder(run.trial.id)
     try:
-        return replace(run, records=ledger.read_records(folder))
+        return replace(run, records=read_records(folder))
     except pa.ArrowException as error:
-        reason = f"{folder / 'records.parquet'} cannot be read ({error}); delete it"
-        return replace(run, outcome=ledger.UNUSABLE, tags=run.tags | {"reason": reason})
+        reason = f"{TrialFolder(folder).records} cannot be read ({error}); delete it"
+        return replace(run, outcome=Outcome.UNUSABLE, tags=run.tags | {"reason": reason})
 
 
 def of_bundle(selected: Selection) -> Selection:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -14,7 +14,9 @@ from experiments.recipes import deviations
 from study.execution import Execution
 from study.run.forecast import Accounts, Plan, has_result
 from study.spec import Trial
-from study.store import ledger
+from study.store.account import Account, Outcome, read_account
+from study.store.layout import Store
+from study.store.records import problem_of
 
 READERS = 16  # threads that read accounts: those of an object store take their time
 
@@ -43,7 +45,7 @@ def run_missing(selected: Selection, console: Console) -> int:
     said = accounts(selected, checked=True)
     missing = [trial for trial in selected.trials if not has_result(said, trial)]
     for trial in missing:
-        console.print(f"no result: {trial.id} {reason(said.get(trial.id, {}))}", markup=False, soft_wrap=True)
+        console.print(f"no result: {trial.id} {reason(said.get(trial.id, Account()))}", markup=False, soft_wrap=True)
     if off := accuracy(compared(said, [trial for trial in selected.trials if trial.id in plan.placed])):
         console.print(off, soft_wrap=True)
     console.print(f"{len(selected.serves) - len(missing)} of {len(selected.serves)} trials have a result")
@@ -66,40 +68,40 @@ def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
     return tags
 
 
-def accounts(selected: Selection, checked: bool = False) -> dict[str, dict[str, Any]]:
-    """What is known of each trial, by id: its ledger's account or else what MLflow has; {} before the first launch.
+def accounts(selected: Selection, checked: bool = False) -> dict[str, Account]:
+    """The account of each trial that has one, by id: its folder's, or else what MLflow has; {} before the first launch.
 
     If `checked`, the curves of results are read: one that is damaged is 'unusable', with what to do as its reason.
     """
     execution, trials = selected.execution, selected.trials
 
-    def account(trial: Trial) -> dict[str, Any]:
+    def account_of(trial: Trial) -> Account:
         folder = execution.trial_folder(trial.id)
-        said = ledger.account(folder)
-        wrong = ledger.problem(folder, trial, said) if checked and said.get("outcome") in ledger.RESULTS else ""
-        return {**said, "outcome": ledger.UNUSABLE, "reason": wrong} if wrong else said
+        account = read_account(folder)
+        problem = problem_of(folder, trial, account) if checked and account.has_result else ""
+        return replace(account, outcome=Outcome.UNUSABLE, reason=problem) if problem else account
 
     with ThreadPoolExecutor(READERS) as readers:
-        read = readers.map(account, trials)
-        found = {trial.id: said for trial, said in zip(trials, read, strict=True) if said}
+        pairs = zip(trials, readers.map(account_of, trials), strict=True)
+        found = {trial.id: account for trial, account in pairs if account.outcome != Outcome.MISSING}
     unknown = [trial for trial in trials if trial.id not in found]
-    if unknown and (execution.tracking_uri or (execution.storage / "mlflow.db").exists()):
-        from study.store.mlflow import reader  # with mlflow: a second that is spared where the ledger knows every trial
+    if unknown and (execution.tracking_uri or Store(execution.storage).database.exists()):
+        from study.store.mlflow import reader  # with mlflow: a second that is spared where the store knows every trial
 
         for run in reader.read(execution, unknown, records=False):
-            found[run.trial.id] = {"outcome": run.outcome, "reason": run.tags.get("reason", ""), "tags": run.tags}
+            found[run.trial.id] = Account(outcome=run.outcome, reason=run.tags.get("reason", ""), tags=run.tags)
     return found
 
 
-def reason(said: dict[str, Any]) -> str:
-    """Why a trial has no result, in one line: how often it failed, and what it said last."""
-    lines = str(said.get("reason", "")).strip().splitlines()
-    failures = said.get("failures", 0)
-    return (f"(failed {failures} times) " if failures > 1 else "") + (lines[0] if lines else "")
+def reason(account: Account) -> str:
+    """Why a trial has no result, in one line: how often it failed, and the last reason."""
+    lines = account.reason.strip().splitlines()
+    return (f"(failed {account.failures} times) " if account.failures > 1 else "") + (lines[0] if lines else "")
 
 
 def compared(said: Accounts, trials: Sequence[Trial]) -> list[tuple[float, float]]:
     """(predicted, taken) seconds of those trials that were predicted before they ran, and finished."""
-    finished = [said[trial.id]["tags"] for trial in trials if said.get(trial.id, {}).get("outcome") == "finished"]
+    known = [said[trial.id] for trial in trials if trial.id in said]
+    finished = [account.tags for account in known if account.outcome == Outcome.FINISHED]
     expected = [tags for tags in finished if "predicted_seconds" in tags]
     return [(float(tags["predicted_seconds"]), float(tags["seconds"])) for tags in expected]

@@ -22,7 +22,7 @@ from experiments import planned
 from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError
-from study.store.ledger import is_store
+from study.store.layout import is_store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDE, PHONE = (1440, 900), (390, 844)

@@ -14,12 +14,24 @@ from typing import Any
 import click
 
 from commands.options import Selection, selecting
+from experiments import most_seeds
 from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError, check_choice
-from study.store import atomic, bundle, heartbeat, ledger, provenance
+from study.store import atomic, bundle, heartbeat, provenance
+from study.store.account import Account, Outcome, read_account
 from study.store.bundle import Bundle, Conflict, Scope, Weights
-from study.store.ledger import RESULTS, UNUSABLE, Run
+from study.store.heartbeat import Progress
+from study.store.layout import TrialFolder
+from study.store.records import (
+    Run,
+    add_evaluations,
+    joined_evaluations,
+    read_evaluations,
+    read_layers,
+    read_records,
+    seal_result,
+)
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 OWN = ("study", "trial_id", "outcome", "spec", "storage", "reason")  # tags that a store says of its own runs
@@ -37,7 +49,7 @@ def export_command(selected: Selection) -> None:
 
     execution, out = selected.execution, selected.arguments["out"]
     logged = reader.read(execution, selected.trials)
-    runs = [_travelling(run, execution) for run in logged if run.outcome in RESULTS]
+    runs = [_travelling(run, execution) for run in logged if run.outcome.is_result]
     if not runs:
         raise InputError(
             f"none of the {len(selected.trials)} selected trials has a result in {execution.storage}; run them:"
@@ -49,7 +61,7 @@ def export_command(selected: Selection) -> None:
     bundle.write(out, runs, selected.profile.name, weights, scope=scope, code=commit)
     has = {run.trial.id for run in runs}
     said = {**_counts(out, runs, weights), "missing": [trial.id for trial in selected.trials if trial.id not in has]}
-    unusable = [f"{run.trial.id}: {run.tags['reason']}" for run in logged if run.outcome == UNUSABLE]
+    unusable = [f"{run.trial.id}: {run.tags['reason']}" for run in logged if run.outcome == Outcome.UNUSABLE]
     said |= {"unusable": unusable} if unusable else {}
     _print(said, selected.arguments["as_json"])
 
@@ -105,7 +117,7 @@ COMMANDS = (export_command, import_command, merge_command)
 def _travelling(run: Run, execution: Execution) -> Run:
     """The run with the tags that mean the same elsewhere, and when it started."""
     tags = {name: value for name, value in run.tags.items() if name not in OWN and not name.startswith("mlflow.")}
-    started = ledger.account(execution.trial_folder(run.trial.id)).get("started")
+    started = read_account(execution.trial_folder(run.trial.id)).started
     return replace(run, tags=tags | ({"started": str(started)} if started else {}))
 
 
@@ -113,7 +125,7 @@ def _last_state(run: Run, execution: Execution) -> Path:
     """Where the state is that the run ended with. Older ones are an unfinished attempt's."""
     assert run.records is not None
     last = run.records["iteration"][-1].as_py()
-    return execution.trial_folder(run.trial.id) / "checkpoints" / f"{last:09d}.checkpoint"
+    return TrialFolder(execution.trial_folder(run.trial.id)).checkpoint(last)
 
 
 def _chosen_weights(chosen: str, runs: Iterable[Run], execution: Execution) -> dict[str, Weights]:
@@ -137,7 +149,7 @@ def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
 
     results = [run for run in found.runs if run.records is not None]
     shown = {run.trial.id: run for run in reader.read(execution, [run.trial for run in results])}
-    shown = {id: run for id, run in shown.items() if run.outcome in RESULTS}
+    shown = {id: run for id, run in shown.items() if run.outcome.is_result}
     imported: list[str] = []
     equal: list[str] = []
     evaluated: list[str] = []
@@ -170,14 +182,17 @@ def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
 def _sealed(run: Run, execution: Execution) -> Run | None:
     """The result of the same trial in the store's ledger, also one that MLflow does not show yet."""
     folder = execution.trial_folder(run.trial.id)
-    said = ledger.account(folder)
-    if said.get("outcome") not in RESULTS:
+    account = read_account(folder)
+    if not account.has_result:
         return None
     return Run(
-        **{"run_id": "", "trial": run.trial, "outcome": said["outcome"], "tags": said["tags"]},
-        records=ledger.read_records(folder),
-        layers=ledger.read_layers(folder),
-        evaluations=ledger.read_evaluations(folder),
+        run_id="",
+        trial=run.trial,
+        outcome=account.outcome,
+        tags=account.tags,
+        records=read_records(folder),
+        layers=read_layers(folder),
+        evaluations=read_evaluations(folder),
     )
 
 
@@ -185,32 +200,37 @@ def _seal(run: Run, found: Bundle, execution: Execution) -> None:
     """Write the run into the ledger as if it had been trained here; its tags say that it was not."""
     assert run.records is not None
     folder = execution.trial_folder(run.trial.id)
-    path, spec = folder / "spec.json", json.dumps(run.trial.to_dict(), indent=2).encode()
+    path, spec = TrialFolder(folder).spec, json.dumps(run.trial.to_dict(), indent=2).encode()
     if atomic.read(path) not in (None, spec):
         raise InputError(f"{path} holds another specification than {run.trial.id}; move {folder} away")
     atomic.write(path, spec)
-    for name in ("uncommitted.patch", "trace.json"):  # of an unfinished attempt; MLflow would show them as this run's
-        (folder / name).unlink(missing_ok=True)
+    for path in (TrialFolder(folder).patch, TrialFolder(folder).trace):
+        path.unlink(missing_ok=True)  # of an unfinished attempt; MLflow would show them as this run's
     exported = int(datetime.fromisoformat(found.manifest["when"]).timestamp() * 1000)
     origin = {"imported_from": found.path.name, "imported_run": run.run_id}
     tags = {"profile": found.profile, **run.tags, **origin, "storage": str(execution.storage.absolute())}
-    said = {"started": int(run.tags.get("started", exported)), "tags": tags}
-    ledger.seal(folder, run.outcome, run.records, said, run.layers)
+    account = Account(started=int(run.tags.get("started", exported)), tags=tags)
+    seal_result(folder, run.outcome, run.records, account, run.layers)
     last = run.records.to_pylist()[-1]
-    seconds = float(run.tags.get("seconds", 0.0))
-    reached = {"iteration": last["iteration"], "train_error_pct": last.get("train_error_pct"), "outcome": run.outcome}
-    heartbeat.write(folder, **reached, seconds=seconds, seconds_left=0.0)
+    progress = Progress(
+        iteration=last["iteration"],
+        train_error_pct=last.get("train_error_pct"),
+        seconds=float(run.tags.get("seconds", 0.0)),
+        seconds_left=0.0,
+        outcome=run.outcome,
+    )
+    heartbeat.write(folder, progress)
 
 
 def _import_evaluations(run: Run, execution: Execution) -> bool:
     """Add the evaluations that the store's trial lacks, if its ledger has the trial; whether there were any."""
     folder = execution.trial_folder(run.trial.id)
-    if run.evaluations is None or ledger.account(folder).get("outcome") != "finished":
+    if run.evaluations is None or read_account(folder).outcome != Outcome.FINISHED:
         return False
-    ours = ledger.read_evaluations(folder)
-    if ledger.joined(ours, run.evaluations) == ours:
+    ours = read_evaluations(folder)
+    if joined_evaluations(ours, run.evaluations) == ours:
         return False
-    ledger.add_evaluations(folder, run.evaluations.to_pylist())
+    add_evaluations(folder, run.evaluations.to_pylist())
     return True
 
 
@@ -237,7 +257,7 @@ def _one_scope(bundles: Sequence[Bundle]) -> Scope:
     seeds = {scope.seeds for scope in scopes}
     return Scope(
         experiments=" ".join(dict.fromkeys(name for some in names for name in some)) if all(names) else "",
-        seeds=seeds.pop() if len(seeds) == 1 else max(each or profile(first.profile).seeds for each in seeds),
+        seeds=seeds.pop() if len(seeds) == 1 else max(each or most_seeds(profile(first.profile)) for each in seeds),
         data=first.scope.data,
     )
 

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -22,11 +22,13 @@ from study.run.forecast import PAIRS, Accounts, Forecast, Interval, Plan, foreca
 from study.run.placement import Node, Share
 from study.spec import InputError
 from study.store import heartbeat
-from study.store.ledger import RESULTS, UNUSABLE
+from study.store.account import RESULTS, Account, Outcome
+from study.store.heartbeat import Progress
+from study.store.layout import Store
 
-STATES = ("missing", "running", "interrupted", "failed", UNUSABLE, *RESULTS)
-WAITING = ("missing", "interrupted")  # what a launch has still to start, or to go on with
-TO_RUN = (*WAITING, "failed", UNUSABLE)
+STATES = (Outcome.MISSING, Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.FAILED, Outcome.UNUSABLE, *RESULTS)
+WAITING = (Outcome.MISSING, Outcome.INTERRUPTED)  # what a launch has still to start, or to go on with
+TO_RUN = (*WAITING, Outcome.FAILED, Outcome.UNUSABLE)
 TRACKER_SECONDS = 10.0  # between questions to MLflow
 
 
@@ -35,7 +37,7 @@ class Row:
     """One trial as `status --json` prints it. What was predicted before it ran counts, if it has run."""
 
     id: str
-    outcome: str  # one of `STATES`
+    outcome: Outcome
     iteration: int
     iterations: int
     train_error_pct: float | None
@@ -56,12 +58,12 @@ class Standing:
     ended: list[str] = field(default_factory=list)  # ids of results, in the order in which they were seen to end
     launch: str = ""  # 'running', 'silent', 'none', or '' where nobody looked
 
-    def of(self, *outcomes: str) -> list[Row]:
+    def of(self, *outcomes: Outcome) -> list[Row]:
         """The trials that stand so."""
         return [row for row in self.rows if row.outcome in outcomes]
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[Outcome, int]:
         """Trials in each of `STATES`."""
         found = Counter(row.outcome for row in self.rows)
         return {state: found[state] for state in STATES}
@@ -73,7 +75,7 @@ class Standing:
     @property
     def rate(self) -> float:
         """Iterations a second of the trials that run, by the mean pace of each."""
-        return sum(row.iteration / row.seconds for row in self.of("running") if row.seconds)
+        return sum(row.iteration / row.seconds for row in self.of(Outcome.RUNNING) if row.seconds)
 
     def remark(self) -> str:
         """What one should know of the launch, to follow a summary; '' while all is well."""
@@ -103,10 +105,10 @@ class Standing:
     def sentence(self) -> str:
         """`12 of 48 trials have a result, 2 running, 34 waiting`, and what else there is."""
         counts = self.counts
-        waiting, failed = sum(counts[state] for state in WAITING), counts["failed"] + counts[UNUSABLE]
+        waiting, failed = sum(counts[state] for state in WAITING), counts[Outcome.FAILED] + counts[Outcome.UNUSABLE]
         said = [f"{len(self.of(*RESULTS))} of {len(self.rows)} trials have a result"]
-        said += [f"{counts['diverged']} of them diverged"] if counts["diverged"] else []
-        said += [f"{counts['running']} running", f"{waiting} waiting"]
+        said += [f"{counts[Outcome.DIVERGED]} of them diverged"] if counts[Outcome.DIVERGED] else []
+        said += [f"{counts[Outcome.RUNNING]} running", f"{waiting} waiting"]
         return ", ".join(said + ([f"{failed} failed"] if failed else []))
 
 
@@ -125,10 +127,10 @@ def standing_of(
     launch: str = "",
 ) -> Standing:
     """The study, from its accounts and progress files, with so much room for trials (default: this machine's)."""
-    rows = [_row(selected, each, said.get(each.trial.id, {})) for each in forecasts]
+    rows = [_row(selected, each, said.get(each.trial.id, Account())) for each in forecasts]
     stands = list(zip(forecasts, rows, strict=True))
-    finished = [(each.trial, row.seconds) for each, row in stands if row.outcome == "finished" and row.seconds]
-    running = {each.trial: row.seconds_left for each, row in stands if row.outcome == "running"}
+    finished = [(each.trial, row.seconds) for each, row in stands if row.outcome == Outcome.FINISHED and row.seconds]
+    running = {each.trial: row.seconds_left for each, row in stands if row.outcome == Outcome.RUNNING}
     longest_first = sorted((each for each, row in stands if row.outcome in TO_RUN), key=lambda each: -each.seconds)
     plan = Plan([_holding(room or node_of(selected.execution), [each.share for each in forecasts])], forecasts, {})
     left = seconds_left(plan, running, [each.trial for each in longest_first], finished)
@@ -144,20 +146,22 @@ def _holding(room: Node, shares: Iterable[Share]) -> Node:
     return room
 
 
-def _row(selected: Selection, expected: Forecast, said: dict[str, Any]) -> Row:
+def _row(selected: Selection, expected: Forecast, account: Account) -> Row:
     trial = expected.trial
-    tags, outcome = said.get("tags", {}), said.get("outcome", "missing")
-    now = heartbeat.read(selected.execution.trial_folder(trial.id)) if said else {}
+    tags, outcome = account.tags, account.outcome
+    progress = None if outcome == Outcome.MISSING else heartbeat.read(selected.execution.trial_folder(trial.id))
+    if progress is None:
+        progress = Progress(iteration=trial.recipe.iterations if outcome == Outcome.FINISHED else 0)
     return Row(
         id=trial.id,
         outcome=outcome,
-        iteration=now.get("iteration", trial.recipe.iterations if outcome == "finished" else 0),
+        iteration=progress.iteration,
         iterations=trial.recipe.iterations,
-        train_error_pct=_finite(now.get("train_error_pct")),
-        seconds_left=_finite(now.get("seconds_left")) if outcome == "running" else None,
+        train_error_pct=_finite(progress.train_error_pct),
+        seconds_left=_finite(progress.seconds_left) if outcome == Outcome.RUNNING else None,
         predicted_seconds=round(float(tags.get("predicted_seconds", expected.seconds)), 2),
-        seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(now.get("seconds")),
-        reason=reason(said),
+        seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(progress.seconds or None),
+        reason=reason(account),
     )
 
 
@@ -170,11 +174,11 @@ def _finite(value: float | None) -> float | None:
 class Tracked:
     """What MLflow last said: accounts by id, None before its first answer; `problem` while it is out of reach."""
 
-    accounts: dict[str, dict[str, Any]] | None = None
+    accounts: dict[str, Account] | None = None
     problem: str = ""
 
     def results(self) -> set[str]:
-        return {id for id, said in (self.accounts or {}).items() if said["outcome"] in RESULTS}
+        return {id for id, account in (self.accounts or {}).items() if account.has_result}
 
 
 @contextmanager
@@ -185,13 +189,13 @@ def tracked(selected: Selection, rest: float = TRACKER_SECONDS) -> Iterator[Trac
 
     def ask() -> None:
         while True:
-            if execution.tracking_uri or (execution.storage / "mlflow.db").exists():  # reading would create it
+            if execution.tracking_uri or Store(execution.storage).database.exists():  # reading would create it
                 from study.store.mlflow import reader  # with mlflow: a second that whoever looks on need not wait
 
                 try:
                     runs = reader.read(execution, selected.trials, records=False)
                     found.accounts = {
-                        run.trial.id: {"outcome": run.outcome, "reason": run.tags.get("reason", ""), "tags": run.tags}
+                        run.trial.id: Account(outcome=run.outcome, reason=run.tags.get("reason", ""), tags=run.tags)
                         for run in runs
                     }
                     found.problem = ""
@@ -212,20 +216,21 @@ class Onlooker:
 
     def __init__(self, selected: Selection, tracker: Tracked, clock: Callable[[], float] = time.monotonic) -> None:
         self.selected, self.tracker, self.clock = selected, tracker, clock
-        self.said: dict[str, dict[str, Any]] = {}
+        self.accounts: dict[str, Account] = {}
         self.ended: list[str] = []
         self.forecasts: list[Forecast] = []
-        self.launch_file, self.seen, self.at = selected.execution.storage / "launch.json", None, clock()
+        self.launch_file, self.at = Store(selected.execution.storage).launch, clock()
+        self.seen: heartbeat.Version = None
         self.room: tuple[str, Node] | None = None  # a launch, and what its trials were seen to take at once
 
     def look(self) -> Standing:
         """The study now."""
-        folders = [path.parent for path in (self.selected.execution.storage / "trials").glob("*/run.json")]
-        there = {folder.name for folder in folders if self.said.get(folder.name, {}).get("outcome") not in RESULTS}
-        news = {trial: of for trial, of in self.selected.serves.items() if trial.id in there}
-        self.said |= accounts(replace(self.selected, serves=news), checked=True)
-        said = {**(self.tracker.accounts or {}), **self.said}
-        new = {id for id, one in said.items() if one["outcome"] in RESULTS} - set(self.ended)
+        known = {id for id, account in self.accounts.items() if account.has_result}
+        changing = {folder.name for folder in Store(self.selected.execution.storage).begun()} - known
+        news = {trial: of for trial, of in self.selected.serves.items() if trial.id in changing}
+        self.accounts |= accounts(replace(self.selected, serves=news), checked=True)
+        said = {**(self.tracker.accounts or {}), **self.accounts}
+        new = {id for id, account in said.items() if account.has_result} - set(self.ended)
         self.ended += sorted(new, key=lambda id: (_ended(said[id]), id))
         if new or not self.forecasts:  # nothing else changes predictions
             self.forecasts = forecasts_of(self.selected, said)
@@ -242,9 +247,13 @@ class Onlooker:
 
     def _room(self) -> Node | None:
         """The most that trials of this launch were seen to take at once: nobody says how many nodes there are."""
-        running = [trial for trial in self.selected.trials if self.said.get(trial.id, {}).get("outcome") == "running"]
+        running = [
+            trial
+            for trial in self.selected.trials
+            if trial.id in self.accounts and self.accounts[trial.id].outcome == Outcome.RUNNING
+        ]
         if running:
-            launch, execution = self.said[running[0].id].get("launch", ""), self.selected.execution
+            launch, execution = self.accounts[running[0].id].launch, self.selected.execution
             shares = [each.share for each in forecasts(running, execution, node_of(execution), {}, {})]
             before = self.room[1] if self.room and self.room[0] == launch else Node(0, 0, 0, 0)
             cpus = max(before.cpus, sum(share.all_cpus for share in shares))
@@ -253,6 +262,6 @@ class Onlooker:
         return self.room[1] if self.room else None
 
 
-def _ended(said: Mapping[str, Any]) -> float:
+def _ended(account: Account) -> float:
     """When a trial that was not interrupted ended, in seconds, by the clock of its node: for an order, no more."""
-    return said.get("started", 0) / 1000 + float(said["tags"].get("seconds", 0))
+    return (account.started or 0) / 1000 + float(account.tags.get("seconds", 0))

@@ -25,7 +25,7 @@ from experiments import EXPERIMENTS, name_of
 from experiments.profiles import PROFILES
 from study.cost import duration
 from study.spec import InputError
-from study.store.ledger import UNUSABLE
+from study.store.account import Outcome
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 console = Console(highlight=False)
@@ -103,7 +103,7 @@ def status(selected: Selection) -> None:
     print_aligned(lines)
     counts = standing.counts
     print("\n" + ", ".join(f"{counts[outcome]} {outcome}" for outcome in sorted(counts) if counts[outcome]))
-    for row in standing.of("failed", UNUSABLE):
+    for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE):
         print(f"{row.outcome}: {row.id} {row.reason}")
     if not standing.complete:
         print(standing.time_left())

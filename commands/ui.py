@@ -15,7 +15,7 @@ from dashboards.views import address, note, views
 from experiments.profiles import PROFILES
 from study.execution import Execution
 from study.spec import InputError
-from study.store.ledger import is_store
+from study.store.layout import Store, is_store
 
 HOST = "127.0.0.1"
 # What else the server would do: ask MLflow's makers what to tell them, start seven processes that judge language
@@ -37,7 +37,7 @@ def command(storage: Path, port: int, tracking_uri: str) -> None:
     """Serve the MLflow UI on loopback until Ctrl-C."""
     if not tracking_uri and not is_store(storage):
         raise InputError(f"store {storage} does not exist; run `make degradation-study` first, or name another store")
-    if not tracking_uri and not (storage / "mlflow.db").exists():
+    if not tracking_uri and not Store(storage).database.exists():
         raise InputError(f"store {storage} has no mlflow.db: its runs are on a server; name it with --tracking-uri")
     server = tracking_uri.rstrip("/") or f"http://{HOST}:{free_port(port)}"
     print(f"MLflow UI: {server}" + ("" if tracking_uri else " (Ctrl-C stops it)"), flush=True)
@@ -70,8 +70,8 @@ def serve(storage: Path, server: str) -> None:
 
     store, port = storage.resolve(), server.rpartition(":")[2]
     words = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port, "--workers", "1"]
-    words += ["--backend-store-uri", address_of(store / "mlflow.db")]
-    words += ["--default-artifact-root", (store / "artifacts").as_uri(), "--no-serve-artifacts"]
+    words += ["--backend-store-uri", address_of(Store(store).database)]
+    words += ["--default-artifact-root", Store(store).artifacts.as_uri(), "--no-serve-artifacts"]
     os.environ.update(QUIET)
     os.execv(sys.executable, words)  # so that nothing outlives Ctrl-C
 

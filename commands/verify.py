@@ -1,6 +1,6 @@
 """`python -m experiments verify FILE`: is a rendered file as it was written, and does it show what the store holds now?
 
-Owns the comparison of a report's manifest with a file and with the ledger. Reads no curve and renders nothing.
+Owns the comparison of a report's manifest with a file and with the store. Reads no curve and renders nothing.
 """
 
 import hashlib
@@ -12,8 +12,10 @@ import click
 
 from analysis.report import MANIFEST
 from study.spec import PROTOCOL, SCHEMA, InputError
-from study.store import atomic, ledger, provenance
-from study.store.ledger import RESULTS
+from study.store import atomic, provenance
+from study.store.account import read_account
+from study.store.layout import Store
+from study.store.records import read_evaluations, table_digest
 
 CURRENT, STALE, ALTERED = "current", "stale", "altered"
 
@@ -82,11 +84,11 @@ def judged(path: Path, folder: Path, manifest: dict[str, Any], store: Path) -> t
 
 def _seal(store: Path, id: str) -> str:
     """Digest of the sealed curve of a trial; '' where it has no result."""
-    said = ledger.account(store / "trials" / id)
-    return said["tags"]["records_sha256"] if said.get("outcome") in RESULTS else ""
+    account = read_account(Store(store).trial(id).path)
+    return account.tags["records_sha256"] if account.has_result else ""
 
 
 def _evaluations(store: Path, id: str) -> str:
     """Digest of a trial's evaluations; '' where there are none."""
-    table = ledger.read_evaluations(store / "trials" / id)
-    return "" if table is None else ledger.digest(table)
+    table = read_evaluations(Store(store).trial(id).path)
+    return "" if table is None else table_digest(table)

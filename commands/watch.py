@@ -30,7 +30,8 @@ from commands.options import Selection, select, selecting
 from commands.status import WAITING, Onlooker, Standing, tracked
 from commands.verify import MANIFEST
 from study.spec import InputError
-from study.store.ledger import UNUSABLE
+from study.store.account import Outcome
+from study.store.layout import Store
 
 HOST = "127.0.0.1"
 # Names of this machine. A page of another name, which might be made to lead here (DNS rebinding), must not read ours.
@@ -102,7 +103,7 @@ class Site:
         pause = self.took / RENDER_PART if self.standing.launch == "running" else 0.0
         if self.started and since < max(RENDER_SECONDS, pause):
             return False
-        grown = bool(self.standing.of("running")) and since >= RUNNING_SECONDS
+        grown = bool(self.standing.of(Outcome.RUNNING)) and since >= RUNNING_SECONDS
         return not self.started or self.onlooker.tracker.results() != self.rendering or grown
 
     def _render(self) -> None:
@@ -140,9 +141,9 @@ class Site:
             "interval": asdict(interval) if interval else None,
             "rate": standing.rate,
             "remarks": [text for text in (remark(standing), self.problem, self.onlooker.tracker.problem) if text],
-            "running": [asdict(row) for row in standing.of("running")],
+            "running": [asdict(row) for row in standing.of(Outcome.RUNNING)],
             "results": results,
-            "failures": [asdict(row) for row in standing.of("failed", UNUSABLE)],
+            "failures": [asdict(row) for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE)],
             "page": self.page,
             "page_results": self.shown,
             "age_seconds": time.monotonic() - self.at,
@@ -177,7 +178,7 @@ def render(arguments: dict[str, Any], folder: Path) -> None:
 
     selected = select(arguments)
     execution, profile = selected.execution, selected.profile
-    there = execution.tracking_uri or (execution.storage / "mlflow.db").exists()  # reading would create it
+    there = execution.tracking_uri or Store(execution.storage).database.exists()  # reading would create it
     trials = selected.trials if there else []
     logged = (so_far(run, execution) for run in (reader.iterate(execution, trials) if there else ()))
     frames = runs.load(selected.serves, logged)

@@ -19,7 +19,7 @@ from experiments import (
     reimplementations,
     shortcut_options,
 )
-from experiments.profiles import Profile
+from experiments.profiles import Profile, Scale
 from study.spec import Trial, check_choice
 
 EXPERIMENTS = (
@@ -46,21 +46,35 @@ def name_of(experiment: ModuleType) -> str:
     return name
 
 
+def scale_of(experiment: ModuleType, profile: Profile) -> Scale | None:
+    """How large the experiment is in the profile; None if it has no part there."""
+    return profile.scale(name_of(experiment), experiment.SCALE)
+
+
+def most_seeds(profile: Profile) -> int:
+    """The most seeds of a condition that an experiment of the profile states."""
+    scales = (scale_of(experiment, profile) for experiment in EXPERIMENTS)
+    return max((scale.seeds for scale in scales if scale), default=1)
+
+
 def planned(profile: Profile, names: Iterable[str] = ()) -> dict[Trial, list[str]]:
-    """Every trial of the named experiments, once, with the experiments that it serves. If none is named: of all, but
-    those that the profile has on request.
+    """Every trial of the named experiments, once, with the experiments that it serves. If none is named: of all, except
+    those that the profile plans on request.
 
     Membership is derived: a net that serves three figures is one trial, because three definitions produce one id.
+    Raises `InputError` for an unknown name.
     """
-    usual = [name for name in map(name_of, EXPERIMENTS) if name not in profile.on_request]
-    names = list(names) or usual
-    for name in names:
-        check_choice("experiment", name, [name_of(experiment) for experiment in EXPERIMENTS])
+    known = [name_of(experiment) for experiment in EXPERIMENTS]
+    names = list(names)
+    for name in (*names, *profile.scales):
+        check_choice("experiment", name, known)
     serves: dict[Trial, list[str]] = {}
     for experiment in EXPERIMENTS:
-        if name_of(experiment) in names:
+        scale, name = scale_of(experiment, profile), name_of(experiment)
+        wanted = name in names if names else scale and not scale.on_request
+        if wanted:
             for trial in experiment.trials(profile):
-                serves.setdefault(trial, []).append(name_of(experiment))
+                serves.setdefault(trial, []).append(name)
     return serves
 
 

@@ -9,19 +9,30 @@ Cost: quick, 15 trials of 4 to 10 CPU seconds besides those of plain-vs-residual
 
 from dataclasses import replace
 
-from experiments.profiles import Profile
+from experiments import plain_vs_residual
+from experiments.profiles import Nets, Profile
 from study.spec import Trial
 
 NAME = "controls"
+SCALE = {  # nets that are trained on shuffled labels
+    "smoke": Nets(nets=(("plain", 20), ("residual", 20)), seeds=2),
+    "quick": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=3),
+    "class": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=2),
+    "paper": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20), ("residual", 56)), seeds=5),
+}
 
 
 def trials(profile: Profile) -> list[Trial]:
-    found = []
-    for family in ("plain", "residual"):
-        net = profile.model(family, min(profile.depths))
-        found += profile.trials(net, profile.recipe(net), 2 * profile.seeds)
+    scale = profile.scale(NAME, SCALE)
+    if not scale:
+        return []
+    planned = []
+    for depth in sorted(plain_vs_residual.depths(profile))[:1]:
+        for family in ("plain", "residual"):
+            net = profile.model(family, depth)
+            planned += profile.trials(net, profile.recipe(net), 2 * scale.seeds)
     shuffled = profile.with_data(replace(profile.data, labels="shuffled"))
-    for family, depth in profile.shuffled_nets:
+    for family, depth in scale.nets:
         net = profile.model(family, depth)
-        found += shuffled.trials(net, profile.recipe(net), profile.seeds)
-    return found
+        planned += shuffled.trials(net, profile.recipe(net), scale.seeds)
+    return planned

@@ -5,12 +5,33 @@ Paper: Fig. 6 (right), Table 6, Sec. 4.2. Claims S42-3, S42-10, S42-15 to S42-19
 Cost: quick, one 1202-layer trial of about three CPU minutes; paper, 1202 layers cost eleven times 110.
 """
 
-from experiments.profiles import Profile
-from study.spec import Trial
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from experiments import recipes
+from experiments.profiles import Depths, Profile
+from study.spec import Model, Recipe, Trial
 
 NAME = "depth-scaling"
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeepScale(Depths):
+    recipe: Callable[[Model], Recipe] | None = None  # instead of the profile's
+
+
+SCALE = {
+    "smoke": DeepScale(depths=(1202,), seeds=1, recipe=recipes.seconds_deep),
+    "quick": DeepScale(depths=(110, 1202), seeds=1, recipe=recipes.minutes_deep),
+    "class": DeepScale(depths=(110,), seeds=2),
+    "paper": DeepScale(depths=(110, 1202), seeds=5),
+}
+
+
 def trials(profile: Profile) -> list[Trial]:
-    nets = [profile.model(family, depth) for depth in profile.deep_depths for family in ("residual", "plain")]
-    return [trial for net in nets for trial in profile.trials(net, profile.deep_recipe(net), profile.deep_seeds)]
+    scale = profile.scale(NAME, SCALE)
+    if not scale:
+        return []
+    recipe = scale.recipe or profile.recipe
+    nets = [profile.model(family, depth) for depth in scale.depths for family in ("residual", "plain")]
+    return [trial for net in nets for trial in profile.trials(net, recipe(net), scale.seeds)]

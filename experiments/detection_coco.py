@@ -6,21 +6,43 @@ tested with and without box refinement.
 Cost: paper, 6 trials of 320,000 iterations, after the ImageNet trials of ResNet-101, whose nets they start from.
 """
 
-from experiments.profiles import Profile
-from study.spec import Trial
+from dataclasses import dataclass
+
+from experiments import recipes
+from experiments.profiles import SCENES_IN_COCO, Profile, Scale
+from study.spec import Data, Trial
 
 NAME = "detection-coco"
 
 
+@dataclass(frozen=True, kw_only=True)
+class CocoScale(Scale):
+    data: Data
+    context: bool  # whether detectors with context are trained, too (Appendix B)
+
+
+SCALE = {
+    "smoke": CocoScale(data=SCENES_IN_COCO, context=False, seeds=1),
+    "paper": CocoScale(data=recipes.COCO_DATA, context=True, seeds=2),
+}
+
+
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.detectors or not profile.imagenet:
+    scale, detectors = profile.scale(NAME, SCALE), profile.detectors
+    if not scale or not detectors:
         return []
-    ours, backbones = profile.detectors, profile.backbones()
-    return [*backbones, *ours.of_vgg(ours.coco), *ours.of_resnet(ours.coco, backbones), *with_context(profile)]
+    backbones = profile.backbones(scale.seeds)
+    return [
+        *backbones,
+        *detectors.of_vgg(scale.data, scale.seeds),
+        *detectors.of_resnet(scale.data, backbones),
+        *with_context(profile),
+    ]
 
 
 def with_context(profile: Profile) -> list[Trial]:
     """COCO's detectors with the feature of the whole image (Appendix B), if the profile trains them."""
-    if not profile.detectors or not profile.imagenet or not profile.detectors.improved:
+    scale, detectors = profile.scale(NAME, SCALE), profile.detectors
+    if not scale or not scale.context or not detectors:
         return []
-    return profile.detectors.of_resnet(profile.detectors.coco, profile.backbones(), context=True)
+    return detectors.of_resnet(scale.data, profile.backbones(scale.seeds), detection=detectors.with_context)

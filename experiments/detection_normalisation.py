@@ -6,18 +6,40 @@ start from nets trained with BatchNorm: measured is what a change of it costs or
 Cost: paper, 10 trials of 80,000 iterations on VOC 07+12.
 """
 
-from experiments.profiles import Profile
-from study.spec import Trial
+from dataclasses import dataclass, replace
+
+from experiments import recipes
+from experiments.profiles import SCENES_IN_VOC, Profile, Scale
+from study.spec import Data, Trial
 
 NAME = "detection-normalisation"
 
 
+@dataclass(frozen=True, kw_only=True)
+class NormalisationScale(Scale):
+    data: Data
+
+
+SCALE = {
+    "smoke": NormalisationScale(data=SCENES_IN_VOC, seeds=1, on_request=True),
+    "paper": NormalisationScale(data=recipes.VOC_DATA, seeds=2),
+}
+NORMALISATIONS = (  # kind, and images of a BatchNorm statistic; 0 is the whole batch
+    ("frozen", 0),
+    ("frozen-affine", 0),
+    ("batch", 1),
+    ("batch", 0),
+    ("group", 0),
+)
+
+
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.detectors or not profile.imagenet:
+    scale, detectors = profile.scale(NAME, SCALE), profile.detectors
+    if not scale or not detectors:
         return []
-    ours, backbones = profile.detectors, profile.backbones()
-    data, *_ = ours.voc
-    found = [*backbones]
-    for norm, bn_batch in (("frozen", 0), ("frozen-affine", 0), ("batch", 1), ("batch", 0), ("group", 0)):
-        found += ours.of_resnet(data, backbones, bn_batch, norm=norm, fixed_stages=0)
-    return found
+    backbones = profile.backbones(scale.seeds)
+    planned = [*backbones]
+    for norm, bn_batch in NORMALISATIONS:
+        detection = replace(detectors.detection, norm=norm, fixed_stages=0)
+        planned += detectors.of_resnet(scale.data, backbones, detection=detection, bn_batch=bn_batch)
+    return planned

@@ -5,21 +5,35 @@ Cost: paper, 12 trials of 80,000 iterations, after the ImageNet trials of ResNet
 they start from.
 """
 
+from dataclasses import dataclass
+
+from experiments import recipes
 from experiments.detection_coco import with_context
-from experiments.profiles import Profile
-from study.spec import Trial
+from experiments.profiles import SCENES_IN_VOC, Profile, Scale
+from study.spec import Data, Trial
 
 NAME = "detection-voc"
 
 
+@dataclass(frozen=True, kw_only=True)
+class VocScale(Scale):
+    data: tuple[Data, ...]
+
+
+SCALE = {
+    "smoke": VocScale(data=(SCENES_IN_VOC,), seeds=1),
+    "paper": VocScale(data=(recipes.VOC_DATA, recipes.VOC12_DATA), seeds=2),
+}
+
+
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.detectors or not profile.imagenet:
+    scale, detectors = profile.scale(NAME, SCALE), profile.detectors
+    if not scale or not detectors:
         return []
-    backbones, found = profile.backbones(), list[Trial]()
-    improved = with_context(profile)
-    for data in profile.detectors.voc:
-        found += profile.detectors.of_vgg(data)
-        found += profile.detectors.of_resnet(data, backbones)
-        if improved:  # 'baseline+++', fine-tuned from COCO
-            found += profile.detectors.of_resnet(data, improved, context=True)
-    return backbones + improved + found
+    backbones, on_coco = profile.backbones(scale.seeds), with_context(profile)
+    planned = [*backbones, *on_coco]
+    for data in scale.data:
+        planned += detectors.of_vgg(data, scale.seeds)
+        planned += detectors.of_resnet(data, backbones)
+        planned += detectors.fine_tuned(data, on_coco)  # 'baseline+++'
+    return planned

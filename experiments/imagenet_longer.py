@@ -7,20 +7,25 @@ Cost: paper, 4 trials of 1,800,000 iterations.
 
 from dataclasses import replace
 
-from experiments.profiles import Profile
-from study.spec import Model, Trial
+from experiments.profiles import Depths, Profile
+from study.spec import Recipe, Trial
 
 NAME = "imagenet-longer"
+SCALE = {
+    "smoke": Depths(depths=(18, 34), seeds=1),
+    "paper": Depths(depths=(18, 34), seeds=2),
+}
 
 
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.imagenet or not profile.imagenet.longer:
+    scale, imagenet = profile.scale(NAME, SCALE), profile.imagenet
+    if not scale or not imagenet:
         return []
-    found = []
-    for depth in profile.imagenet.depths:
-        net = Model.imagenet(family="plain", depth=depth, shortcut="none", width=profile.imagenet.width)
-        for trial in profile.imagenet.trials(net):
-            recipe = trial.recipe
-            drops = tuple(3 * drop for drop in recipe.drops)
-            found.append(replace(trial, recipe=replace(recipe, iterations=3 * recipe.iterations, drops=drops)))
-    return found
+    nets = [imagenet.model("plain", depth, "none") for depth in scale.depths]
+    usual = [trial for net in nets for trial in imagenet.trials(net, scale.seeds)]
+    return [replace(trial, recipe=three_times(trial.recipe)) for trial in usual]
+
+
+def three_times(recipe: Recipe) -> Recipe:
+    """The recipe with three times the iterations, the drops of the learning rate included."""
+    return replace(recipe, iterations=3 * recipe.iterations, drops=tuple(3 * drop for drop in recipe.drops))

@@ -5,22 +5,34 @@ S41-8 to S41-14. With plain bottlenecks where the profile has them (footnote 4).
 Cost: paper, 8 trials of 600,000 iterations of 256 images; smoke, 5 of a second or two; see `make plan`.
 """
 
-from experiments.profiles import Profile
-from study.spec import Model, Trial
+from dataclasses import dataclass
+
+from experiments.profiles import Depths, Profile
+from study.spec import Trial
 
 NAME = "imagenet-plain-vs-residual"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImageNetScale(Depths):
+    plain_bottlenecks: tuple[int, ...] = ()  # depths
+
+
+SCALE = {
+    "smoke": ImageNetScale(depths=(18, 34), plain_bottlenecks=(50,), seeds=1),
+    "class": ImageNetScale(depths=(18, 34), plain_bottlenecks=(50,), seeds=2, on_request=True),
+    "paper": ImageNetScale(depths=(18, 34), seeds=2),  # the fewest seeds that a claim can be tested with
+}
+
+
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.imagenet:
+    scale, imagenet = profile.scale(NAME, SCALE), profile.imagenet
+    if not scale or not imagenet:
         return []
     nets = [
-        Model.imagenet(family=family, depth=depth, shortcut=shortcut, width=profile.imagenet.width)
+        imagenet.model(family, depth, shortcut)
         for family, shortcut in (("plain", "none"), ("residual", "A"))
-        for depth in profile.imagenet.depths
+        for depth in scale.depths
     ]
-    nets += [
-        Model.imagenet(family="plain", depth=depth, shortcut="none", width=profile.imagenet.width)
-        for depth in profile.imagenet.plain_bottlenecks
-    ]
-    return [trial for net in nets for trial in profile.imagenet.trials(net)]
+    nets += [imagenet.model("plain", depth, "none") for depth in scale.plain_bottlenecks]
+    return [trial for net in nets for trial in imagenet.trials(net, scale.seeds)]

@@ -5,16 +5,23 @@ Cost: paper, 8 trials of 600,000 iterations, of which those of the plain net and
 imagenet-plain-vs-residual.
 """
 
-from experiments.profiles import Profile
-from study.spec import Model, Trial
+from experiments.profiles import Depths, Profile
+from study.spec import Trial
 
 NAME = "imagenet-shortcut-options"
+SCALE = {
+    "smoke": Depths(depths=(34,), seeds=1),
+    "class": Depths(depths=(34,), seeds=2, on_request=True),
+    "paper": Depths(depths=(34,), seeds=2),
+}
 
 
 def trials(profile: Profile) -> list[Trial]:
-    if not profile.imagenet:
+    scale, imagenet = profile.scale(NAME, SCALE), profile.imagenet
+    if not scale or not imagenet:
         return []
-    depth, width = max(profile.imagenet.depths), profile.imagenet.width
-    nets = [Model.imagenet(family="plain", depth=depth, shortcut="none", width=width)]
-    nets += [Model.imagenet(family="residual", depth=depth, shortcut=option, width=width) for option in "ABC"]
-    return [trial for net in nets for trial in profile.imagenet.trials(net)]
+    nets = []
+    for depth in scale.depths:
+        nets.append(imagenet.model("plain", depth, "none"))
+        nets += [imagenet.model("residual", depth, option) for option in "ABC"]
+    return [trial for net in nets for trial in imagenet.trials(net, scale.seeds)]

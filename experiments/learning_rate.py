@@ -5,15 +5,30 @@ that plain nets degrade at the paper's rate as well.
 Cost: quick, three trials of 4 to 15 CPU seconds.
 """
 
-from experiments.profiles import Profile
+from experiments.profiles import Nets, Profile
 from experiments.recipes import at_paper_rate
 from study.spec import Trial
 
 NAME = "learning-rate"
+SCALE = {
+    "smoke": Nets(nets=(("plain", 20),), seeds=1),
+    "quick": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=1),
+    "class": Nets(nets=(("residual", 110),), seeds=2),
+    "paper": Nets(nets=(("plain", 110), ("residual", 110)), seeds=5),
+}
+
+
+def nets(profile: Profile) -> tuple[tuple[str, int], ...]:
+    """(family, depth) of what is trained at the paper's rate."""
+    scale = profile.scale(NAME, SCALE)
+    return scale.nets if scale else ()
 
 
 def trials(profile: Profile) -> list[Trial]:
-    nets = [profile.model(family, depth) for family, depth in profile.rate_nets]
+    scale = profile.scale(NAME, SCALE)
+    if not scale:
+        return []
+    models = [profile.model(family, depth) for family, depth in scale.nets]
     return [
-        trial for net in nets for trial in profile.trials(net, at_paper_rate(profile.recipe(net)), profile.rate_seeds)
+        trial for model in models for trial in profile.trials(model, at_paper_rate(profile.recipe(model)), scale.seeds)
     ]

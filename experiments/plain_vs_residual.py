@@ -4,12 +4,26 @@ Paper: Figs. 1 and 6 (left, middle), Table 6; Sec. 1 and 4.2. Claims S1-1 to S1-
 Cost: quick, 30 trials of 4 to 25 CPU seconds; paper, 50 trials of 64,000 iterations.
 """
 
-from experiments.profiles import Profile
+from experiments.profiles import Depths, Profile
 from study.spec import Trial
 
 NAME = "plain-vs-residual"
+SCALE = {
+    "smoke": Depths(depths=(20, 56), seeds=2),
+    "quick": Depths(depths=(20, 32, 44, 56, 110), seeds=3),
+    "class": Depths(depths=(20, 32, 44, 56, 110), seeds=2),
+    "paper": Depths(depths=(20, 32, 44, 56, 110), seeds=5),
+}
+
+
+def depths(profile: Profile) -> tuple[int, ...]:
+    scale = profile.scale(NAME, SCALE)
+    return scale.depths if scale else ()
 
 
 def trials(profile: Profile) -> list[Trial]:
-    nets = [profile.model(family, depth) for family in ("plain", "residual") for depth in profile.depths]
-    return [trial for net in nets for trial in profile.trials(net, profile.recipe(net), profile.seeds)]
+    scale = profile.scale(NAME, SCALE)
+    if not scale:
+        return []
+    nets = [profile.model(family, depth) for family in ("plain", "residual") for depth in scale.depths]
+    return [trial for net in nets for trial in profile.trials(net, profile.recipe(net), scale.seeds)]

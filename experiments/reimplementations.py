@@ -7,19 +7,40 @@ Cost: paper, 75 trials of 64,000 to 78,200 iterations besides those of plain-vs-
 same shape; smoke, two; not part of the quick profile, whose few steps are no schedule of theirs.
 """
 
-from experiments.profiles import Profile
+from dataclasses import dataclass
+
+from experiments import recipes
+from experiments.profiles import Depths, Profile
+from experiments.recipes import PRESETS, Preset
 from study.spec import Trial
 
 NAME = "reimplementations"
 
 
+@dataclass(frozen=True, kw_only=True)
+class PresetScale(Depths):
+    presets: tuple[Preset, ...]
+
+
+SCALE = {
+    "smoke": PresetScale(depths=(20,), seeds=2, presets=(PRESETS["kuangliu"].as_long_as(recipes.seconds),)),
+    "class": PresetScale(
+        depths=(20,), seeds=2, presets=tuple(preset.as_long_as(recipes.shortened) for preset in PRESETS.values())
+    ),
+    "paper": PresetScale(depths=(20, 56, 110), seeds=5, presets=tuple(PRESETS.values())),
+}
+
+
 def trials(profile: Profile) -> list[Trial]:
-    found = []
-    for depth in profile.preset_depths:
+    scale = profile.scale(NAME, SCALE)
+    if not scale:
+        return []
+    planned = []
+    for depth in scale.depths:
         net = profile.model("residual", depth)
-        found += profile.trials(net, profile.recipe(net), profile.seeds)
-        for preset in profile.presets:
+        planned += profile.trials(net, profile.recipe(net), scale.seeds)
+        for preset in scale.presets:
             net = profile.model("residual", depth, preset.shortcut)
-            theirs = profile.with_data(preset.data(profile.data))
-            found += theirs.trials(net, preset.recipe(net), profile.seeds)
-    return found
+            imitating = profile.with_data(preset.data(profile.data))
+            planned += imitating.trials(net, preset.recipe(net), scale.seeds)
+    return planned

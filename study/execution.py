@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.spec import InputError, Trial, check_at_least, check_choice, detection_of
+from study.store.layout import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,4 +70,4 @@ class Execution:
         return recipe.batch // self.processes
 
     def trial_folder(self, trial_id: str) -> Path:
-        return self.storage / "trials" / trial_id
+        return Store(self.storage).trial(trial_id).path

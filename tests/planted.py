@@ -18,8 +18,8 @@ from analysis.runs import EVALUATIONS, Frames, load
 from experiments import planned as planned_trials
 from experiments.profiles import Profile
 from study.spec import DetectionTrial, Trial
-from study.store import ledger
-from study.store.ledger import LAYERS, RECALIBRATED, Run
+from study.store.account import Outcome
+from study.store.records import DETECTED, LAYERS, RECALIBRATED, Run
 from study.tasks import names
 
 
@@ -83,7 +83,7 @@ def planted(
             Run(
                 run_id=hashlib.sha256(f"run {trial.id}".encode()).hexdigest()[:32],
                 trial=trial,
-                outcome=outcome,
+                outcome=Outcome(outcome),
                 tags=tags,
                 records=None
                 if outcome in ("failed", "unusable")
@@ -142,7 +142,7 @@ def _records(trial: Trial, train: float, test: float, pace: float, outcome: str)
         "test_error_pct": test_error,
     }
     if isinstance(trial, DetectionTrial):
-        columns = {name: columns[name] for name in columns if name in ledger.DETECTED.names}
+        columns = {name: columns[name] for name in columns if name in DETECTED.names}
     return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
 
 
@@ -164,7 +164,7 @@ DAMAGES: dict[str, tuple[Callable[[Run], list[Run]], str]] = {
     "not rising": (lambda run: [replace(run, records=pa.concat_tables([run.records] * 2))], "do not rise"),
     "twice": (lambda run: [run, replace(run, run_id="again")], "and again are of one trial"),
     "found unusable": (
-        lambda run: [replace(run, outcome="unusable", tags={"reason": "altered"}, records=None, layers=None)],
+        lambda run: [replace(run, outcome=Outcome.UNUSABLE, tags={"reason": "altered"}, records=None, layers=None)],
         "altered",
     ),
 }

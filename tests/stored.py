@@ -5,9 +5,10 @@ from typing import Any
 
 from study.execution import Execution
 from study.spec import Trial
-from study.store import ledger
+from study.store.account import Account, Outcome
 from study.store.mlflow import client, reader
 from study.store.mlflow.mirror import publish
+from study.store.records import COLUMNS, seal_result
 from study.tasks.task import Record
 
 Small = Callable[..., Trial]
@@ -15,7 +16,7 @@ TAGS = {"profile": "test", "experiments": "none"}
 
 
 def record(iteration: int, test: float | None = None) -> Record:
-    values = dict.fromkeys(ledger.COLUMNS.names, None) | {"test_error_pct": test}
+    values = dict.fromkeys(COLUMNS.names, None) | {"test_error_pct": test}
     return values | {"iteration": iteration, "learning_rate": 0.1, "train_loss": 1 / iteration, "train_error_pct": 50.0}
 
 
@@ -23,19 +24,21 @@ def history(store: Execution, run_id: str, key: str = "train_loss") -> list[tupl
     return [(m.step, m.value) for m in client.connect(store).get_metric_history(run_id, key)]
 
 
-def said(outcome: str = "running", **more: Any) -> dict[str, Any]:
-    return {"outcome": outcome, "reason": "", "started": 1_700_000_000_000, "tags": dict(TAGS)} | more
+def account(outcome: Outcome = Outcome.RUNNING, reason: str = "", **tags: str) -> Account:
+    return Account(outcome=outcome, reason=reason, started=1_700_000_000_000, tags=TAGS | tags)
 
 
 def shown(store: Execution, trial: Trial) -> Any:
-    """The trial's run in MLflow, after showing what its ledger holds."""
+    """The trial's run in MLflow, after showing what its folder holds."""
     publish(store, [trial])
     (run,) = reader.read(store, [trial], records=False)
     return client.connect(store).get_run(run.run_id)
 
 
-def seal(store: Execution, trial: Trial, records: list[Record], outcome: str = "finished", **tags: str) -> None:
-    ledger.seal(store.trial_folder(trial.id), outcome, records, said(tags=TAGS | tags))
+def seal(
+    store: Execution, trial: Trial, records: list[Record], outcome: Outcome = Outcome.FINISHED, **tags: str
+) -> None:
+    seal_result(store.trial_folder(trial.id), outcome, records, account(**tags))
 
 
 def evaluation(protocol: str, value: float, **more: Any) -> dict[str, Any]:

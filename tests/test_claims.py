@@ -11,8 +11,16 @@ from analysis import claims, counted_claims, paper
 from analysis.decision import evaluate
 from analysis.runs import Frames, load
 from analysis.verdicts import Kind, Verdict, entry, from_json, to_json
-from experiments import planned
-from experiments.profiles import Profile, profile
+from experiments import (
+    bottlenecks,
+    depth_scaling,
+    learning_rate,
+    plain_vs_residual,
+    planned,
+    reimplementations,
+    shortcut_options,
+)
+from experiments.profiles import Depths, Profile, profile
 from experiments.recipes import IMAGENET_DATA
 from study import cost
 from study.spec import Model, Recipe, Trial
@@ -26,14 +34,17 @@ def every_thousand(model: Model) -> Recipe:
 
 # The paper profile with a tenth of the records, and without the re-implementations, of which no claim speaks; and two
 # depths of it, for what needs many studies or seeds.
-THIN = replace(PAPER, recipe=every_thousand, deep_recipe=every_thousand, preset_depths=(), imagenet=None)
+THIN = replace(PAPER, recipe=every_thousand, imagenet=None, scales={reimplementations.NAME: None})
 TWO_DEPTHS = replace(
     THIN,
     recipe=lambda model: replace(PAPER.recipe(model), record_every=6_400, evaluate_every=64_000),
-    depths=(20, 56),
-    shortcut_depths=(20,),
-    deep_depths=(),
-    rate_nets=(),
+).on_scales(
+    {
+        plain_vs_residual.NAME: Depths(depths=(20, 56), seeds=5),
+        shortcut_options.NAME: Depths(depths=(20,), seeds=5),
+        depth_scaling.NAME: None,
+        learning_rate.NAME: None,
+    }
 )
 CIFAR = [
     claim.id
@@ -380,7 +391,8 @@ def test_with_nothing_planned_every_claim_gives_a_reason():
 def test_convergence_is_exponentially_slow_only_where_iterations_grow_so(iterations, verdict):
     """`iterations` until 20 % test error at 20, 32, 44 and 56 layers, give or take one record."""
     profile = replace(THIN, recipe=lambda model: replace(PAPER.recipe(model), record_every=100, evaluate_every=100))
-    study = frames(replace(profile, deep_depths=(), rate_nets=(), shortcut_depths=(), bottleneck_depths=()))
+    others = (depth_scaling, learning_rate, shortcut_options, bottlenecks)
+    study = frames(profile.on_scales({experiment.NAME: None for experiment in others}))
     at = dict(zip((20, 32, 44, 56), iterations, strict=True))
     reached = study.curves["iteration"] >= study.curves["depth"].map(at) + 100 * (study.curves["seed"] % 2)
     study.curves["test_error_pct"] = reached.map({True: 15.0, False: 40.0})

@@ -13,9 +13,10 @@ from stored import TAGS, Small, evaluation, record, seal
 from study.execution import Execution
 from study.run.launch import launch
 from study.spec import InputError, Trial
-from study.store import ledger
+from study.store.layout import create
 from study.store.mlflow import client, decoration, reader
 from study.store.mlflow.mirror import publish
+from study.store.records import add_evaluations
 
 
 def test_a_lost_database_is_made_again_from_the_ledger(store: Execution, small: Small) -> None:
@@ -82,7 +83,7 @@ def first(store: Execution, small: Small, tmp_path: Path) -> Execution:
 def write_all(store: Execution, trial: Trial, results: Path) -> None:
     """Everything that the study writes to MLflow."""
     seal(store, trial, [record(4), record(8)])
-    ledger.add_evaluations(store.trial_folder(trial.id), [evaluation("10-crop", 28.0)])
+    add_evaluations(store.trial_folder(trial.id), [evaluation("10-crop", 28.0)])
     publish(store, [trial])
     decoration.picture(store, [(run_id, b"PNG") for run_id in decoration.unpictured(store, [trial.id]).values()])
     decoration.report(store, "test", results, ["index.html"], {}, "")
@@ -158,7 +159,7 @@ def test_a_store_may_have_any_name(execution: Execution, small: Small, tmp_path:
 
 
 def test_a_store_without_a_database_has_no_runs_and_gets_none_by_reading(execution: Execution, small: Small) -> None:
-    ledger.create(execution.storage)
+    create(execution.storage)
     assert reader.read(execution, [small()]) == [] and reader.profiles(execution) == {}
     assert not (execution.storage / "mlflow.db").exists()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import EXPERIMENTS, name_of, planned, recipes
+from experiments import EXPERIMENTS, detection_coco, detection_voc, name_of, planned, recipes, reimplementations
 from experiments.profiles import CLASS, PAPER, PROFILES, QUICK, SMOKE, Profile
 from study.cost import duration
 from study.spec import DetectionTrial, Trial
@@ -118,7 +118,8 @@ def test_every_trial_of_a_profile_has_its_data_and_width() -> None:
             if isinstance(trial, DetectionTrial):
                 ours = profile.detectors
                 assert ours and trial.model in (ours.vgg, ours.resnet)
-                assert replace(trial.data, normalise="pixel-mean") in (*ours.voc, ours.coco)
+                data = *detection_voc.SCALE[profile.name].data, detection_coco.SCALE[profile.name].data
+                assert replace(trial.data, normalise="pixel-mean") in data
             elif trial.data.photographs:
                 assert profile.imagenet
                 assert (trial.data, trial.model.width) == (profile.imagenet.data, profile.imagenet.width)
@@ -127,16 +128,17 @@ def test_every_trial_of_a_profile_has_its_data_and_width() -> None:
                 assert trial.model.width == profile.width
 
 
-def reimplementations(profile: Profile) -> list[Trial]:
+def first_seeds(profile: Profile) -> list[Trial]:
     return [trial for trial in planned(profile, ["reimplementations"]) if trial.seed == 0]
 
 
 def test_reimplementations_are_compared_where_their_schedules_fit_and_with_the_papers_own() -> None:
-    counts = {profile.name: len(reimplementations(profile)) for profile in (SMOKE, QUICK, CLASS, PAPER)}
+    counts = {profile.name: len(first_seeds(profile)) for profile in (SMOKE, QUICK, CLASS, PAPER)}
     assert counts == {"smoke": 2, "quick": 0, "class": 6, "paper": 18}
     for profile in (SMOKE, CLASS, PAPER):
+        scale = reimplementations.SCALE[profile.name]
         shared = set(planned(profile, ["reimplementations"])) & set(planned(profile, ["plain-vs-residual"]))
-        assert len(shared) == len(profile.preset_depths) * profile.seeds
+        assert len(shared) == len(scale.depths) * scale.seeds
 
 
 def test_every_reimplementation_departs_from_the_paper_in_its_own_fields() -> None:

@@ -11,8 +11,8 @@ from analysis import controls
 from analysis.decision import evaluate
 from analysis.nets import serving
 from experiments import controls as experiment
-from experiments import plain_vs_residual, planned
-from experiments.profiles import PROFILES, QUICK
+from experiments import depth_scaling, learning_rate, most_seeds, plain_vs_residual, planned, shortcut_options
+from experiments.profiles import PROFILES, QUICK, Depths
 from study.spec import Trial
 
 
@@ -34,16 +34,16 @@ def flagged(rows: pd.DataFrame) -> set[str]:
 
 def test_half_of_the_a_a_trials_are_the_main_experiments_own():
     for profile in PROFILES:
-        main = set(plain_vs_residual.trials(profile))
+        main, seeds = set(plain_vs_residual.trials(profile)), plain_vs_residual.SCALE[profile.name].seeds
         same = [trial for trial in experiment.trials(profile) if trial.data.labels == "true"]
-        assert len(same) == 2 * 2 * profile.seeds and len(set(same) & main) == 2 * profile.seeds
-        assert {trial.seed for trial in set(same) - main} == set(range(profile.seeds, 2 * profile.seeds))
+        assert len(same) == 2 * 2 * seeds and len(set(same) & main) == 2 * seeds
+        assert {trial.seed for trial in set(same) - main} == set(range(seeds, 2 * seeds))
 
 
 def test_seeds_beyond_the_profiles_serve_nothing_but_the_controls():
     for profile in PROFILES:
         for trial, experiments in planned(profile).items():
-            extra = trial.seed >= profile.seeds or trial.data.labels == "shuffled"
+            extra = trial.seed >= most_seeds(profile) or trial.data.labels == "shuffled"
             assert not extra or experiments == ["controls"]
 
 
@@ -71,7 +71,14 @@ def test_without_an_effect_the_rate_is_near_what_the_test_promises():
     """Planted studies with noise drawn anew: the mean of their rates, over splits and over pairs of nets."""
     rates: dict[str, list[float]] = {}
     for number in range(40):
-        profile = replace(QUICK, depths=(20,), shortcut_depths=(), deep_depths=(), rate_nets=())
+        profile = QUICK.on_scales(
+            {
+                plain_vs_residual.NAME: Depths(depths=(20,), seeds=3),
+                shortcut_options.NAME: None,
+                depth_scaling.NAME: None,
+                learning_rate.NAME: None,
+            }
+        )
         other = profile.with_data(replace(QUICK.data, digest=str(number)))  # other ids, hence other noise
         finals = serving(frames(other, error=thirty, test_error=thirty, noise=1.0).finals, "controls")
         for row in controls.measured(finals).dropna(subset=["false_positives"]).to_dict("records"):
@@ -91,7 +98,7 @@ def test_without_an_effect_the_first_seeds_are_like_the_others_and_shuffled_nets
 
 def test_a_planted_difference_between_the_first_seeds_and_the_others_is_flagged():
     def later(trial: Trial) -> float:
-        return 30.0 + 20.0 * (trial.seed >= QUICK.seeds and trial.model.family == "plain")
+        return 30.0 + 20.0 * (trial.seed >= most_seeds(QUICK) and trial.model.family == "plain")
 
     rows = measured(test_error=later)
     (quantity,) = {name for name in flagged(rows) if name.startswith("test error of") and "seeds" in name}

@@ -23,13 +23,13 @@ from analysis.statistics import ALPHA, estimate
 from analysis.verdicts import Kind
 from commands.decide import Seen, following, further, looks, see
 from commands.options import main
-from experiments import profiles
-from experiments.profiles import QUICK, SMOKE
+from experiments import depth_scaling, learning_rate, plain_vs_residual, profiles, shortcut_options
+from experiments.profiles import QUICK, SMOKE, Depths
 from study.spec import Trial
 from study.store import bundle
 
 ROOT = Path(__file__).parents[1]
-TINY = replace(SMOKE, name="tiny", untestable={})
+TESTABLE = replace(SMOKE, untestable={})
 SEQUENCES = 300
 Command = Callable[..., tuple[int, str, str]]
 
@@ -115,11 +115,13 @@ def planted_looks(number: int, effect: float) -> Iterator[Seen]:
     recipe = QUICK.recipe
     small = replace(
         QUICK,
-        depths=(20, 56),
-        shortcut_depths=(),
-        deep_depths=(),
-        rate_nets=(),
         recipe=lambda model: replace(recipe(model), record_every=180, evaluate_every=360),
+        scales={
+            plain_vs_residual.NAME: Depths(depths=(20, 56), seeds=3),
+            shortcut_options.NAME: None,
+            depth_scaling.NAME: None,
+            learning_rate.NAME: None,
+        },
     ).with_data(replace(QUICK.data, digest=str(number)))
 
     def error(trial: Trial) -> float:
@@ -244,17 +246,17 @@ def test_no_option_of_deciding_is_ignored_without_a_claim(command: Command) -> N
 def test_seeds_are_trained_in_rounds_of_the_compared_nets_alone_and_taken_up_again(
     command: Command, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profiles, "PROFILES", (TINY,))
-    nets = [TINY.model("plain", depth) for depth in (20, 56)]
+    monkeypatch.setattr(profiles, "PROFILES", (TESTABLE,))
+    nets = [TESTABLE.model("plain", depth) for depth in (20, 56)]
 
     def trained_and_looks(seeds: int, *more: str) -> tuple[set[str], int]:
-        asked = ["--profile", "tiny", "--until-decided", "S1-2", "--max-seeds", str(seeds)]
+        asked = ["--profile", "smoke", "--until-decided", "S1-2", "--max-seeds", str(seeds)]
         code, said, _ = command("decide", *asked, *more, *options)
         assert code == 1
         return {path.name for path in tmp_path.glob("store/trials/*")}, said.count("\nlook ")
 
     def ids(seeds: int) -> set[str]:
-        return {trial.id for net in nets for trial in TINY.trials(net, TINY.recipe(net), seeds)}
+        return {trial.id for net in nets for trial in TESTABLE.trials(net, TESTABLE.recipe(net), seeds)}
 
     assert trained_and_looks(2) == (ids(2), 1)
     assert trained_and_looks(3, "--budget", "1h") == (ids(3), 2)

@@ -15,16 +15,18 @@ from experiments import detection_voc, planned
 from experiments.profiles import PAPER, SMOKE, Detectors
 from experiments.recipes import deviations
 from study import cost
-from study.data.scenes import Scenes, load
+from study.data import scenes
+from study.data.scenes import Scenes
 from study.execution import Execution
 from study.nets.faster_rcnn import build
-from study.run import detection_worker as detecting
+from study.run import evaluate, placement, starting_weights, worker
 from study.run import launch as launching
-from study.run import placement, worker
+from study.run.attempt import Attempt
 from study.run.worker import run_trial
 from study.spec import TORCHVISION, DetectionTrial, InputError, Model, Recipe, Trial
-from study.store import atomic, ledger
-from study.tasks.detection_testing import DetectorTesting
+from study.store import atomic
+from study.store.account import Account, Outcome, read_account, write_account
+from study.store.records import LOSSES, flaw_of, read_evaluations, read_records
 from study.training import checkpoints
 
 TAGS = {"profile": "smoke"}
@@ -62,19 +64,19 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Execution:
 def end_of(trial: Trial, execution: Execution) -> tuple[dict[str, Any], list[Any], list[Any]]:
     """Final state, records and evaluations."""
     folder = execution.trial_folder(trial.id)
-    state, evaluations = checkpoints.load_newest(folder / "checkpoints"), ledger.read_evaluations(folder)
+    state, evaluations = checkpoints.load_newest(folder / "checkpoints"), read_evaluations(folder)
     assert state is not None and evaluations is not None
-    return state, ledger.read_records(folder).to_pylist(), evaluations.to_pylist()
+    return state, read_records(folder).to_pylist(), evaluations.to_pylist()
 
 
 def stopping_at(iteration: int) -> Callable[..., None]:
-    real = worker.Attempt.now
+    real = Attempt.reached
 
-    def now(self: worker.Attempt, state: Any, *arguments: Any, **more: Any) -> None:
+    def reached(self: Attempt, state: Any, *arguments: Any, **more: Any) -> None:
         real(self, state, *arguments, **more)
         self.stopping = self.stopping or state.iteration == iteration
 
-    return now
+    return reached
 
 
 @pytest.mark.parametrize("which", [1, 2], ids=["VGG-16", "ResNet-18"])
@@ -91,13 +93,13 @@ def test_a_detector_stopped_between_any_two_updates_ends_bit_for_bit_as_one_that
     shutil.copytree(whole.trial_folder(backbone.id), execution.trial_folder(backbone.id))
     for iteration in (0, 1, 5):
         with monkeypatch.context() as patch:
-            patch.setattr(worker.Attempt, "now", stopping_at(iteration))
+            patch.setattr(Attempt, "reached", stopping_at(iteration))
             assert run_trial(trial, execution, TAGS) == "interrupted"
         if iteration:
             shutil.rmtree(execution.trial_folder(backbone.id), ignore_errors=True)
     worker.check_data([trial], execution)
     assert run_trial(trial, execution, TAGS) == "finished"
-    source = [ledger.account(e.trial_folder(trial.id))["tags"].get(detecting.SOURCE) for e in (execution, whole)]
+    source = [read_account(e.trial_folder(trial.id)).tags.get(starting_weights.SEAL) for e in (execution, whole)]
     assert source[0] == source[1] and bool(source[0]) is bool(trial.needs)
     (state, *rest), (theirs, *others) = end_of(trial, execution), end_of(trial, whole)
     assert rest == others
@@ -110,7 +112,7 @@ def test_records_begin_with_the_untrained_detector_and_evaluations_have_every_pr
     _, records, evaluations = end_of(vgg, whole)
     assert [record["iteration"] for record in records] == [0, 2, 4, 6, 8]
     assert [record["map_50"] is not None for record in records] == [True, False, False, False, True]
-    assert records[1]["train_loss"] == pytest.approx(sum(records[1][name] for name in ledger.LOSSES))
+    assert records[1]["train_loss"] == pytest.approx(sum(records[1][name] for name in LOSSES))
     tested = {row["protocol"]: row["value"] for row in evaluations if row["measure"] == "map"}
     assert tested.keys() == {"untrained", "single scale", "+box refinement"}
     assert (tested["untrained"], tested["single scale"]) == (records[0]["map_50"], records[-1]["map_50"])
@@ -122,14 +124,14 @@ def test_a_detector_starts_from_the_final_net_of_the_trial_of_its_seed(whole: Ex
     for trial in trials(2)[4:]:
         assert isinstance(trial, DetectionTrial) and trial.needs == (f"{trial.detection.weights}-s{trial.seed}",)
         detector = build(trial)
-        detecting._take_weights(detector, trial, whole, CPU)
+        starting_weights.take(detector, trial, whole, CPU)
         saved = checkpoints.load_newest(whole.trial_folder(trial.needs[0]) / "checkpoints")
         assert saved is not None
         for name, tensor in detector.backbone.state_dict().items():
             recalibrated = "running" in name  # over images of the backbone's own data, before it is frozen or moves on
             assert torch.equal(tensor, saved["net"][name]) != recalibrated, name
-        sealed = ledger.account(whole.trial_folder(trial.needs[0]))["tags"]["records_sha256"]
-        assert ledger.account(whole.trial_folder(trial.id))["tags"]["weights_records_sha256"] == sealed
+        sealed = read_account(whole.trial_folder(trial.needs[0])).tags["records_sha256"]
+        assert read_account(whole.trial_folder(trial.id)).tags["weights_records_sha256"] == sealed
 
 
 def test_detectors_of_one_condition_start_from_their_own_seeds() -> None:
@@ -152,7 +154,7 @@ def test_a_backbone_that_has_not_finished_or_has_no_weights_is_named(whole: Exec
     shutil.rmtree(there / "checkpoints")
     with pytest.raises(InputError, match=message + "its weights are not in this store"):
         run_trial(trial, execution, TAGS)
-    ledger.say(there, ledger.account(there) | {"outcome": "failed"})
+    write_account(there, replace(read_account(there), outcome=Outcome.FAILED))
     with pytest.raises(InputError, match=message + "it is failed; run it to its end"):
         run_trial(trial, execution, TAGS)
 
@@ -190,10 +192,10 @@ def test_a_detector_whose_backbone_diverged_fails_once_and_is_refused_from_then_
     backbone = replace(backbone, recipe=replace(backbone.recipe, learning_rate=1e30))
     trial = replace(trial, detection=replace(trial.detection, weights=backbone.condition))
     launched([trial, backbone], execution)
-    said = [ledger.account(execution.trial_folder(each.id)) for each in (backbone, trial)]
-    assert [each["outcome"] for each in said] == ["diverged", "failed"]
+    said = [read_account(execution.trial_folder(each.id)) for each in (backbone, trial)]
+    assert [each.outcome for each in said] == ["diverged", "failed"]
     message = f"{trial.id} cannot start from {backbone.id}: it diverged, so it has no weights"
-    assert message in said[1]["reason"] and caplog.text.count(message) == 1 and said[1]["failures"] == 1
+    assert message in said[1].reason and caplog.text.count(message) == 1 and said[1].failures == 1
     with pytest.raises(InputError, match=f"{message}.* choose other --seeds or --experiments"):
         launched([trial, backbone], execution)
 
@@ -209,7 +211,7 @@ def test_data_that_a_finished_backbone_is_recalibrated_with_are_looked_for_befor
     folder = execution.trial_folder(backbone.id)
     checkpoints.save(folder / "checkpoints", backbone.recipe.iterations, {})
     atomic.write(folder / "spec.json", json.dumps(backbone.to_dict()).encode())
-    ledger.say(folder, {"outcome": "finished", "tags": {}})
+    write_account(folder, Account(outcome=Outcome.FINISHED))
     with pytest.raises(InputError, match="images:gone"):
         worker.check_data([trial], execution)
 
@@ -219,8 +221,8 @@ def test_other_data_than_the_backbones_do_not_recalibrate_it(whole: Execution, e
     backbone, _, trial = trials()
     there = execution.trial_folder(backbone.id)
     shutil.copytree(whole.trial_folder(backbone.id), there)
-    said = ledger.account(there)
-    ledger.say(there, said | {"tags": said["tags"] | {"data_digest": "another"}})
+    said = read_account(there)
+    write_account(there, replace(said, tags=said.tags | {"data_digest": "another"}))
     with pytest.raises(InputError, match=f"is not what {backbone.id} was trained with"):
         run_trial(trial, execution, TAGS)
 
@@ -244,10 +246,10 @@ def test_a_detector_stopped_while_it_is_tested_goes_on_and_tests_no_net_twice(
     """60 images untrained, 60 at the last record, which are those of the first protocol, 60 by the second."""
     _, vgg, _ = trials()
     execution = replace(execution, data_root=whole.data_root)
-    attempts: list[worker.Attempt] = []
-    tested, enter, test = 0, worker.Attempt.__enter__, Scenes.test
+    attempts: list[Attempt] = []
+    tested, enter, test = 0, Attempt.__enter__, Scenes.test
 
-    def entered(self: worker.Attempt) -> worker.Attempt:
+    def entered(self: Attempt) -> Attempt:
         attempts.append(self)
         return enter(self)
 
@@ -258,7 +260,7 @@ def test_a_detector_stopped_while_it_is_tested_goes_on_and_tests_no_net_twice(
             attempts[-1].stopping |= tested == image
             yield each
 
-    monkeypatch.setattr(worker.Attempt, "__enter__", entered)
+    monkeypatch.setattr(Attempt, "__enter__", entered)
     monkeypatch.setattr(Scenes, "test", counting)
     assert run_trial(vgg, execution, TAGS) == "interrupted" and tested == image
     tested -= image % 60  # what was seen of a test that has to begin again
@@ -280,9 +282,9 @@ def test_a_detector_that_runs_out_of_memory_says_what_to_change_and_is_not_tried
     def exhausted(*arguments: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(detecting, "train", exhausted)
+    monkeypatch.setattr(worker, "train", exhausted)
     assert run_trial(vgg, replace(execution, data_root=whole.data_root), TAGS) == "failed"
-    reason = ledger.account(execution.trial_folder(vgg.id))["reason"]
+    reason = read_account(execution.trial_folder(vgg.id)).reason
     assert reason.startswith("out of memory: about ") and "--memory-gib" in reason
 
 
@@ -292,7 +294,7 @@ def test_what_a_detector_cannot_be_asked_for_is_said(
     _, vgg, _ = trials()
     asked = replace(execution, data_root=whole.data_root, compile=True, memory_gib=0.01)
     assert run_trial(vgg, asked, TAGS) == "finished"
-    assert ledger.account(execution.trial_folder(vgg.id))["tags"]["compiled"] == "no"
+    assert read_account(execution.trial_folder(vgg.id)).tags["compiled"] == "no"
     assert caplog.text.count(f"{vgg.id} is a detector, so it is not compiled") == 1
     assert caplog.text.count(f"memory may not suffice for {vgg.id}: about ") == 1
     assert end_of(vgg, asked)[1:] == end_of(vgg, whole)[1:]
@@ -334,14 +336,14 @@ def test_trials_that_need_others_are_launched_after_them() -> None:
 
 def test_detectors_are_tested_together_and_what_was_known_is_not_measured_again(whole: Execution) -> None:
     vggs = [trial for trial in trials(2) if trial.model.family == "vgg"]
-    tags = {trial.id: ledger.account(whole.trial_folder(trial.id))["tags"] for trial in vggs}
-    testing = DetectorTesting(whole, tags)
+    tags = {trial.id: read_account(whole.trial_folder(trial.id)).tags for trial in vggs}
+    testing = evaluate.Testing(whole, tags)
     testing.test(vggs, ["single scale"], together=True)
     first, second, both = testing.rows
     assert (first["new"], second["new"], both["new"]) == (False, False, True)
     assert first["map"] == end_of(vggs[0], whole)[1][-1]["map_50"]
     assert both["net"] == "ensemble of 2" and both["split"] == "pasted-voc test"
-    again = DetectorTesting(whole, tags)
+    again = evaluate.Testing(whole, tags)
     again.test(vggs, ["single scale"], together=True)
     assert [row["new"] for row in again.rows] == [False] * 3 and again.rows[2]["map"] == both["map"]
 
@@ -349,18 +351,20 @@ def test_detectors_are_tested_together_and_what_was_known_is_not_measured_again(
 def test_a_test_set_without_annotations_gets_files_for_its_server(
     whole: Execution, execution: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def secret(*arguments: Any) -> Any:
-        scenes = load(*arguments)
-        scenes.labelled = False
-        return scenes
+    load = scenes.load
 
-    monkeypatch.setattr(detecting, "load", secret)
+    def secret(*arguments: Any) -> Any:
+        data = load(*arguments)
+        data.labelled = False
+        return data
+
+    monkeypatch.setattr(scenes, "load", secret)
     vgg = next(trial for trial in trials() if trial.model.family == "vgg")
     execution = replace(execution, data_root=whole.data_root)
     assert run_trial(vgg, execution, TAGS) == "finished"
     folder = execution.trial_folder(vgg.id)
-    assert ledger.read_evaluations(folder) is None
-    assert ledger.flaw(vgg, "finished", ledger.read_records(folder)) == ""
+    assert read_evaluations(folder) is None
+    assert flaw_of(vgg, Outcome.FINISHED, read_records(folder)) == ""
     files = sorted((folder / "submission-box-refinement").glob("comp4_det_test_*.txt"))
     assert len(files) == vgg.data.classes
     lines = [line.split() for file in files for line in file.read_text().splitlines()]
@@ -427,5 +431,5 @@ def test_the_smoke_profiles_detectors_find_more_than_they_did_untrained(executio
     for trial in planned(SMOKE, ["detection-voc", "detection-coco"]):
         assert run_trial(trial, execution, TAGS) == "finished"
         if isinstance(trial, DetectionTrial):
-            first, *_, last = ledger.read_records(execution.trial_folder(trial.id)).to_pylist()
+            first, *_, last = read_records(execution.trial_folder(trial.id)).to_pylist()
             assert last["map_50"] > first["map_50"] + 1, trial.id

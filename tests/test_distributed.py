@@ -16,10 +16,14 @@ from experiments.profiles import PAPER
 from study import cost
 from study.execution import Execution
 from study.run import worker
+from study.run.attempt import Attempt
 from study.run.launch import launch
 from study.run.placement import Node, Share, schedule, share
 from study.spec import InputError, Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import read_account
+from study.store.heartbeat import Progress
+from study.store.records import RECALIBRATED
 from study.training.checkpoints import load_newest
 from study.training.distributed import HERE, Assist, Ended, Meeting, Peers, spawned
 from study.training.state import TrainState
@@ -75,18 +79,19 @@ def assert_equal_to_rounding(one: Any, other: Any, rounding: float = 1e-5) -> No
     torch.testing.assert_close(*map(torch.tensor, numbers), rtol=rounding, atol=rounding)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("way", [WAYS[0], *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS[1:])], ids=str)
 def test_two_processes_give_the_numbers_of_one_to_rounding(dozen: Small, execution: Execution, way: Any) -> None:
     trial, two = dozen(**way), elsewhere(execution, "two")
     assert run(trial, execution, 1) == run(trial, two, 2) == "finished"
     assert_equal_to_rounding(end_of(trial, execution), end_of(trial, two))
-    tags = [ledger.account(each.trial_folder(trial.id))["tags"] for each in (execution, two)]
+    tags = [read_account(each.trial_folder(trial.id)).tags for each in (execution, two)]
     assert [said["processes"] for said in tags] == ["1", "2"]
-    assert [float(tags[0][name]) for name in ledger.RECALIBRATED] == pytest.approx(
-        [float(tags[1][name]) for name in ledger.RECALIBRATED], abs=0.2
+    assert [float(tags[0][name]) for name in RECALIBRATED] == pytest.approx(
+        [float(tags[1][name]) for name in RECALIBRATED], abs=0.2
     )
 
 
+@pytest.mark.slow
 def test_in_bf16_they_differ_by_its_rounding(dozen: Small, execution: Execution) -> None:
     trial, two = dozen(precision="bf16", iterations=2, drops=()), elsewhere(execution, "two")
     assert run(trial, execution, 1) == run(trial, two, 2) == "finished"
@@ -96,7 +101,7 @@ def test_in_bf16_they_differ_by_its_rounding(dozen: Small, execution: Execution)
 @pytest.mark.slow
 def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the first runs out of memory, all of them try once more in segments."""
-    trial, four, calls, real = dozen(), elsewhere(execution, "four"), list[int](), worker.drive
+    trial, four, calls, real = dozen(), elsewhere(execution, "four"), list[int](), worker._drive
     assert run(trial, execution, 1) == "finished"
 
     def exhausted_at_first(*arguments: Any) -> float:
@@ -105,12 +110,13 @@ def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution, m
             raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(worker, "drive", exhausted_at_first)
+    monkeypatch.setattr(worker, "_drive", exhausted_at_first)
     assert run(trial, four, 4) == "finished"
-    assert int(ledger.account(four.trial_folder(trial.id))["tags"]["segments"]) > 1
+    assert int(read_account(four.trial_folder(trial.id)).tags["segments"]) > 1
     assert_equal_to_rounding(end_of(trial, execution), end_of(trial, four))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [(2, 1), (1, 2)])
 def test_any_number_of_processes_resumes_a_checkpoint(
     dozen: Small, execution: Execution, processes: tuple[int, int], monkeypatch: pytest.MonkeyPatch
@@ -119,7 +125,7 @@ def test_any_number_of_processes_resumes_a_checkpoint(
     trial, stopped = dozen(), elsewhere(execution, "stopped")
     assert run(trial, execution, 1) == "finished"
     with monkeypatch.context() as patch:
-        patch.setattr(worker.Attempt, "now", stopping_at(6))
+        patch.setattr(Attempt, "reached", stopping_at(6))
         assert run(trial, stopped, processes[0]) == "interrupted"
     state, records = end_of(trial, stopped)
     assert (state["iteration"], state["window_batches"], len(records)) == (6, 2, 1)
@@ -128,13 +134,13 @@ def test_any_number_of_processes_resumes_a_checkpoint(
 
 
 def stopping_at(iteration: int) -> Callable[..., None]:
-    def now(attempt: worker.Attempt, state: TrainState, *rest: Any, **more: Any) -> None:
+    def reached(attempt: Attempt, state: TrainState, *rest: Any, **more: Any) -> None:
         attempt.stopping = state.iteration == iteration
 
-    return now
+    return reached
 
 
-@pytest.mark.parametrize("seconds", [0.0, 3.0])
+@pytest.mark.parametrize("seconds", [pytest.param(0.0, marks=pytest.mark.slow), 3.0])
 def test_a_killed_process_is_named_and_the_trial_goes_on(
     dozen: Small, execution: Execution, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +148,7 @@ def test_a_killed_process_is_named_and_the_trial_goes_on(
     trial, killed, victims = dozen(), elsewhere(execution, "killed"), list[psutil.Process]()
     assert run(trial, execution, 1) == "finished"
 
-    def kill(attempt: worker.Attempt, state: TrainState, *rest: Any, **more: Any) -> None:
+    def kill(attempt: Attempt, state: TrainState, *rest: Any, **more: Any) -> None:
         if state.iteration == 6 and not victims and seconds:
             attempt.checkpoint(state)
             victims.extend(children())
@@ -155,32 +161,33 @@ def test_a_killed_process_is_named_and_the_trial_goes_on(
             victims[0].kill()
             yield ended
 
-    monkeypatch.setattr(worker.Attempt, "now", kill)
+    monkeypatch.setattr(Attempt, "reached", kill)
     peers = HERE if seconds else Peers(HERE.address, stillborn)
     with pytest.raises(RuntimeError, match="process 1 of the trial ended with -9"):
         run(trial, killed, 2, peers)
     assert len(victims) == 1 and not children()
-    assert "process 1 of the trial" in ledger.account(killed.trial_folder(trial.id))["reason"]
+    assert "process 1 of the trial" in read_account(killed.trial_folder(trial.id)).reason
     assert run(trial, killed, 2) == "finished"
     assert_equal_to_rounding(end_of(trial, execution), end_of(trial, killed))
 
 
+@pytest.mark.slow
 def test_a_loop_that_loses_a_process_tries_again_by_itself(
     dozen: Small, store: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial, victims, whole = dozen(), list[psutil.Process](), elsewhere(store, "whole")
-    real = worker.Attempt.now
+    real = Attempt.reached
 
-    def kill(attempt: worker.Attempt, state: TrainState, *rest: Any, **more: Any) -> None:
+    def kill(attempt: Attempt, state: TrainState, *rest: Any, **more: Any) -> None:
         real(attempt, state, *rest, **more)
         if state.iteration == 6 and not victims:
             victims.extend(children())
             victims[0].kill()
 
-    monkeypatch.setattr(worker.Attempt, "now", kill)
+    monkeypatch.setattr(Attempt, "reached", kill)
     launch([trial], replace(store, processes=2), {trial.id: TAGS}, lambda *_: None)
-    said = ledger.account(store.trial_folder(trial.id))
-    assert (said["outcome"], said["failures"], len(victims)) == ("finished", 1, 1)
+    said = read_account(store.trial_folder(trial.id))
+    assert (said.outcome, said.failures, len(victims)) == ("finished", 1, 1)
     assert run(trial, whole, 1) == "finished"
     assert_equal_to_rounding(end_of(trial, store), end_of(trial, whole))
 
@@ -199,14 +206,17 @@ def test_what_fails_in_another_process_is_said_by_the_first(dozen: Small, execut
     assert not children()
 
 
-def test_others_end_when_the_first_is_killed(dozen: Small, store: Execution) -> None:
+def test_processes_listen_on_loopback_alone_and_end_when_the_first_is_killed(dozen: Small, store: Execution) -> None:
     trial, execution = dozen(iterations=100_000, drops=()), replace(store, processes=2)
     first = get_context("spawn").Process(target=worker.run_trial, args=(trial, execution, {}))
     first.start()
     deadline = time.monotonic() + 60
-    while heartbeat.read(store.trial_folder(trial.id)).get("iteration", 0) < 5 and time.monotonic() < deadline:
+    while (heartbeat.read(store.trial_folder(trial.id)) or Progress()).iteration < 5 and time.monotonic() < deadline:
         time.sleep(0.1)
     others = psutil.Process(first.pid).children()
+    sockets = [net for process in (psutil.Process(first.pid), *others) for net in process.net_connections()]
+    listening = {net.laddr.ip for net in sockets if net.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
     first.kill()
     first.join()
     assert others and not psutil.wait_procs(others, timeout=30)[1]
@@ -239,9 +249,9 @@ def test_every_process_takes_its_share_of_one_node_or_of_several(small: Small, e
     assert [(p.node, p.start) for p in schedule(work, [Node(8, 3, 0, 0)] * 2)] == [(0, 0), (1, 0), (0, 0)]
     with pytest.raises(InputError, match="takes 2 times 1 CPUs and 1 GPUs, and no node has as many"):
         schedule(work, [Node(8, 1, 0, 0)])
-    deep = PAPER.trials(PAPER.model("residual", 1202), PAPER.deep_recipe(PAPER.model("residual", 1202)), 1)[0]
+    deep = PAPER.trials(PAPER.model("residual", 1202), PAPER.recipe(PAPER.model("residual", 1202)), 1)[0]
     deep = replace(deep, recipe=replace(deep.recipe, bn_batch=deep.recipe.batch // 2))
-    assert cost.predicted_seconds(two.part(deep)) < cost.predicted_seconds(deep)
+    assert cost.predicted_seconds(deep, two.batch_share(deep)) < cost.predicted_seconds(deep)
     assert replace(two, cpus=8, threads=2).trials_at_once == 2
 
 
@@ -249,7 +259,7 @@ def test_every_process_takes_its_share_of_one_node_or_of_several(small: Small, e
 def test_a_trial_on_ray_may_have_two_processes(dozen: Small, store: Execution) -> None:
     trial, alone = dozen(), elsewhere(store, "alone")
     launch([trial], replace(store, local=False, cpus=2, processes=2), {trial.id: TAGS}, lambda *_: None)
-    said = ledger.account(store.trial_folder(trial.id))
-    assert (said["outcome"], said["failures"], said["tags"]["processes"]) == ("finished", 0, "2"), said["reason"]
+    said = read_account(store.trial_folder(trial.id))
+    assert (said.outcome, said.failures, said.tags["processes"]) == ("finished", 0, "2"), said.reason
     assert run(trial, alone, 1) == "finished"
     assert_equal_to_rounding(end_of(trial, store), end_of(trial, alone))

@@ -20,13 +20,15 @@ from commands.study import cli
 from experiments import planned
 from experiments.profiles import SMOKE
 from experiments.recipes import minutes
+from study.data import arrays
 from study.data.arrays import describe, load
 from study.execution import Execution
 from study.run import evaluate as evaluating
 from study.run.worker import run_trial
 from study.spec import Model, Trial
-from study.store import ledger
+from study.store.account import Account, Outcome, read_account, write_account
 from study.store.mlflow import reader
+from study.store.records import NUMBERS, add_evaluations, read_evaluations, read_records, seal_result
 from study.tasks.names import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.training import checkpoints
 from study.training.state import TrainState
@@ -72,11 +74,11 @@ def evaluate(execution: Execution, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 def recorded_pct(trial: Trial, execution: Execution) -> float:
-    return ledger.read_records(execution.trial_folder(trial.id))["test_error_pct"][-1].as_py()
+    return read_records(execution.trial_folder(trial.id))["test_error_pct"][-1].as_py()
 
 
 def rows_of(trial: Trial, execution: Execution) -> list[dict[str, Any]]:
-    table = ledger.read_evaluations(execution.trial_folder(trial.id))
+    table = read_evaluations(execution.trial_folder(trial.id))
     return [] if table is None else table.to_pylist()
 
 
@@ -109,7 +111,7 @@ def test_nets_are_tested_as_their_recipe_evaluates_them(
 ) -> None:
     trial = small(**how)
     assert run_trial(trial, store, {"profile": "smoke"}) == "finished"
-    tests = evaluating.Testing(store, {trial.id: ledger.account(store.trial_folder(trial.id))["tags"]})
+    tests = evaluating.Testing(store, {trial.id: read_account(store.trial_folder(trial.id)).tags})
     tests.test([trial], [CENTRE])
     assert [row[TOP1] for row in tests.rows] == [recorded_pct(trial, store)]
 
@@ -118,7 +120,7 @@ def test_what_is_known_is_not_measured_again_unless_asked_for(trained: Execution
     trial = TRIALS[0]
     evaluate("--trials", trial.id)
     (folder, (top1, _)) = trained.trial_folder(trial.id), rows_of(trial, trained)
-    ledger.add_evaluations(folder, [top1 | {"value": 12.5}])
+    add_evaluations(folder, [top1 | {"value": 12.5}])
     code, found, _ = evaluate("--trials", trial.id, "--json")
     assert code == 0 and [(row[TOP1], row["new"]) for row in found["evaluations"]] == [(12.5, False)]
     code, found, _ = evaluate("--trials", trial.id, "--again", "--json")
@@ -132,7 +134,7 @@ def test_a_measure_that_is_missing_is_measured(trained: Execution, evaluate: Com
     evaluate("--trials", trial.id)
     both = rows_of(trial, trained)
     (folder / "evaluations.parquet").unlink()
-    ledger.add_evaluations(folder, both[:1])
+    add_evaluations(folder, both[:1])
     assert "1 tested" in evaluate("--trials", trial.id)[1] and rows_of(trial, trained) == both
 
 
@@ -209,8 +211,8 @@ def test_what_cannot_be_tested_is_refused_in_one_line(
 
 def test_other_data_than_the_nets_were_trained_on_are_refused(trained: Execution, evaluate: Command) -> None:
     folder = trained.trial_folder(TRIALS[0].id)
-    said = ledger.account(folder)
-    ledger.say(folder, said | {"tags": said["tags"] | {"data_digest": "0" * 64}})
+    said = read_account(folder)
+    write_account(folder, replace(said, tags=said.tags | {"data_digest": "0" * 64}))
     code, _, err = evaluate("--trials", TRIALS[0].id)
     assert code == 2 and f"is not what {TRIALS[0].id} was trained with (digest " in err
 
@@ -254,10 +256,10 @@ def test_imported_weights_are_tested_and_nothing_is_kept(
 def sealed(trial: Trial, execution: Execution) -> dict[str, str]:
     """A finished trial with its initial weights, though nobody trained it; returns what it says of itself."""
     state = TrainState(trial, torch.device("cpu"))
-    state.records = [dict.fromkeys(ledger.NUMBERS, 50.0) | {"iteration": trial.recipe.iterations}]
+    state.records = [dict.fromkeys(NUMBERS, 50.0) | {"iteration": trial.recipe.iterations}]
     folder = execution.trial_folder(trial.id)
     checkpoints.save(folder / "checkpoints", 1, {"net": state.net.state_dict(), "records": state.records})
-    return ledger.seal(folder, "finished", state.records, {"tags": {"data_digest": "random"}})["tags"]
+    return seal_result(folder, Outcome.FINISHED, state.records, Account(tags={"data_digest": "random"})).tags
 
 
 def test_numbers_of_photographs_are_kept_by_protocol_on_the_validation_images(
@@ -266,7 +268,7 @@ def test_numbers_of_photographs_are_kept_by_protocol_on_the_validation_images(
     photographs = Photographs()
     photographs.digest = "random"  # type: ignore[attr-defined]
     photographs.mixed = lambda size, limit: iter(())  # type: ignore[attr-defined]
-    monkeypatch.setattr(evaluating, "load", lambda *_: photographs)
+    monkeypatch.setattr(arrays, "load", lambda *_: photographs)
     nets = [Model.imagenet(family="residual", depth=18, shortcut=option, width=4) for option in "AB"]
     trials = [Trial(model=net, data=SPEC, recipe=replace(minutes(net), iterations=1, drops=()), seed=0) for net in nets]
     tests = evaluating.Testing(execution, {trial.id: sealed(trial, execution) for trial in trials})

@@ -11,26 +11,43 @@ from planted import degradation, frames
 
 from analysis import effects, figures, nets, paper
 from analysis.runs import Frames
-from experiments.profiles import PAPER, QUICK
+from experiments import (
+    bottlenecks,
+    controls,
+    depth_scaling,
+    imagenet_depth,
+    imagenet_longer,
+    learning_rate,
+    plain_vs_residual,
+    reimplementations,
+    shortcut_options,
+)
+from experiments.profiles import PAPER, QUICK, Depths, Nets
 from experiments.recipes import paper_imagenet
 from study.spec import PROTOCOL, SCHEMA, Trial
 
 IMAGENET = replace(  # every record of 600,000 iterations is not needed here
     PAPER,
-    depths=(20,),
-    shortcut_depths=(),
-    deep_depths=(),
-    rate_nets=(),
-    shuffled_nets=(),
-    bottleneck_depths=(),
-    preset_depths=(),
     imagenet=PAPER.imagenet
     and replace(
         PAPER.imagenet,
         recipe=lambda model: replace(paper_imagenet(model), record_every=50_000, evaluate_every=50_000),
-        bottlenecks=(),
-        longer=False,
     ),
+    scales={
+        plain_vs_residual.NAME: Depths(depths=(20,), seeds=5),
+        controls.NAME: Nets(nets=(), seeds=5),
+        **dict.fromkeys(
+            (
+                shortcut_options.NAME,
+                depth_scaling.NAME,
+                learning_rate.NAME,
+                bottlenecks.NAME,
+                reimplementations.NAME,
+                imagenet_depth.NAME,
+                imagenet_longer.NAME,
+            )
+        ),
+    },
 )
 
 

@@ -17,11 +17,13 @@ from tiny import TINY
 
 from experiments import planned
 from study.execution import Execution
+from study.run import attempt, worker
 from study.run import launch as launching
-from study.run import worker
 from study.run.launch import launch
 from study.spec import InputError, Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import Account, Outcome, read_account, write_account
+from study.store.heartbeat import Progress
 from study.store.mlflow import client, reader
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +56,7 @@ def wait_until_training(storage: Path, least: int) -> Trial:
     while time.monotonic() < deadline:
         for trial in trials():
             said = heartbeat.read(storage / "trials" / trial.id)
-            if said.get("iteration", 0) > least and "outcome" not in said:
+            if said is not None and said.iteration > least and said.outcome is None:
                 return trial
         time.sleep(0.1)
     raise AssertionError("no trial began to train")
@@ -117,7 +119,7 @@ def test_the_plain_loop_gives_rays_numbers_even_after_kill_9(storage: Path, undi
     wait_until_training(storage, 60)
     run.kill()
     run.wait()
-    states = {ledger.account(storage / "trials" / trial.id).get("outcome") for trial in trials()}
+    states = {read_account(storage / "trials" / trial.id).outcome for trial in trials()}
     assert "running" in states  # nobody was left to say otherwise; the next launch does
     finish(storage, undisturbed, "--local")
 
@@ -263,12 +265,12 @@ def test_a_trial_whose_process_dies_again_and_again_at_one_point_is_left(store: 
     folder, outcomes = store.trial_folder(trial.id), []
     while "failed" not in outcomes:
         outcomes.append(worker.run_trial(trial, replace(execution, checkpoint_seconds=1e9), {"profile": "test"}))
-        said = ledger.account(folder)
+        said = read_account(folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         if outcomes[-1] != "failed":  # as a kill -9 leaves it
-            ledger.say(folder, {**said, "outcome": "running"})
-    assert len(outcomes) == store.retries + worker.DEATHS + 2
-    assert "its process died" in said["reason"] and "after iteration 0" in said["reason"]
+            write_account(folder, replace(said, outcome=Outcome.RUNNING))
+    assert len(outcomes) == store.retries + attempt.DEATHS + 2
+    assert "its process died" in said.reason and "after iteration 0" in said.reason
     heartbeat.Launch(replace(execution, launch="next")).begin()
     assert worker.run_trial(trial, replace(store, launch="next"), {"profile": "test"}) == "finished"
 
@@ -283,29 +285,26 @@ def test_of_the_silent_only_what_runs_in_this_launch_is_killed(
     for name in names[1:]:
         outcome, by = said.get(name, ("running", "ours"))
         folder = execution.trial_folder(trials[name].id)
-        ledger.say(folder, {"outcome": outcome, "launch": by, "tags": {}, "name": name})
-        heartbeat.write(folder, iteration=1)
+        write_account(folder, Account(outcome=Outcome(outcome), launch=by, host=name))
+        heartbeat.write(folder, Progress(Progress(iteration=1)))
     killed: list[str] = []
-    monkeypatch.setattr(launching, "_kill", lambda ray, said: killed.append(said["name"]))
+    monkeypatch.setattr(launching, "_kill", lambda ray, account: killed.append(account.host))
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(heartbeat, "SILENCE_SECONDS", 0.5)
     with launching._killing_the_silent(None, list(trials.values()), execution):
         deadline = time.monotonic() + 30
         while len(killed) < 2 and time.monotonic() < deadline:
-            heartbeat.write(execution.trial_folder(trials["speaks"].id), iteration=1)
+            heartbeat.write(execution.trial_folder(trials["speaks"].id), Progress(Progress(iteration=1)))
             time.sleep(0.02)
     assert killed == ["silent", "silent"]  # the second time after another silence
 
 
 def test_the_seconds_of_earlier_attempts_count_from_the_first_beat_on(store: Execution, small: Small) -> None:
     folder = store.trial_folder(small().id)
-    heartbeat.write(folder, iteration=7, train_error_pct=50.0, seconds=12.5, seconds_left=1.0)
-    with worker.Attempt(small(), store, {}) as attempt:
-        assert heartbeat.read(folder) == {
-            **{"launch": "", "iteration": 7, "train_error_pct": 50.0},
-            **{"seconds": 12.5, "seconds_left": None},
-        }
-        assert attempt.seconds_before == 12.5
+    heartbeat.write(folder, Progress(Progress(iteration=7, train_error_pct=50.0, seconds=12.5, seconds_left=1.0)))
+    with attempt.Attempt(small(), store, {}) as begun:
+        assert heartbeat.read(folder) == Progress("", 7, 50.0, 12.5, seconds_left=None)
+        assert begun.seconds_before == 12.5
 
 
 def test_preemption_does_not_eat_the_retries(store: Execution, small: Small) -> None:
@@ -314,11 +313,11 @@ def test_preemption_does_not_eat_the_retries(store: Execution, small: Small) -> 
     folder = store.trial_folder(trial.id)
     for iteration in range(10):  # each life comes a little further
         worker.run_trial(trial, execution, {"profile": "test"})
-        ledger.say(folder, {**ledger.account(folder), "outcome": "running"})
+        write_account(folder, replace(read_account(folder), outcome=Outcome.RUNNING))
         (newest,) = (folder / "checkpoints").glob("*.checkpoint")
         newest.rename(newest.with_name(f"{iteration:09d}.checkpoint"))
     assert worker.run_trial(trial, execution, {"profile": "test"}) == "finished"
-    assert ledger.account(folder)["failures"] == 0
+    assert read_account(folder).failures == 0
 
 
 def test_a_second_launch_on_one_store_is_refused(store: Execution, small: Small) -> None:

@@ -14,8 +14,8 @@ from study.nets import layers
 from study.nets.resnet import build
 from study.run.worker import run_trial
 from study.spec import Trial
-from study.store import ledger
 from study.store.mlflow import mirror, reader
+from study.store.records import LAYERS
 from study.training.loop import train
 from study.training.state import TrainState
 
@@ -94,7 +94,7 @@ def test_a_finished_run_has_its_layers_before_and_after_training(store: Executio
     assert run_trial(trial, store, {"profile": "test"}) == "finished"
     mirror.publish(store, [trial])
     (run,) = reader.read(store, [trial])
-    assert run.layers is not None and run.layers.schema.equals(ledger.LAYERS)
+    assert run.layers is not None and run.layers.schema.equals(LAYERS)
     rows = run.layers.to_pylist()
     assert [(row["iteration"], row["layer"]) for row in rows] == [(i, n) for i in (0, 24) for n in range(1, 8)]
     batch = trial.recipe.batch

@@ -23,7 +23,10 @@ from study.run import launch as launching
 from study.run.forecast import Forecast, Interval, Plan, interval, make_plan
 from study.run.placement import Node, Share
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import Account, Outcome, write_account
+from study.store.heartbeat import Progress
+from study.store.records import seal_result, write_records
 
 Small = Callable[..., Trial]
 CLEAN = {"clean_train_error_pct": 5.0, "test_error_pct": 6.0}
@@ -39,7 +42,7 @@ def said(execution: Execution, trial: Trial, **more: object) -> None:
     folder = execution.trial_folder(trial.id)
     folder.mkdir(parents=True, exist_ok=True)
     now = {"iteration": 12, "train_error_pct": 41.7, "seconds": 3.0, "seconds_left": 5.0} | more
-    heartbeat.write(folder, **({"launch": execution.launch} | now))
+    heartbeat.write(folder, Progress(Progress(**({"launch": execution.launch} | now))))
 
 
 def test_trials_are_running_ended_or_waiting_and_the_rest_is_predicted(execution: Execution, small: Small) -> None:
@@ -47,7 +50,7 @@ def test_trials_are_running_ended_or_waiting_and_the_rest_is_predicted(execution
     watch = Watch(trials, execution, predicted(trials, cpus=1))
     assert watch.look() == [] and watch.running == []
     said(execution, running)
-    said(execution, ended, iteration=24, seconds_left=0.0, outcome="finished")
+    said(execution, ended, iteration=24, seconds_left=0.0, outcome=Outcome.FINISHED)
     assert [trial for trial, _ in watch.look()] == [ended]
     assert [trial for trial, _ in watch.running] == [running]
     assert watch.look() == []  # an end is told once
@@ -73,7 +76,7 @@ def test_a_trial_that_has_just_begun_is_predicted_like_one_that_waits(execution:
 
 
 def test_what_an_earlier_launch_said_is_not_shown(execution: Execution, small: Small) -> None:
-    said(execution, small(), outcome="finished", launch="earlier")
+    said(execution, small(), outcome=Outcome.FINISHED, launch="earlier")
     for launch, ended in (("this", []), ("earlier", [small()])):
         watch = Watch([small()], replace(execution, launch=launch), predicted([small()]))
         assert [trial for trial, _ in watch.look()] == ended
@@ -83,8 +86,8 @@ def test_without_a_terminal_each_end_is_one_plain_line(execution: Execution, sma
     finished, diverged = trials = [small(), small("plain")]
     console = Console(file=io.StringIO(), width=40)
     with watching(trials, execution, console, predicted(trials)):
-        said(execution, finished, outcome="finished")
-        said(execution, diverged, train_error_pct=None, outcome="diverged")
+        said(execution, finished, outcome=Outcome.FINISHED)
+        said(execution, diverged, train_error_pct=None, outcome=Outcome.DIVERGED)
     assert console.file.getvalue().splitlines() == [  # type: ignore[attr-defined]
         f"[1/2] {finished.id}: 41.7 % training error after 12 iterations, 3 s (predicted 6 s)",
         f"[2/2] {diverged.id}: diverged after 12 iterations, 3 s (predicted 6 s)",
@@ -98,7 +101,7 @@ def selection(execution: Execution, trials: list[Trial]) -> Selection:
 def stand(execution: Execution, trial: Trial, outcome: str, **more: Any) -> None:
     """Let the trial's account say so."""
     tags = {"profile": "test", "predicted_seconds": "6.00", "device": "cpu"} | more.pop("tags", {})
-    ledger.say(execution.trial_folder(trial.id), {"outcome": outcome, "reason": "", "tags": tags} | more)
+    write_account(execution.trial_folder(trial.id), Account(outcome=Outcome(outcome), tags=tags, **more))
 
 
 @pytest.mark.parametrize("off", [1.0, 0.2, 7.0])
@@ -167,15 +170,15 @@ def test_a_result_that_was_altered_is_none(execution: Execution, small: Small) -
     sound, altered = trials = [small(seed=seed, iterations=4) for seed in range(2)]
     for trial in trials:
         planted = [{"iteration": 4, "train_loss": 1.0, "train_error_pct": 5.0} | CLEAN]
-        ledger.seal(execution.trial_folder(trial.id), "finished", planted, {"tags": {"seconds": "3.00"}})
-    ledger.write_records(execution.trial_folder(altered.id), [{"iteration": 4, "train_loss": 0.5} | CLEAN])
+        seal_result(execution.trial_folder(trial.id), Outcome.FINISHED, planted, Account(tags={"seconds": "3.00"}))
+    write_records(execution.trial_folder(altered.id), [{"iteration": 4, "train_loss": 0.5} | CLEAN])
     standing = Onlooker(selection(execution, trials), Tracked()).look()
     assert [row.outcome for row in standing.rows] == ["finished", "unusable"] and standing.ended == [sound.id]
     assert not standing.complete
 
 
 def test_what_only_mlflow_knows_counts(execution: Execution, small: Small) -> None:
-    tracker = Tracked({small().id: {"outcome": "finished", "reason": "", "tags": {"seconds": "3.00"}}})
+    tracker = Tracked({small().id: Account(outcome=Outcome.FINISHED, tags={"seconds": "3.00"})})
     standing = Onlooker(selection(execution, [small()]), tracker).look()
     assert standing.complete and standing.rows[0].iteration == 24 and standing.seconds_left == 0
 
@@ -233,8 +236,8 @@ def test_followers_of_a_real_study_see_it_end(execution: Execution, small: Small
 def test_following_as_json_is_one_line_a_look(
     execution: Execution, small: Small, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stands = {"outcome": "diverged", "tags": {"seconds": "3.00"}, "started": 0}
-    ledger.seal(execution.trial_folder(small().id), "diverged", [{"iteration": 4, "train_loss": 1.0}], stands)
+    stands = Account(tags={"seconds": "3.00"}, started=0)
+    seal_result(execution.trial_folder(small().id), Outcome.DIVERGED, [{"iteration": 4, "train_loss": 1.0}], stands)
     follow(selection(execution, [small()]), Console(), as_json=True)
     (line,) = capsys.readouterr().out.splitlines()
     assert [row["outcome"] for row in json.loads(line)["trials"]] == ["diverged"]

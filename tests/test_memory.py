@@ -23,8 +23,10 @@ from study.data.arrays import describe, load
 from study.execution import Execution
 from study.nets.resnet import build
 from study.run import worker
+from study.run.machine import memory_allowed
 from study.spec import InputError, Model, Trial
-from study.store import ledger
+from study.store.account import read_account
+from study.store.records import read_records
 from study.training import memory
 from study.training.loop import train
 from study.training.state import TrainState
@@ -133,10 +135,11 @@ def test_less_memory_means_more_segments_and_none_left_means_a_warning(
     assert "a trial may take 0.0 GiB" in caplog.text and "--memory-gib" in caplog.text
 
 
-def test_more_memory_than_there_is_cannot_be_asked_for() -> None:
+def test_more_memory_than_there_is_cannot_be_asked_for(store: Execution) -> None:
     with pytest.raises(InputError, match="memory-gib 1000000.0 is more than the"):
-        memory.allowed(CPU, 1, 1.0, 1e6)
-    assert memory.allowed(CPU, 2, 1.0, 0.0) * 2 == pytest.approx(memory.allowed(CPU, 1, 1.0, 0.0), abs=2)
+        memory_allowed(replace(store, memory_gib=1e6), CPU)
+    two = memory_allowed(replace(store, local=False, cpus=2), CPU)
+    assert two * 2 == pytest.approx(memory_allowed(store, CPU), abs=2)
 
 
 @pytest.mark.parametrize(
@@ -165,8 +168,8 @@ def test_a_worker_with_little_memory_runs_in_segments_and_gives_the_same_records
         shutil.rmtree(execution.trial_folder(trial.id), ignore_errors=True)
         assert worker.run_trial(trial, execution, {"profile": "test"}) == "finished"
         folder = execution.trial_folder(trial.id)
-        tags = ledger.account(folder)["tags"]
-        records.append(ledger.read_records(folder))
+        tags = read_account(folder).tags
+        records.append(read_records(folder))
         assert (int(tags["segments"]) > 1) is bool(gib) and tags["compiled"] == "no"
     assert records[0].equals(records[1])
     assert "memory may not suffice" in caplog.text and "so it is not compiled" in caplog.text
@@ -186,8 +189,8 @@ def test_the_peak_counts_from_its_reset() -> None:
 WORKER = """
 import json, sys
 from pathlib import Path
-from study import worker
 from study.execution import Execution
+from study.run import worker
 from study.spec import Trial
 
 execution = Execution(
@@ -218,7 +221,7 @@ def test_1202_layers_at_full_width_fit_into_5_gib_and_survive_a_kill_bit_for_bit
             process.kill()
             process.communicate()
         assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "finished\n"
-        tags = ledger.account(execution.trial_folder(trial.id))["tags"]
+        tags = read_account(execution.trial_folder(trial.id)).tags
         assert int(tags["segments"]) > 1 and int(tags["memory_mib"]) < 5 * 2**10
         states.append(TrainState.restore_or_create(trial, execution.trial_folder(trial.id) / "checkpoints", CPU))
     undisturbed, resumed = states
@@ -231,7 +234,7 @@ import json, resource, sys
 from dataclasses import replace
 from pathlib import Path
 import psutil, torch
-from study import memory, worker
+from study.run import worker
 from study.data.arrays import load
 from study.execution import Execution
 from study.spec import Trial
@@ -240,7 +243,7 @@ trial = Trial.from_dict(json.loads(sys.argv[1]))
 execution = Execution(storage=Path(sys.argv[2]), data_root=Path(sys.argv[2]), local=True)
 little = replace(trial, recipe=replace(trial.recipe, batch=2, bn_batch=2))
 worker.run_trial(little, execution, {"profile": "test"})  # what a process loads once is loaded
-worker.memory.allowed = lambda *_: 2**40  # as where other processes took what there was
+worker.memory_allowed = lambda *_: 2**40  # as where other processes took what there was
 limit = psutil.Process().memory_info().data + int(float(sys.argv[3]) * 2**20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 print(worker.run_trial(trial, execution, {"profile": "test"}))
@@ -260,10 +263,10 @@ def test_a_trial_that_runs_out_of_memory_is_retried_in_segments_then_explained(s
 
     short = run(0.15 * wanted)
     assert short.stdout == "failed\n" and short.stderr.count("out of memory in ") == 2, short.stderr
-    said = ledger.account(store.trial_folder(trial.id))
-    assert said["outcome"] == "failed" and "--memory-gib" in said["reason"]
+    said = read_account(store.trial_folder(trial.id))
+    assert said.outcome == "failed" and "--memory-gib" in said.reason
     enough = run(0.85 * wanted)
     assert enough.stdout == "finished\n", enough.stderr
     assert "out of memory in 1 segments: about" in enough.stderr and "trying once more" in enough.stderr
-    tags = ledger.account(store.trial_folder(trial.id))["tags"]
+    tags = read_account(store.trial_folder(trial.id)).tags
     assert tags["segments"] == "4" and "out_of_memory" in tags

@@ -8,13 +8,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from mlflow.entities import RunStatus
-from stored import Small, evaluation, history, record, said, seal, shown
+from stored import Small, account, evaluation, history, record, seal, shown
 
 from study.execution import Execution
-from study.store import ledger
+from study.store.account import Outcome, write_account
 from study.store.mlflow import client, reader
 from study.store.mlflow.mirror import POINTS, Mirror, mirroring, publish
 from study.store.mlflow.tags import STATUS
+from study.store.records import EVALUATIONS, add_evaluations, read_evaluations, write_records
 
 
 def test_a_finished_run_reads_back_exactly(store: Execution, small: Small) -> None:
@@ -33,8 +34,8 @@ def test_a_finished_run_reads_back_exactly(store: Execution, small: Small) -> No
 def test_showing_the_ledger_again_and_again_doubles_nothing(store: Execution, small: Small) -> None:
     trial, records = small(), [record(4), record(8, 12.5), record(12)]
     folder = store.trial_folder(trial.id)
-    ledger.say(folder, said())
-    ledger.write_records(folder, records[:2])
+    write_account(folder, account())
+    write_records(folder, records[:2])
     run_id = shown(store, trial).info.run_id
     assert shown(store, trial).info.status == "RUNNING"
     assert history(store, run_id) == [(4, 0.25), (8, 0.125)]
@@ -68,16 +69,16 @@ def test_evaluations_come_after_the_result_grow_and_are_replaced(store: Executio
         ([evaluation("10-crop", 28.0)], [("10-crop", 28.0), ("centre crop", 30.0)]),
         ([evaluation("10-crop", 27.5)], [("10-crop", 27.5), ("centre crop", 30.0)]),
     ):
-        ledger.add_evaluations(folder, rows)
+        add_evaluations(folder, rows)
         for of in (mirror, Mirror(store, [trial])):  # this launch's, and the next one's
             assert of.update()
             (found,) = reader.read(store, [trial])
-            assert found.evaluations is not None and found.evaluations.schema.equals(ledger.EVALUATIONS)
+            assert found.evaluations is not None and found.evaluations.schema.equals(EVALUATIONS)
             assert [(row["protocol"], row["value"]) for row in found.evaluations.to_pylist()] == expected
             assert (found.run_id, found.tags, found.records) == (before.run_id, before.tags, before.records)
     ensemble = evaluation("10-crop", 25.0, nets=f"{trial.id},{small(seed=1).id}")
-    ledger.add_evaluations(folder, [ensemble])
-    assert len(ledger.read_evaluations(folder) or []) == 3  # of an ensemble is another evaluation
+    add_evaluations(folder, [ensemble])
+    assert len(read_evaluations(folder) or []) == 3  # of an ensemble is another evaluation
 
 
 def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
@@ -87,9 +88,9 @@ def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
     trial = small()
     folder = store.trial_folder(trial.id)
     seal(store, trial, [record(4), record(8)])
-    ledger.add_evaluations(folder, [evaluation("10-crop", 28.0)])
+    add_evaluations(folder, [evaluation("10-crop", 28.0)])
     publish(store, [trial])
-    ledger.add_evaluations(folder, [evaluation("10-crop", 27.0)])
+    add_evaluations(folder, [evaluation("10-crop", 27.0)])
     mirror = Mirror(store, [trial])
     attach = client.attach
 
@@ -108,15 +109,15 @@ def test_evaluations_are_shown_whole_or_not_at_all_and_altered_ones_are_refused(
     (path,) = (store.storage / "artifacts").rglob("evaluations.parquet")
     pq.write_table(pq.read_table(path).slice(1), path)
     (found,) = reader.read(store, [trial])
-    assert found.outcome == ledger.UNUSABLE and found.evaluations is None
+    assert found.outcome == Outcome.UNUSABLE and found.evaluations is None
     assert f"the evaluations of run {found.run_id} " in found.tags["reason"]
 
 
 def test_a_diverged_run_is_finished_and_its_missing_numbers_are_not_points(store: Execution, small: Small) -> None:
     trial = small()
-    seal(store, small(seed=1), [], "diverged", diverged_at="1")
+    seal(store, small(seed=1), [], Outcome.DIVERGED, diverged_at="1")
     assert shown(store, small(seed=1)).data.tags["outcome"] == "diverged"
-    seal(store, trial, [record(2) | {"train_loss": None}], "diverged", diverged_at="2")
+    seal(store, trial, [record(2) | {"train_loss": None}], Outcome.DIVERGED, diverged_at="2")
     there = shown(store, trial)
     assert there.data.tags["outcome"] == "diverged" and there.info.status == "FINISHED"
     assert "diverged at iteration 2" in there.data.tags["mlflow.note.content"]
@@ -129,12 +130,12 @@ def test_a_stopped_run_is_not_left_running_and_goes_on_in_the_same_run(
     store: Execution, small: Small, outcome: str, status: str
 ) -> None:
     folder = store.trial_folder(small().id)
-    ledger.say(folder, said(outcome, reason="because"))
+    write_account(folder, account(Outcome(outcome), reason="because"))
     there = shown(store, small())
     assert (there.info.status, there.data.tags["reason"]) == (status, "because")
     (found,) = reader.read(store, [small()])
     assert found.outcome == outcome and found.records is None
-    ledger.say(folder, said())
+    write_account(folder, account())
     again = shown(store, small())
     assert (again.info.run_id, again.info.status, again.data.tags["outcome"]) == (found.run_id, "RUNNING", "running")
 

@@ -14,7 +14,7 @@ from experiments.profiles import PAPER
 from experiments.recipes import PAPER_DATA, PAPER_WIDTH, paper_cifar
 from study import cost
 from study.spec import DetectionTrial, InputError, Model
-from study.store.ledger import LAYERS
+from study.store.records import LAYERS
 from study.tasks import names
 
 ROWS = paper.table("cifar_architecture")["rows"]

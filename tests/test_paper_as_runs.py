@@ -16,19 +16,19 @@ from analysis import paper
 from analysis.decision import evaluate
 from analysis.runs import RECORD, load
 from analysis.verdicts import Kind, Verdict
-from experiments import planned
+from experiments import planned, reimplementations
 from experiments.profiles import PAPER
 from study.spec import Trial
-from study.store.ledger import LAYERS, Run
+from study.store.account import Outcome
+from study.store.records import LAYERS, Run
 
 EVERY = 1_000
 ABOVE_THE_AXIS_PCT, PLAIN_110_PCT = 25.0, 65.0
 PROFILE = replace(
     PAPER,
     recipe=lambda model: replace(PAPER.recipe(model), record_every=EVERY),
-    deep_recipe=lambda model: replace(PAPER.recipe(model), record_every=EVERY),
-    preset_depths=(),
     imagenet=None,
+    scales={reimplementations.NAME: None},
 )
 DRAWN = (  # claims that the figures show
     *("S1-1", "S1-2", "S1-3", "S1-4", "S1-5", "S3-4", "S41-3", "S41-7", "S41-14", "S41-26"),
@@ -61,7 +61,7 @@ def run_of(trial: Trial) -> Run:
     return Run(
         run_id=trial.id,
         trial=trial,
-        outcome="finished",
+        outcome=Outcome.FINISHED,
         tags={},
         records=pa.table(columns),
         layers=pa.Table.from_pandas(layers.reindex(columns=LAYERS.names), schema=LAYERS, preserve_index=False),

@@ -29,7 +29,8 @@ from study.execution import Execution
 from study.run import worker
 from study.seeds import generator
 from study.spec import Data, InputError, Model, Trial
-from study.store import ledger
+from study.store.account import read_account
+from study.store.records import RECALIBRATED, read_records
 from study.training.loop import train
 from study.training.state import TrainState
 
@@ -600,8 +601,8 @@ def test_a_trial_trains_on_photographs_and_survives_a_kill_bit_for_bit(
     tags = []
     for one in (execution, killed):
         assert worker.run_trial(its, one, {"profile": "test"}) == "finished"
-        tags.append(ledger.account(one.trial_folder(its.id))["tags"])
-    for name in ("records_sha256", "layers_sha256", "data_digest", *ledger.RECALIBRATED):
+        tags.append(read_account(one.trial_folder(its.id)).tags)
+    for name in ("records_sha256", "layers_sha256", "data_digest", *RECALIBRATED):
         assert tags[0][name] == tags[1][name]
     assert tags[0]["data_digest"] == its.data.digest and "damaged_images" not in tags[0]
     weights = [
@@ -609,7 +610,7 @@ def test_a_trial_trains_on_photographs_and_survives_a_kill_bit_for_bit(
         for one in (execution, killed)
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    records = ledger.read_records(execution.trial_folder(its.id)).to_pylist()
+    records = read_records(execution.trial_folder(its.id)).to_pylist()
     assert [record["iteration"] for record in records] == [2, 4, 6, 8] and records[-1]["test_error_pct"] is not None
 
 
@@ -619,5 +620,5 @@ def test_a_run_names_the_images_that_were_damaged(trial: Callable[..., Trial], e
         write(execution.data_root / "photographs" / "train" / "china" / f"{number:03d}.jpg", b"no image")
     its = trial(held_out=0)
     assert worker.run_trial(its, execution, {"profile": "test"}) == "finished"
-    said = ledger.account(execution.trial_folder(its.id))["tags"]["damaged_images"]
+    said = read_account(execution.trial_folder(its.id)).tags["damaged_images"]
     assert said.startswith("12: train/china/000.jpg, train/china/001.jpg, ") and said.endswith("009.jpg, ...")

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments import plain_vs_residual
 from experiments.profiles import CLASS, PAPER, QUICK, Profile
+from experiments.recipes import minutes_deep
 from study import cost
 from study.execution import Execution
 from study.nets.resnet import build
 from study.run import placement
+from study.run.machine import memory_allowed
 from study.run.placement import Node, Placed, Share, schedule, share
 from study.spec import InputError, Trial
 from study.training import memory
@@ -28,7 +31,7 @@ def cores(count: int, gib: float = 0) -> Node:
 
 def net(profile: Profile, depth: int, family: str = "residual") -> Trial:
     model = profile.model(family, depth)
-    recipe = profile.deep_recipe if depth == 1202 else profile.recipe
+    recipe = minutes_deep if (profile, depth) == (QUICK, 1202) else profile.recipe
     return profile.trials(model, recipe(model), 1)[0]
 
 
@@ -82,7 +85,9 @@ def test_a_trial_that_fits_on_no_node_is_refused(small: Small) -> None:
 def test_small_nets_take_one_core_and_only_what_does_not_fit_even_in_segments_takes_more(execution: Execution) -> None:
     execution = replace(execution, local=False)
     machine = cores(4, gib=8)
-    assert {share(net(QUICK, depth), execution, machine).cpus for depth in (*QUICK.depths, 1202)} == {1}
+    assert {
+        share(net(QUICK, depth), execution, machine).cpus for depth in (*plain_vs_residual.depths(QUICK), 1202)
+    } == {1}
     assert share(net(PAPER, 110), execution, machine).cpus == 1  # 2.1 GiB whole, 1.4 GiB in segments
     assert share(net(PAPER, 1202), execution, machine).cpus == 2
     assert share(net(PAPER, 1202), execution, cores(4, gib=2)).cpus == 4  # no node has more to give than all of it
@@ -130,8 +135,8 @@ def test_the_limits_of_containers_and_batch_systems_are_seen(tmp_path: Path) -> 
     assert placement.container_limits(tmp_path, tmp_path / "none") == []
 
 
-def test_the_memory_of_a_machine_is_what_trials_are_allowed_of_it() -> None:
-    assert placement.machine_bytes() == memory.allowed(torch.device("cpu"), 1, 1.0, 0)
+def test_the_memory_of_a_machine_is_what_trials_are_allowed_of_it(execution: Execution) -> None:
+    assert placement.machine_bytes() == memory_allowed(execution, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("profile, depth", [(QUICK, 56), (CLASS, 20), (CLASS, 110), (PAPER, 56)])

@@ -15,7 +15,7 @@ import pytest
 from commands import plan
 from commands.options import Selection
 from commands.run import accounts, compared
-from experiments import planned, with_needed
+from experiments import planned, recipes, with_needed
 from experiments.profiles import PAPER, QUICK, SMOKE
 from study import cost
 from study.execution import Execution
@@ -24,7 +24,10 @@ from study.run.forecast import Forecast, Plan, forecasts, make_plan
 from study.run.placement import Node, Share
 from study.run.timing import Probe
 from study.spec import InputError, Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import Account, Outcome, read_account, write_account
+from study.store.heartbeat import Progress
+from study.store.records import NUMBERS, seal_result, write_records
 
 ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
@@ -50,7 +53,7 @@ def probed(trial: Trial, execution: Execution, **more: Any) -> Probe:
 
 
 def finished(seconds: float, **tags: str) -> dict[str, Any]:
-    return {"outcome": "finished", "reason": "", "tags": {"seconds": str(seconds), "device": "cpu", **tags}}
+    return Account(outcome=Outcome.FINISHED, tags={"seconds": str(seconds), "device": "cpu", **tags})
 
 
 def made(trials: list[Trial], seconds: list[float], share: Share = ONE, node: Node = CPU) -> Plan:
@@ -131,7 +134,7 @@ def test_a_trial_that_diverges_at_once_is_predicted_to(execution: Execution, sma
 
 def test_memory_is_that_of_as_many_segments_as_the_share_takes(execution: Execution) -> None:
     execution = replace(execution, local=False)
-    deep = QUICK.trials(QUICK.model("residual", 1202), QUICK.deep_recipe(QUICK.model("residual", 1202)), 1)[0]
+    deep = QUICK.trials(QUICK.model("residual", 1202), recipes.minutes_deep(QUICK.model("residual", 1202)), 1)[0]
 
     def held(gib: float) -> int:
         node = replace(CPU, memory_bytes=int(gib * 2**30))
@@ -279,7 +282,7 @@ def test_what_was_predicted_is_compared_with_what_was_taken(small: Small) -> Non
         trials[1].id: finished(20, predicted_seconds="10"),
         trials[2].id: finished(10, predicted_seconds="10"),
         trials[3].id: finished(5),  # of a time when nothing was predicted
-        trials[4].id: {"outcome": "failed", "reason": "", "tags": {"predicted_seconds": "3", "seconds": "1"}},
+        trials[4].id: Account(outcome=Outcome.FAILED, tags={"predicted_seconds": "3", "seconds": "1"}),
     }
     assert plan.accuracy(compared(said, trials)) == (
         "seconds predicted for 3 trials were off by 10 % at the median, 50 % at worst;"
@@ -295,24 +298,24 @@ def test_sizes_are_read_at_a_glance(count: float, text: str) -> None:
     assert plan.size(count) == text
 
 
-def plant(storage: Path, trial: Trial, said: dict[str, Any], **now: Any) -> None:
+def plant(storage: Path, trial: Trial, account: Account, **now: Any) -> None:
     """What a trial's folder would say, with a curve of one record if it has a result."""
     folder = storage / "trials" / trial.id
-    if said["outcome"] in ledger.RESULTS:
-        record = dict.fromkeys(ledger.NUMBERS, 1.0) | {"iteration": trial.recipe.iterations}
-        ledger.seal(folder, said["outcome"], [record], said)
+    if account.has_result:
+        record = dict.fromkeys(NUMBERS, 1.0) | {"iteration": trial.recipe.iterations}
+        seal_result(folder, account.outcome, [record], account)
     else:
-        ledger.say(folder, said)
-    heartbeat.write(folder, **now)
+        write_account(folder, account)
+    heartbeat.write(folder, Progress(Progress(**now)))
 
 
 def test_status_says_what_was_predicted_what_it_took_and_why_a_trial_failed(tmp_path: Path) -> None:
     done, failed, running, *_ = trials = list(planned(SMOKE))
     plant(tmp_path, done, finished(2.5, predicted_seconds="2.0"), iteration=6, train_error_pct=50.0, seconds=2.5)
-    failure = {"outcome": "failed", "reason": "RuntimeError: broken\nlines", "failures": 3, "tags": {}}
+    failure = Account(outcome=Outcome.FAILED, reason="RuntimeError: broken\nlines", failures=3)
     plant(tmp_path, failed, failure, iteration=2, train_error_pct=None, seconds=1.0)
     tags = {"predicted_seconds": "9.0"}
-    going = {"outcome": "running", "reason": "", "tags": tags}
+    going = Account(outcome=Outcome.RUNNING, tags=tags)
     plant(tmp_path, running, going, iteration=3, train_error_pct=80.0, seconds=4.0, seconds_left=5.0)
     done_ = command("status", "--profile", "smoke", "--storage", str(tmp_path), "--json")
     rows = {row["id"]: row for row in json.loads(done_.stdout)["trials"]}
@@ -330,7 +333,7 @@ def test_status_names_a_result_whose_curve_was_damaged_and_how_to_mend_it(tmp_pa
     sound, altered, lost, *_ = planned(SMOKE)
     for trial in (sound, altered, lost):
         plant(tmp_path, trial, finished(2.5), iteration=6, train_error_pct=50.0, seconds=2.5)
-    ledger.write_records(tmp_path / "trials" / altered.id, [{"iteration": altered.recipe.iterations}])
+    write_records(tmp_path / "trials" / altered.id, [{"iteration": altered.recipe.iterations}])
     (tmp_path / "trials" / lost.id / "records.parquet").unlink()
     where = ("status", "--profile", "smoke", "--storage", str(tmp_path))
     rows = {row["id"]: row["outcome"] for row in json.loads(command(*where, "--json").stdout)["trials"]}
@@ -372,7 +375,7 @@ def test_a_run_says_what_was_expected_of_it_and_the_next_plan_knows_the_probe(tm
     ran = command("run", *one, "--local")
     assert ran.returncode == 0, ran.stderr
     assert "seconds predicted for 1 trials were off by" in ran.stdout
-    tags = ledger.account(tmp_path / "store" / "trials" / row["id"])["tags"]
+    tags = read_account(tmp_path / "store" / "trials" / row["id"]).tags
     assert (float(tags["predicted_seconds"]), tags["predicted_from"]) == (row["seconds"], "probe")
     shutil.rmtree(tmp_path / "store" / "trials")  # MLflow knows it, too
     (row,) = json.loads(command("status", *one, "--json").stdout)["trials"]

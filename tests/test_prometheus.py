@@ -23,7 +23,10 @@ from commands.status import Onlooker, Tracked
 from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import Account, Outcome, write_account
+from study.store.heartbeat import Progress
+from study.store.records import seal_result
 
 ROOT = Path(__file__).parents[1]
 PROMETHEUS = ROOT / "dashboards" / "prometheus" / "prometheus.yml"
@@ -33,8 +36,10 @@ Small = Callable[..., Trial]
 
 def said(execution: Execution, trial: Trial, outcome: str, iteration: int, **more: object) -> None:
     folder = execution.trial_folder(trial.id)
-    ledger.say(folder, {"outcome": outcome, "reason": "", "tags": {}, "failures": 0} | more)
-    heartbeat.write(folder, iteration=iteration, train_error_pct=41.7, seconds=3.0, seconds_left=5.0)
+    write_account(folder, Account(outcome=Outcome(outcome), **more))
+    heartbeat.write(
+        folder, Progress(Progress(iteration=iteration, train_error_pct=41.7, seconds=3.0, seconds_left=5.0))
+    )
 
 
 def exporter_of(execution: Execution, trials: list[Trial], tracker: Tracked, clock: Callable[[], float]) -> Exporter:
@@ -57,8 +62,8 @@ def test_a_study_is_counted_and_only_running_trials_have_series(execution: Execu
     running, failed, diverged, _ = trials = [small(seed=seed) for seed in range(4)]
     said(execution, running, "running", 12)
     said(execution, failed, "failed", 6, reason="OSError: gone\nline", failures=3)
-    end = {"outcome": "diverged", "tags": {"seconds": "3.00"}, "started": 0}
-    ledger.seal(execution.trial_folder(diverged.id), "diverged", [{"iteration": 4, "train_loss": 1.0}], end)
+    end = Account(outcome=Outcome.DIVERGED, tags={"seconds": "3.00"}, started=0)
+    seal_result(execution.trial_folder(diverged.id), Outcome.DIVERGED, [{"iteration": 4, "train_loss": 1.0}], end)
     found = scraped(exporter_of(execution, trials, Tracked(accounts={}), time.monotonic))
     for state in ("running", "failed", "diverged", "missing"):
         assert found[f'degradation_trials{{state="{state}"}}'] == 1
@@ -79,8 +84,8 @@ def test_a_study_is_counted_and_only_running_trials_have_series(execution: Execu
 def test_what_mlflow_shows_is_no_lag_and_of_an_mlflow_that_never_answered_nothing_is_known(
     execution: Execution, small: Small
 ) -> None:
-    end = {"outcome": "diverged", "tags": {"seconds": "3.00"}, "started": 0}
-    ledger.seal(execution.trial_folder(small().id), "diverged", [{"iteration": 4, "train_loss": 1.0}], end)
+    end = Account(outcome=Outcome.DIVERGED, tags={"seconds": "3.00"}, started=0)
+    seal_result(execution.trial_folder(small().id), Outcome.DIVERGED, [{"iteration": 4, "train_loss": 1.0}], end)
     for tracker, up, lag in (
         (Tracked({small().id: end}), 1, 0),
         (Tracked({small().id: end}, "out of reach"), 0, 0),

@@ -20,8 +20,9 @@ from commands.render import cli
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE
 from study.spec import InputError, Trial
-from study.store import ledger
+from study.store.account import Account
 from study.store.mlflow import client, mirror, reader
+from study.store.records import seal_result
 
 
 def outcomes(trial: Trial) -> str:
@@ -203,8 +204,8 @@ def test_the_command_renders_past_a_damaged_run_names_it_and_exits_with_1(store,
     monkeypatch.setattr(report, "write", lambda *_: [])  # spares half a minute
     runs = planted(SMOKE)
     for run in runs:
-        said = {"started": 1, "tags": run.tags | {"profile": "smoke"}}
-        ledger.seal(store.trial_folder(run.trial.id), run.outcome, run.records, said)
+        account = Account(started=1, tags=run.tags | {"profile": "smoke"})
+        seal_result(store.trial_folder(run.trial.id), run.outcome, run.records, account)
     mirror.publish(store, [run.trial for run in runs])
     study = ["study", "--profile", "smoke", "--storage", str(store.storage), "--results", str(tmp_path)]
     assert cli.main(study, standalone_mode=False) == 0 and "unusable" not in capsys.readouterr().out

@@ -14,8 +14,8 @@ from experiments import planned
 from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import Trial
-from study.store import ledger
-from study.store.ledger import EVALUATIONS
+from study.store.account import Outcome
+from study.store.records import EVALUATIONS, write_records
 
 QUICK = profile("quick")
 
@@ -168,7 +168,7 @@ def test_a_run_without_a_result_comes_with_what_its_trial_has_written_so_far(tmp
     assert so_far(done, store) is done
     logged = dataclasses.replace(half, records=None)
     assert len(so_far(logged, store).records) == 0
-    ledger.write_records(store.trial_folder(half.trial.id), half.records)
+    write_records(store.trial_folder(half.trial.id), half.records)
     assert so_far(logged, store).records.equals(half.records)
     (store.trial_folder(half.trial.id) / "records.parquet").write_bytes(b"half a file")
     damaged = so_far(logged, store)
@@ -179,8 +179,8 @@ def test_a_run_without_a_result_comes_with_what_its_trial_has_written_so_far(tmp
 def test_what_an_unusable_result_left_in_its_folder_is_not_its_curve_so_far(tmp_path):
     store = Execution(storage=tmp_path, data_root=tmp_path)
     trial, run = _first()
-    ledger.write_records(store.trial_folder(trial.id), run.records)
-    altered = dataclasses.replace(run, outcome="unusable", records=None, layers=None, tags={"reason": "altered"})
+    write_records(store.trial_folder(trial.id), run.records)
+    altered = dataclasses.replace(run, outcome=Outcome.UNUSABLE, records=None, layers=None, tags={"reason": "altered"})
     assert load({trial: ["x"]}, [so_far(altered, store)]).curves.empty
 
 

@@ -25,12 +25,14 @@ from analysis.decision import evaluate
 from analysis.verdicts import counted
 from commands import mlflow_report, screenshots, ui
 from dashboards import views
-from experiments import EXPERIMENTS, name_of, planned
+from experiments import EXPERIMENTS, name_of, plain_vs_residual, planned
 from experiments.profiles import PROFILES, QUICK, SMOKE
 from study.execution import Execution
 from study.spec import InputError, Trial
-from study.store import ledger
+from study.store import layout
+from study.store.account import Account, Outcome
 from study.store.mlflow import client, mirror, reader
+from study.store.records import COLUMNS, seal_result
 
 ROOT = Path(__file__).parents[1]
 TRIALS = [trial for trial, serves in planned(QUICK).items() if "plain-vs-residual" in serves and trial.seed == 0]
@@ -42,13 +44,13 @@ def fill(store: Execution, trials: list[Trial] = TRIALS) -> None:
         records = []
         for iteration in range(12, 361, 12):
             error = min(90.0, trial.model.depth) if trial.model.family == "plain" else 3.0
-            values = dict.fromkeys(ledger.COLUMNS.names, None) | {"iteration": iteration, "learning_rate": 0.1}
+            values = dict.fromkeys(COLUMNS.names, None) | {"iteration": iteration, "learning_rate": 0.1}
             values |= {"train_loss": error / 40, "train_error_pct": error}
             tested = ("clean_train_error_pct", "test_error_pct") if iteration % 72 == 0 else ()
             records.append(values | dict.fromkeys(tested, error))
         tags = {"profile": "quick", "experiments": "plain-vs-residual", "seconds": "2", "deviations": "none"}
-        said = {"outcome": "running", "reason": "", "started": 1_700_000_000_000, "tags": tags}
-        ledger.seal(store.trial_folder(trial.id), "finished", records, said)
+        account = Account(started=1_700_000_000_000, tags=tags)
+        seal_result(store.trial_folder(trial.id), Outcome.FINISHED, records, account)
     mirror.publish(store, trials)
 
 
@@ -139,7 +141,7 @@ def test_without_a_store_a_rendering_logs_nothing_and_makes_none(execution: Exec
 
 
 def test_a_store_whose_runs_are_on_a_server_is_not_served(execution: Execution) -> None:
-    ledger.create(execution.storage)
+    layout.create(execution.storage)
     done = CliRunner().invoke(ui.command, ["--storage", str(execution.storage)])
     assert isinstance(done.exception, InputError) and "has no mlflow.db: its runs are on a server" in str(
         done.exception
@@ -217,7 +219,7 @@ def test_a_browser_sees_names_the_runs_chart_both_families_and_the_report(store:
         lines.nth(2 * len(TRIALS) - 1).wait_for(state="attached")
         shown = {tuple(map(int, re.findall(r"\d+", stroke))) for stroke in strokes(lines)}
         orange, blue = ([rgb for rgb in shown if (rgb[0] > rgb[2]) == warm] for warm in (True, False))
-        assert len(orange) == len(blue) == len(QUICK.depths)
+        assert len(orange) == len(blue) == len(plain_vs_residual.depths(QUICK))
 
         page.goto(addresses["All trials"])
         page.get_by_text("plain-56 · seed 0").first.click()

@@ -13,8 +13,8 @@ from analysis import report
 from analysis.runs import load
 from experiments import planned
 from experiments.profiles import SMOKE
-from study.store import ledger
-from study.store.ledger import Run
+from study.store.account import Account, Outcome
+from study.store.records import Run, add_evaluations, seal_result, table_digest
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,7 +25,7 @@ def outcome(trial) -> str:
 
 def fill(store: Path, runs: list[Run]) -> None:
     for run in runs:
-        ledger.seal(store / "trials" / run.trial.id, run.outcome, run.records, {"tags": dict(run.tags)})
+        seal_result(store / "trials" / run.trial.id, run.outcome, run.records, Account(tags=dict(run.tags)))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     where = tmp_path_factory.mktemp("verify")
     runs = planted(SMOKE, outcomes=outcome)
     for run in runs:
-        run.tags["records_sha256"] = ledger.digest(run.records)
+        run.tags["records_sha256"] = table_digest(run.records)
     fill(where / "store", runs)
     report.write(load(planned(SMOKE), runs), SMOKE, where / "results" / "smoke", {"git_commit": "abc"}, lecture=False)
     return where
@@ -73,7 +73,7 @@ def test_new_other_and_lost_results_make_a_file_stale(rendered: Path, tmp_path: 
         0, "iteration", pa.array([1 + i for i in other.records["iteration"].to_pylist()])
     )
     fill(tmp_path, [run for run in runs if run not in (lost, other)])
-    ledger.seal(tmp_path / "trials" / other.trial.id, "finished", records, {"tags": {}})
+    seal_result(tmp_path / "trials" / other.trial.id, Outcome.FINISHED, records, Account())
     code, said = verify(rendered / "results" / "smoke" / "figures" / "figure_6.svg", tmp_path)
     assert (code, said["verdict"]) == (1, "stale")
     new, changed, gone = said["reasons"]
@@ -87,7 +87,7 @@ def test_an_evaluation_that_came_later_makes_a_file_stale(rendered: Path, tmp_pa
     fill(tmp_path, runs)
     assert verify(rendered / "results" / "smoke" / "tables" / "table_2.md", tmp_path)[1]["verdict"] == "current"
     row = {"split": "test", "protocol": "10-crop", "measure": "top1_error_pct", "value": 3.0, "images": 360}
-    ledger.add_evaluations(tmp_path / "trials" / runs[0].trial.id, [row])
+    add_evaluations(tmp_path / "trials" / runs[0].trial.id, [row])
     code, said = verify(rendered / "results" / "smoke" / "tables" / "table_2.md", tmp_path)
     assert (code, said["verdict"]) == (1, "stale")
     assert said["reasons"] == [f"other evaluations than it shows: 1 ({runs[0].trial.id})"]

@@ -23,7 +23,9 @@ from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.run import launch as launching
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import Account, Outcome, write_account
+from study.store.heartbeat import Progress
 
 ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
@@ -49,11 +51,13 @@ def selection(execution: Execution, trials: list[Trial]) -> Selection:
 def site(execution: Execution, small: Small, tmp_path: Path) -> Site:
     """Of one running, one failed and two waiting trials."""
     running, failed, *_ = trials = [small(seed=seed) for seed in range(4)]
-    for trial, said in ((running, {"outcome": "running"}), (failed, {"outcome": "failed", "reason": "<b>why</b>: x"})):
-        ledger.say(execution.trial_folder(trial.id), {"tags": {}, "reason": ""} | said)
-    heartbeat.write(
-        execution.trial_folder(running.id), iteration=12, train_error_pct=41.7, seconds=3.0, seconds_left=5.0
-    )
+    for trial, account in (
+        (running, Account(outcome=Outcome.RUNNING)),
+        (failed, Account(outcome=Outcome.FAILED, reason="<b>why</b>: x")),
+    ):
+        write_account(execution.trial_folder(trial.id), account)
+    progress = Progress(iteration=12, train_error_pct=41.7, seconds=3.0, seconds_left=5.0)
+    heartbeat.write(execution.trial_folder(running.id), Progress(progress))
     selected = selection(execution, trials)
     (tmp_path / "pages" / "1").mkdir(parents=True)
     (tmp_path / "pages" / "1" / "index.html").write_text("<title>a study</title>")

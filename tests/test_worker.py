@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from study.data.arrays import Dataset, load
 from study.execution import Execution
+from study.nets.evaluation import loss_and_error
 from study.nets.resnet import Net, without_observing
 from study.run import worker
 from study.run.launch import launch
 from study.spec import InputError, Trial
-from study.store import ledger
-from study.nets.evaluation import loss_and_error
+from study.store.account import read_account
 from study.store.mlflow import client, reader
+from study.store.records import RECALIBRATED, read_records
 from study.training.loop import train
 from study.training.state import TrainState
 
@@ -104,16 +105,16 @@ def test_a_finished_trial_says_its_errors_with_recalibrated_batch_norm(
 ) -> None:
     trial = small(**recipe)
     worker.run_trial(trial, store, {"profile": "test"})
-    tags = ledger.account(store.trial_folder(trial.id))["tags"]
-    said = [float(tags[name]) for name in ledger.RECALIBRATED]
-    assert [repr(each) for each in said] == [tags[name] for name in ledger.RECALIBRATED]
+    tags = read_account(store.trial_folder(trial.id)).tags
+    said = [float(tags[name]) for name in RECALIBRATED]
+    assert [repr(each) for each in said] == [tags[name] for name in RECALIBRATED]
     data = load(trial.data, Path())
     state = TrainState.restore_or_create(trial, store.trial_folder(trial.id) / "checkpoints", CPU)
     net = recalibrated_by_hand(state.net, data, trial.recipe.bn_batch, 20)
     for split, found in zip(("train", "test"), said, strict=True):
         expected = loss_and_error(net, data.clean(split, 100), "fp32")[1]
         assert found == pytest.approx(expected, abs=1.01 * 100 / data.count(split)), split  # rounding may tip an image
-    records = ledger.read_records(store.trial_folder(trial.id))
+    records = read_records(store.trial_folder(trial.id))
     assert said[1] != records["test_error_pct"][-1].as_py()
 
 
@@ -122,7 +123,7 @@ def test_fewer_images_than_twenty_batches_are_recalibrated_over_as_far_as_they_g
 ) -> None:
     trial = small(batch=400, bn_batch=400, iterations=4, drops=())
     worker.run_trial(trial, store, {"profile": "test"})
-    assert set(ledger.RECALIBRATED) <= set(ledger.account(store.trial_folder(trial.id))["tags"])
+    assert set(RECALIBRATED) <= set(read_account(store.trial_folder(trial.id)).tags)
 
 
 @pytest.mark.parametrize("died_after", [10, 24])
@@ -135,15 +136,15 @@ def test_recalibrated_errors_survive_a_kill_bit_for_bit(small: Small, store: Exe
     tags = []
     for execution in (store, killed):
         worker.run_trial(trial, execution, {"profile": "test"})
-        tags.append(ledger.account(execution.trial_folder(trial.id))["tags"])
+        tags.append(read_account(execution.trial_folder(trial.id)).tags)
     assert tags[0]["records_sha256"] == tags[1]["records_sha256"]
-    assert [tags[0][name] for name in ledger.RECALIBRATED] == [tags[1][name] for name in ledger.RECALIBRATED]
+    assert [tags[0][name] for name in RECALIBRATED] == [tags[1][name] for name in RECALIBRATED]
 
 
 def test_a_diverged_net_has_no_recalibrated_error(small: Small, store: Execution) -> None:
     trial = small("plain", learning_rate=1e30)
     assert worker.run_trial(trial, store, {"profile": "test"}) == "diverged"
-    assert not set(ledger.RECALIBRATED) & set(ledger.account(store.trial_folder(trial.id))["tags"])
+    assert not set(RECALIBRATED) & set(read_account(store.trial_folder(trial.id)).tags)
 
 
 def test_a_trial_learns_the_shuffled_labels_of_its_seed(small: Small, store: Execution) -> None:
@@ -151,7 +152,7 @@ def test_a_trial_learns_the_shuffled_labels_of_its_seed(small: Small, store: Exe
     one = small(seed=1, iterations=48, drops=(40,))
     trial = replace(one, data=replace(one.data, labels="shuffled"))
     worker.run_trial(trial, store, {"profile": "test"})
-    last = ledger.read_records(store.trial_folder(trial.id)).to_pylist()[-1]
+    last = read_records(store.trial_folder(trial.id)).to_pylist()[-1]
     net = TrainState.restore_or_create(trial, store.trial_folder(trial.id) / "checkpoints", CPU).net
     errors = [
         loss_and_error(net, load(trial.data, Path(), seed=seed).clean("train", 500), "fp32")[1] for seed in (1, 2)

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from experiments import profiles
+from experiments import learning_rate, profiles
 
 TINY = replace(
     profiles.QUICK,
     name="tiny",
-    rate_nets=(("plain", 32), ("residual", 20)),
+    scales={learning_rate.NAME: profiles.Nets(nets=(("plain", 32), ("residual", 20)), seeds=1)},
 )
 profiles.PROFILES += (TINY,)
 

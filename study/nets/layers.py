@@ -23,7 +23,7 @@ def measure(
     iteration: int,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> list[dict[str, Any]]:
-    """A row of `study.store.ledger.LAYERS` for each 3x3 convolution in order, from images [N, C, H, W] and labels [N].
+    """A row of `study.store.records.LAYERS` for each 3x3 convolution in order, from images [N, C, H, W] and labels [N].
 
     `forward`: how the net is run if not whole, for example in segments.
     response_std: standard deviation of the layer's output after BatchNorm, before ReLU or addition (Fig. 7).

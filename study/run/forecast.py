@@ -18,8 +18,9 @@ from study.run import placement, timing
 from study.run.placement import Node, Placed, Share
 from study.run.timing import Probe
 from study.spec import InputError, Trial, check_at_least
+from study.store.account import Account, Outcome
 
-Accounts = Mapping[str, dict[str, Any]]  # what the ledger says of each trial, by id
+Accounts = Mapping[str, Account]  # of the trials that have one, by id
 PAIRS = 5  # finished trials without which the error of a prediction is unknown
 
 
@@ -67,7 +68,7 @@ class Plan:
 
 
 def has_result(accounts: Accounts, trial: Trial) -> bool:
-    return accounts.get(trial.id, {}).get("outcome") in ("finished", "diverged")
+    return trial.id in accounts and accounts[trial.id].has_result
 
 
 def make_plan(forecasts: Iterable[Forecast], todo: Container[str], nodes: list[Node]) -> Plan:
@@ -122,10 +123,10 @@ def forecasts(
 
 def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable[tuple[Trial, float]]:
     for trial in trials:
-        said = accounts.get(trial.id, {})
-        tags = said.get("tags", {})
-        if said.get("outcome") == "finished" and tags.get("device", "cpu").startswith("cuda") == on_gpu:
-            yield trial, float(tags["seconds"])
+        account = accounts.get(trial.id, Account())
+        ran_on_gpu = account.tags.get("device", "cpu").startswith("cuda")
+        if account.outcome == Outcome.FINISHED and ran_on_gpu == on_gpu:
+            yield trial, float(account.tags["seconds"])
 
 
 def _forecast(

@@ -1,8 +1,8 @@
 """Fan trials out onto whatever there is; the only module that imports ray.
 
 Owns placement, retries, resumption and interruption. Ray Tune, in a process of its own, places and retries; what is
-done is decided by ledger and MLflow alone, so every launch simply works on what has no result yet. Does not know why a
-trial is run.
+done is decided by accounts and MLflow alone, so every launch simply works on what has no result yet. Does not know why
+a trial is run.
 """
 
 import ctypes
@@ -30,7 +30,9 @@ from study import cost
 from study.execution import Execution
 from study.run.placement import Node, Share, gpus, share, this_machine, waves
 from study.spec import InputError, Trial
-from study.store import atomic, heartbeat, ledger
+from study.store import atomic, heartbeat, layout
+from study.store.account import REASON_CHARACTERS, Account, Failure, Outcome, has_result, read_account, write_account
+from study.store.layout import Store, TrialFolder
 
 ACTOR_DEATHS = 100  # of one trial; whatever kills a process this often before it can say a word will not stop
 RAY_DEATHS = 3  # of Ray in a row, without any trial having come further
@@ -46,11 +48,11 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
 
     Raises `InputError` if the store is in use or data are missing, before anything runs, and `KeyboardInterrupt` on
     SIGINT or SIGTERM, with everything resumable and no run left running. Trials that fail are retried, then left with
-    outcome 'failed' while the rest goes on. Results that MLflow could not take are in the ledger, for the next launch.
+    outcome 'failed' while the rest goes on. Results that MLflow could not take are in the storage, for the next launch.
     """
-    ledger.create(execution.storage)
+    layout.create(execution.storage)
     with only_launcher(execution.storage), _Fan(execution) as fan:
-        if not execution.local and any(not has_result(execution, trial) for trial in trials):
+        if not execution.local and any(not has_result(execution.trial_folder(trial.id)) for trial in trials):
             fan.start()  # Ray takes seconds to start, and so does what follows
         from study.store.mlflow import client  # here: workers import this module, too, and need no mlflow
         from study.store.mlflow.mirror import Mirror, mirroring
@@ -59,7 +61,7 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
         close_stale(execution, "its launcher was killed")
         mirror = Mirror(execution, trials)
         mirror.update()
-        done = mirror.results() | {trial.id for trial in trials if has_result(execution, trial)}
+        done = mirror.results() | {trial.id for trial in trials if has_result(execution.trial_folder(trial.id))}
         todo = [trial for trial in trials if trial.id not in done]
         if execution.profile_trace not in ("", "longest", *(trial.id for trial in todo)):
             raise InputError(
@@ -90,23 +92,18 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
             mirror.update()
 
 
-def has_result(execution: Execution, trial: Trial) -> bool:
-    """Whether the trial is sealed in the ledger."""
-    return ledger.account(execution.trial_folder(trial.id)).get("outcome") in ledger.RESULTS
-
-
 def close_stale(execution: Execution, reason: str) -> None:
     """Say of every trial that nobody runs any more that it was interrupted; for whoever holds the store's lock."""
-    for path in (execution.storage / "trials").glob("*/run.json"):
-        said = ledger.account(path.parent)
-        if said.get("outcome") != "running":
+    for folder in Store(execution.storage).begun():
+        account = read_account(folder)
+        if account.outcome != Outcome.RUNNING:
             continue
         try:
-            ledger.say(path.parent, {**said, "outcome": "interrupted", "reason": reason})
+            write_account(folder, replace(account, outcome=Outcome.INTERRUPTED, reason=reason))
         except OSError as error:
             if not atomic.is_full(error):
                 raise
-            log.warning("%s stays 'running' on the full disk; the next launch mends that", path.parent.name)
+            log.warning("%s stays 'running' on the full disk; the next launch mends that", folder.name)
 
 
 def check(trials: Sequence[Trial], execution: Execution) -> None:
@@ -164,26 +161,23 @@ def _start(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, 
 
 def _run_locally(trials: Sequence[Trial], execution: Execution, tags: Tags, stopped: Callable[[], bool]) -> None:
     for trial in trials:
-        outcome = ""
-        while not outcome and not stopped():
+        ended = False
+        while not ended and not stopped():
             with suppress(Exception):  # logged, and tried again until it returns
                 outcome = _attempt(trial, execution, tags[trial.id])
-        _complain(trial, outcome)
+                ended = True
+                if isinstance(outcome, Failure):
+                    log.error("trial %s failed: %s", trial.id, outcome.message)
 
 
-def _attempt(trial: Trial, execution: Execution, tags: dict[str, str], *peers: Any) -> str:
+def _attempt(trial: Trial, execution: Execution, tags: dict[str, str], *peers: Any) -> Outcome | Failure:
     """Run the trial; bad input ends it like any other failure that trying again cannot mend."""
     from study.run.worker import run_trial
 
     try:
         return run_trial(trial, execution, tags, *peers)
     except InputError as error:
-        return f"failed: {error}"
-
-
-def _complain(trial: Trial, outcome: str) -> None:
-    if outcome.startswith("failed: "):
-        log.error("trial %s %s", trial.id, outcome)
+        return Failure(str(error))
 
 
 def _run_on_ray(
@@ -210,9 +204,9 @@ def _run_on_ray(
 
 def _ended(execution: Execution, trial: Trial) -> bool:
     """Whether this launch has nothing more to do for the trial."""
-    said = ledger.account(execution.trial_folder(trial.id))
-    failed = said.get("outcome") == "failed" and said.get("launch") == execution.launch
-    return said.get("outcome") in ledger.RESULTS or (failed and said["failures"] > execution.retries)
+    account = read_account(execution.trial_folder(trial.id))
+    failed = account.outcome == Outcome.FAILED and account.launch == execution.launch
+    return account.has_result or (failed and account.failures > execution.retries)
 
 
 class _Fan:
@@ -267,9 +261,8 @@ def _wait_for_trials(trials: list[Trial], execution: Execution) -> None:
     until = time.monotonic() + GRACE_SECONDS
     running = trials
     while running and time.monotonic() < until:
-        running = [
-            trial for trial in running if ledger.account(execution.trial_folder(trial.id)).get("outcome") == "running"
-        ]
+        accounts = {trial: read_account(execution.trial_folder(trial.id)) for trial in running}
+        running = [trial for trial, account in accounts.items() if account.outcome == Outcome.RUNNING]
         time.sleep(0.2)
 
 
@@ -318,7 +311,8 @@ def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scrat
     by_id = {trial.id: (trial, _as_placed(execution, shares[trial.id]), tags[trial.id]) for trial in trials}
 
     def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
-        return {"outcome": _attempt(*by_id[config["trial_id"]], _peers_on_ray())}
+        outcome = _attempt(*by_id[config["trial_id"]], _peers_on_ray())
+        return {"failure": outcome.message if isinstance(outcome, Failure) else ""}
 
     def resources(config: dict[str, str]) -> Any:
         taken = shares[config["trial_id"]]
@@ -353,8 +347,8 @@ def _tune(ray: Any, trials: list[Trial], execution: Execution, tags: Tags, scrat
         trial, *_ = by_id[(result.config or {})["trial_id"]]
         if result.error is not None:
             _say_failed(execution, trial, str(result.error))
-        else:
-            _complain(trial, (result.metrics or {}).get("outcome", ""))
+        elif message := (result.metrics or {}).get("failure"):
+            log.error("trial %s failed: %s", trial.id, message)
 
 
 def _peers_on_ray() -> Any:
@@ -412,10 +406,11 @@ def _how(ray: Any, end: Any) -> str:
 
 def _say_failed(execution: Execution, trial: Trial, reason: str) -> None:
     folder = execution.trial_folder(trial.id)
-    said = ledger.account(folder)
+    account = read_account(folder)
     log.error("trial %s failed: %s", trial.id, reason.strip().splitlines()[-1])
-    if said and said["outcome"] not in ledger.RESULTS:
-        ledger.say(folder, {**said, "outcome": "failed", "reason": reason[:5000], "failures": execution.retries + 1})
+    if account.outcome != Outcome.MISSING and not account.has_result:
+        failed = replace(account, outcome=Outcome.FAILED, reason=reason[:REASON_CHARACTERS])
+        write_account(folder, replace(failed, failures=execution.retries + 1))
 
 
 def _nodes(ray: Any, execution: Execution) -> list[Node]:
@@ -432,7 +427,7 @@ def _nodes(ray: Any, execution: Execution) -> list[Node]:
         try:
             atomic.write(root / f".seen-by-{where}", b"")
             (root / f".seen-by-{where}").unlink()
-            return "" if (root / "store.json").exists() else "there is no store.json", gpus()[1]
+            return "" if Store(root).marker.exists() else "there is no store.json", gpus()[1]
         except OSError as error:
             return str(error), 0
 
@@ -494,17 +489,17 @@ def _killing_the_silent(ray: Any, trials: list[Trial], execution: Execution) -> 
         while not over.wait(heartbeat.BEAT_SECONDS):
             for trial in trials:
                 folder, now = execution.trial_folder(trial.id), time.monotonic()
-                file = folder / "progress.json"
+                file = TrialFolder(folder).progress
                 beat = heartbeat.version(file)
                 if heard.setdefault(trial.id, (beat, now))[0] != beat:
                     heard[trial.id] = beat, now
                 if now - heard[trial.id][1] <= heartbeat.SILENCE_SECONDS:
                     continue
-                said = ledger.account(folder)
-                runs = said.get("outcome") == "running" and said.get("launch") == execution.launch
+                account = read_account(folder)
+                runs = account.outcome == Outcome.RUNNING and account.launch == execution.launch
                 if runs and heartbeat.version(file) == beat:  # and has not begun just now
                     log.warning("trial %s is silent; its process is killed, and the trial goes on in another", trial.id)
-                    _kill(ray, said)
+                    _kill(ray, account)
                 heard[trial.id] = beat, now  # killed, or it waits or has ended
 
     thread = threading.Thread(target=listen, daemon=True)
@@ -516,7 +511,7 @@ def _killing_the_silent(ray: Any, trials: list[Trial], execution: Execution) -> 
         thread.join()
 
 
-def _kill(ray: Any, said: dict[str, Any]) -> None:
+def _kill(ray: Any, account: Account) -> None:
     """Kill the process that gave this account, on the host where it runs, if it is still that process."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -524,12 +519,12 @@ def _kill(ray: Any, said: dict[str, Any]) -> None:
         import psutil
 
         with suppress(psutil.Error):
-            process = psutil.Process(said["pid"])
-            if process.create_time() == said["process_started"]:
+            process = psutil.Process(account.pid)
+            if process.create_time() == account.process_started:
                 process.kill()
 
     for node in ray.nodes():
-        if node["Alive"] and node["NodeManagerHostname"] == said["host"]:
+        if node["Alive"] and node["NodeManagerHostname"] == account.host:
             there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ray.remote(kill).options(num_cpus=0, scheduling_strategy=there).remote()
             return
@@ -630,14 +625,14 @@ def only_launcher(root: Path) -> Iterator[None]:
     """Two launchers on one store would run trials twice: the second is refused with `InputError`."""
     refusal = InputError(f"store {root} is in use by another launch; wait for it, or choose another store")
     if not atomic.is_local(root):  # no locks there: a launch that lives is one whose file goes on changing
-        seen = heartbeat.version(root / "launch.json")
+        seen = heartbeat.version(Store(root).launch)
         if seen is not None:
             time.sleep(3 * heartbeat.BEAT_SECONDS)
-            if heartbeat.version(root / "launch.json") not in (None, seen):
+            if heartbeat.version(Store(root).launch) not in (None, seen):
                 raise refusal
         yield
         return
-    lock = FileLock(root / "launch.lock")
+    lock = FileLock(Store(root).lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:

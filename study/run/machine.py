@@ -16,7 +16,7 @@ from study.spec import InputError
 
 
 def device_of(execution: Execution) -> torch.device:
-    """The device trials run on: by default a GPU where there is one. Raises `InputError` for a GPU that is not there."""
+    """The device trials run on: by default a GPU where there is one. Raises `InputError` for a missing one."""
     if execution.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device 'cuda' is not available on this machine; choose cpu or auto")
     automatic = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,7 +5,7 @@ classifier starts from its initialisation: nothing here concerns it.
 """
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from study.nets.evaluation import recalibrated
 from study.nets.faster_rcnn import take_backbone, take_detector, torchvision_backbone, torchvision_file
 from study.nets.resnet import build
 from study.run.evaluate import check_digest, lack_of
-from study.spec import RANDOM, TORCHVISION, DetectionTrial, InputError, Trial, detection_of
+from study.spec import RANDOM, TORCHVISION, InputError, Trial, detection_of
 from study.store import atomic
 from study.store.account import Outcome, read_account
 from study.store.layout import TrialFolder
@@ -34,9 +34,9 @@ def check(trials: Sequence[Trial], execution: Execution) -> list[Trial]:
     Nothing is required of detectors that have begun. Returns the finished classifiers that are to be recalibrated,
     which takes their data.
     """
-    todo: Set[str] = {trial.id for trial in trials}
-    starting = [trial for trial in trials if isinstance(trial, DetectionTrial) and not _has_weights(trial.id, execution)]
-    of_torchvision = [trial for trial in starting if trial.detection.weights == TORCHVISION]
+    todo = {trial.id for trial in trials}
+    starting = [trial for trial in trials if detection_of(trial) and not _has_weights(trial.id, execution)]
+    of_torchvision = [trial for trial in starting if _weights(trial) == TORCHVISION]
     for trial in {(trial.model, trial.data): trial for trial in of_torchvision}.values():
         torchvision_file(trial, execution.data_root / "weights")
     sources = []
@@ -53,10 +53,10 @@ def take(net: Any, trial: Trial, execution: Execution, device: torch.device) -> 
 
     Raises `InputError` for weights that are missing, or of another net.
     """
-    detection = detection_of(trial)
-    if detection is None or detection.weights == RANDOM:
+    weights = _weights(trial)
+    if weights == RANDOM:
         return ""
-    if detection.weights == TORCHVISION:
+    if weights == TORCHVISION:
         torchvision_backbone(net, execution.data_root / "weights")
         return ""
     (id,) = trial.needs
@@ -73,6 +73,12 @@ def take(net: Any, trial: Trial, execution: Execution, device: torch.device) -> 
         images = trial.recipe.recalibrate
         take_backbone(net, _recalibrated(source, tags, saved["net"], images, execution, device))
     return tags["records_sha256"]
+
+
+def _weights(trial: Trial) -> str:
+    """What its net starts from, as `Detection.weights` has it: a classifier from random weights."""
+    detection = detection_of(trial)
+    return detection.weights if detection else RANDOM
 
 
 def _source(trial: Trial, id: str, execution: Execution) -> tuple[Trial, dict[str, str]]:

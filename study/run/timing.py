@@ -21,6 +21,7 @@ from study.execution import Execution
 from study.run import placement
 from study.spec import InputError, Recipe, Trial
 from study.store import atomic, provenance
+from study.store.layout import Store
 
 UPDATES = 5  # after the first, at least, unless they take longer than:
 AT_MOST_SECONDS = 3.0
@@ -89,7 +90,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     """
 
     from study.nets.evaluation import loss_and_error
-    from study.run import machine
+    from study.run.machine import device_of, set_up_torch
     from study.run.worker import fit
     from study.tasks.classification import CLEAN_IMAGES
     from study.tasks.protocols import EVALUATION_BATCH
@@ -98,8 +99,8 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     from study.training.loop import train
     from study.training.state import TrainState
 
-    device, recipe = machine.device_of(execution), trial.recipe
-    machine.set_up_torch(execution)
+    device, recipe = device_of(execution), trial.recipe
+    set_up_torch(execution)
     data = task_of(trial).load(trial, execution.data_root, device)
     _load_kernels(trial, data, device)
     memory.release(device)
@@ -245,15 +246,15 @@ def measure_all(
 
 def load(root: Path) -> dict[tuple[Any, ...], Probe]:
     """The probes under `root` by their keys. What cannot be read is measured anew."""
-    content = atomic.read(root / "probes.json")
+    content = atomic.read(Store(root).probes)
     try:
         return {probe.key: probe for probe in (Probe(**each) for each in json.loads(content or b"[]"))}
     except (ValueError, TypeError):
-        log.warning("%s cannot be read; it is left out", root / "probes.json")
+        log.warning("%s cannot be read; it is left out", Store(root).probes)
         return {}
 
 
 def save(root: Path, probes: Iterable[Probe]) -> None:
     """Add probes to those under `root`."""
     every = {**load(root), **{probe.key: probe for probe in probes}}
-    atomic.write(root / "probes.json", json.dumps([asdict(probe) for probe in every.values()], indent=1).encode())
+    atomic.write(Store(root).probes, json.dumps([asdict(probe) for probe in every.values()], indent=1).encode())

@@ -7,6 +7,8 @@ own tools do (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -34,32 +36,41 @@ def is_local(path: Path) -> bool:
     return isinstance(path, Path)
 
 
-def write(path: Path, content: bytes, durable: bool = True) -> None:
-    """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new one.
+@contextmanager
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
+    """The temporary name, beside `path`, under which the block writes a file; at the block's end it becomes `path`.
 
-    A write that is not `durable` may be undone by a loss of power. Raises `OSError`; see `is_full`.
+    A reader, or a crash, sees the old file or the new one. What is not `durable` may be undone by a loss of power.
+    Leaves nothing behind where the block raises. For file systems; an object store has `write`. Raises `OSError`.
     """
-    if not is_local(path):
-        path.write_bytes(content)  # an object appears whole or not at all
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")  # an orphan of a killed launch may write here, too
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
+        yield temporary
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
     if durable:
-        folder = os.open(path.parent, os.O_RDONLY)  # the rename itself must reach the disk, too
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _sync(path.parent)  # the rename itself must reach the disk, too
+
+
+def _sync(path: Path) -> None:
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def write(path: Path, content: bytes, durable: bool = True) -> None:
+    """Replace `path` by `content`, whole or not at all. Raises `OSError`; see `is_full` and `replacing`."""
+    if not is_local(path):
+        path.write_bytes(content)  # an object appears whole or not at all
+        return
+    with replacing(path, durable) as temporary:
+        temporary.write_bytes(content)
 
 
 def read(path: Path) -> bytes | None:

@@ -29,8 +29,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from study.spec import PROTOCOL, SCHEMA, Data, InputError, Trial
-from study.store import ledger
-from study.store.ledger import RESULTS, Run
+from study.store import records
+from study.store.account import Outcome
+from study.store.records import Run, joined_evaluations
 
 FORMAT = 1  # raise when readers of the format before cannot read the new one
 MANIFEST, RUNS, CURVES, LAYERS = "manifest.json", "runs.parquet", "curves.parquet", "layers.parquet"
@@ -172,7 +173,7 @@ def merge(bundles: Sequence[Bundle]) -> tuple[list[Run], list[Conflict]]:
             elif run.evaluations is not None:
                 chosen[run.trial.id] = (
                     first,
-                    replace(ours, evaluations=ledger.joined(ours.evaluations, run.evaluations)),
+                    replace(ours, evaluations=joined_evaluations(ours.evaluations, run.evaluations)),
                 )
     return [chosen[id][1] for id in sorted(chosen)], sorted(conflicts, key=lambda found: found.id)
 
@@ -184,7 +185,9 @@ def equal(ours: Run, theirs: Run) -> bool:
 
 
 def _evaluated_alike(ours: Run, theirs: Run) -> bool:
-    return ledger.joined(ours.evaluations, theirs.evaluations) == ledger.joined(theirs.evaluations, ours.evaluations)
+    return joined_evaluations(ours.evaluations, theirs.evaluations) == joined_evaluations(
+        theirs.evaluations, ours.evaluations
+    )
 
 
 def conflict(ours: Run, theirs: Run, kept: str, dropped: str) -> Conflict:
@@ -215,7 +218,7 @@ def _member(run: Run) -> str:
 def _entry(run: Run) -> dict[str, Any]:
     """What the manifest says of a run."""
     return {
-        **{"id": run.trial.id, "spec": run.trial.to_dict(), "run_id": run.run_id, "outcome": run.outcome},
+        **{"id": run.trial.id, "spec": run.trial.to_dict(), "run_id": run.run_id, "outcome": run.outcome.value},
         **{name: run.tags.get(tag) for name, tag in SEALS.items()},
         "tags": {name: run.tags[name] for name in sorted(run.tags) if name not in SEALS.values()},
     }
@@ -225,7 +228,12 @@ def _rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """The rows of `runs.parquet`."""
     return [
         {
-            **{"id": run.trial.id, "condition": run.trial.condition, "run_id": run.run_id, "outcome": run.outcome},
+            **{
+                "id": run.trial.id,
+                "condition": run.trial.condition,
+                "run_id": run.run_id,
+                "outcome": run.outcome.value,
+            },
             **{name: getattr(run.trial.model, name) for name in ("family", "block", "depth", "shortcut", "width")},
             **{"data": run.trial.data.name, "iterations": run.trial.recipe.iterations, "seed": run.trial.seed},
             **{"spec": json.dumps(run.trial.to_dict()), "tags": json.dumps(run.tags, sort_keys=True)},
@@ -237,34 +245,34 @@ def _rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
 def _curves_of(runs: Iterable[Run]) -> pa.Table:
     """`curves.parquet`: where there are detectors, their columns follow those of classifiers."""
     tables = [_curve(run) for run in runs if run.records is not None]
-    return pa.concat_tables([pa.schema([ID, *ledger.COLUMNS]).empty_table(), *tables], promote_options="default")
+    return pa.concat_tables([pa.schema([ID, *records.COLUMNS]).empty_table(), *tables], promote_options="default")
 
 
 def _curve(run: Run) -> pa.Table:
     """The rows of `curves.parquet` that are one run's."""
-    assert run.records is not None and run.outcome in RESULTS
-    if not run.records.schema.equals(ledger.columns(run.trial)):
+    assert run.records is not None and run.outcome.is_result
+    if not run.records.schema.equals(records.columns(run.trial)):
         raise InputError(
             f"the curve of {run.trial.id} has other columns than this code writes; export it with the code that wrote"
             f" it (commit {run.tags.get('git_commit', 'unknown')})"
         )
-    return _with_id(ledger.verified(run.records, run.tags, run.trial.id), run)
+    return _with_id(records.verified(run.records, run.tags, run.trial.id), run)
 
 
 def _layers_of(runs: Iterable[Run]) -> pa.Table:
     """`layers.parquet`."""
     tables = [
-        _with_id(ledger.verified_layers(run.layers, run.tags, run.trial.id), run)
+        _with_id(records.verified_layers(run.layers, run.tags, run.trial.id), run)
         for run in runs
         if run.layers is not None
     ]
-    return pa.concat_tables([pa.schema([ID, *ledger.LAYERS]).empty_table(), *tables])
+    return pa.concat_tables([pa.schema([ID, *records.LAYERS]).empty_table(), *tables])
 
 
 def _evaluations_of(runs: Iterable[Run]) -> pa.Table:
     """`evaluations.parquet`."""
     tables = [_with_id(run.evaluations, run) for run in runs if run.evaluations is not None]
-    return pa.concat_tables([pa.schema([ID, *ledger.EVALUATIONS]).empty_table(), *tables])
+    return pa.concat_tables([pa.schema([ID, *records.EVALUATIONS]).empty_table(), *tables])
 
 
 def _with_id(table: pa.Table, run: Run) -> pa.Table:
@@ -359,19 +367,20 @@ def _run(entry: dict[str, Any], curves: pa.Table, layers: pa.Table, evaluations:
         raise InputError(f"{path}: the specification of {entry['id']} gives the id {trial.id}; {AGAIN}")
     if Path(trial.id).name != trial.id:  # importing would write outside the store
         raise InputError(f"{path}: the id {trial.id} cannot be the name of a folder; {AGAIN}")
-    tags, records, its_layers, tested = dict(entry["tags"]), None, None, None
-    if entry["outcome"] in RESULTS:
+    tags, curve, its_layers, tested = dict(entry["tags"]), None, None, None
+    outcome = Outcome(entry["outcome"])
+    if outcome.is_result:
         tags |= {tag: entry[name] for name, tag in SEALS.items()}
-        its_columns = [name for name in ledger.columns(trial).names if name in curves.column_names]
-        records, tested = _rows_of(trial, curves).select(its_columns), _rows_of(trial, evaluations)
+        its_columns = [name for name in records.columns(trial).names if name in curves.column_names]
+        curve, tested = _rows_of(trial, curves).select(its_columns), _rows_of(trial, evaluations)
         try:
-            ledger.verified(records, tags, trial.id)
+            records.verified(curve, tags, trial.id)
             if "layers_sha256" in tags:
                 its_layers = _rows_of(trial, layers)
-                ledger.verified_layers(its_layers, tags, trial.id)
+                records.verified_layers(its_layers, tags, trial.id)
         except InputError as error:
             raise InputError(f"{path}: {error}; {AGAIN}") from None
-    return Run(entry["run_id"], trial, entry["outcome"], tags, records, its_layers, tested or None)
+    return Run(entry["run_id"], trial, outcome, tags, curve, its_layers, tested or None)
 
 
 def _rows_of(trial: Trial, table: pa.Table) -> pa.Table:

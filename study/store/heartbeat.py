@@ -8,21 +8,40 @@ import contextlib
 import json
 import os
 import time
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from study.execution import Execution
 from study.store import atomic
+from study.store.account import Outcome
+from study.store.layout import Store, TrialFolder
 
 BEAT_SECONDS = 5.0
 SILENCE_SECONDS = 120.0  # after which a launcher, or a trial, is taken for dead
+Version = tuple[float | str, int] | str | None
 
 
-def write(folder: Path, **progress: Any) -> None:
+@dataclass(frozen=True)
+class Progress:
+    """How far a trial is; the file `progress.json` in its folder."""
+
+    launch: str = ""  # in which it came so far
+    iteration: int = 0
+    train_error_pct: float | None = None  # of the last record; None of a detector
+    seconds: float = 0.0  # that it took, earlier attempts included
+    seconds_left: float | None = None  # by its own pace; None until it has one
+    outcome: Outcome | None = None  # of its result; None until it has one
+
+
+def write(folder: Path, progress: Progress) -> None:
     """Replace the trial's progress; that the file changes is the heartbeat, which a full disk does not stop."""
-    path = folder / "progress.json"
+    path = TrialFolder(folder).progress
+    values = asdict(progress)
+    if progress.outcome is None:
+        del values["outcome"]
     try:
-        atomic.write(path, json.dumps(progress).encode(), durable=False)
+        atomic.write(path, json.dumps(values).encode(), durable=False)
     except OSError as error:
         if not atomic.is_full(error):
             raise
@@ -30,19 +49,21 @@ def write(folder: Path, **progress: Any) -> None:
             os.utime(path)
 
 
-def read(folder: Path, launch: str = "") -> dict[str, Any]:
-    """What the trial last said: launch, iteration, seconds, seconds_left, train_error_pct, outcome.
-
-    {} if it said nothing yet, or nothing in the launch that is asked for.
-    """
+def read(folder: Path, launch: str = "") -> Progress | None:
+    """The trial's last progress; None if there is none yet, or none in the launch that is asked for."""
+    known = {field.name for field in fields(Progress)}
     try:
-        said = json.loads(atomic.read(folder / "progress.json") or b"{}")
-    except ValueError:
-        return {}
-    return said if launch in ("", said.get("launch")) else {}
+        values = json.loads(atomic.read(TrialFolder(folder).progress) or b"{}")
+        values = {name: value for name, value in values.items() if name in known}
+        if "outcome" in values:
+            values["outcome"] = Outcome(values["outcome"])
+    except (ValueError, AttributeError):
+        return None
+    progress = Progress(**values)
+    return progress if values and launch in ("", progress.launch) else None
 
 
-def version(path: Path) -> Any:
+def version(path: Path) -> Version:
     """A value that is another one after each write of the file; None where there is none."""
     try:
         stat = path.stat()
@@ -57,7 +78,7 @@ class Launch:
     """The launch file: while it is there and beats, workers of this launch train; when it is deleted they stop."""
 
     def __init__(self, execution: Execution) -> None:
-        self.path, self.name = execution.storage / "launch.json", execution.launch
+        self.path, self.name = Store(execution.storage).launch, execution.launch
 
     def begin(self) -> None:
         atomic.write(self.path, json.dumps({"launch": self.name, "host": os.uname().nodename}).encode())
@@ -74,24 +95,31 @@ class Launch:
         self.path.unlink(missing_ok=True)
 
 
+class Pull(StrEnum):
+    """Why a worker is to stop."""
+
+    ENDED = "ended"  # the launch asked its trials to save and stop
+    REPLACED = "replaced"  # the launcher died, or another launch began: this worker must not write any more
+
+
 class Leash:
     """What a worker holds of its launch."""
 
     def __init__(self, execution: Execution) -> None:
-        self.path, self.name = execution.storage / "launch.json", execution.launch
+        self.path, self.name = Store(execution.storage).launch, execution.launch
         self.seen, self.at = version(self.path), time.monotonic()
 
-    def pulled(self) -> str:
-        """'' while the launch goes on; 'ended' once it is to stop; 'replaced' if it died, or another one began."""
+    def pulled(self) -> Pull | None:
+        """None while the launch goes on."""
         now = version(self.path)
         if now is None:
-            return "ended"
+            return Pull.ENDED
         if now != self.seen:
             self.seen, self.at = now, time.monotonic()
         elif time.monotonic() - self.at > SILENCE_SECONDS:
-            return "replaced"
+            return Pull.REPLACED
         try:
-            said = json.loads(atomic.read(self.path) or b"{}").get("launch", self.name)
+            launch = json.loads(atomic.read(self.path) or b"{}").get("launch", self.name)
         except (OSError, ValueError):  # out of reach for a moment; a dead launcher is known by its silence
-            return ""
-        return "" if said == self.name else "replaced"
+            return None
+        return None if launch == self.name else Pull.REPLACED

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from study.spec import THIS_VERSION, Version, version_of
 from study.store import atomic
+from study.store.layout import SPEC, Store, TrialFolder
 
 
 def version(folder: Path) -> Version | None:
     """Of the id that a trial's folder is named by; None without a readable specification that this id belongs to."""
-    content = atomic.read(folder / "spec.json")
+    content = atomic.read(TrialFolder(folder).spec)
     try:
         spec = json.loads(content or b"null")
     except ValueError:
@@ -23,6 +24,6 @@ def version(folder: Path) -> Version | None:
 
 def others(storage: Path) -> dict[Version, int]:
     """How many trials of the store have ids of another version than this code's, by version, oldest first."""
-    folders = (path.parent for path in (storage / "trials").glob("*/spec.json"))
+    folders = (path.parent for path in Store(storage).trials.glob(f"*/{SPEC}"))
     counts = Counter(known for known in map(version, folders) if known not in (None, THIS_VERSION))
     return {known: counts[known] for known in sorted(filter(None, counts))}

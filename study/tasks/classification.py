@@ -15,14 +15,14 @@ from study.data.photographs import Photographs
 from study.nets import layers, resnet
 from study.nets.evaluation import autocast, loss_and_error, recalibrated
 from study.spec import Trial
-from study.store import ledger
-from study.store.ledger import RECALIBRATED, RECALIBRATION_BATCHES
+from study.store import records
+from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES
 from study.tasks import protocols
 from study.tasks.names import CLASSIFIER_PROTOCOLS
 from study.tasks.protocols import EVALUATION_BATCH
 from study.tasks.task import Batches, Finals, Row, Trained, Values, evaluations
 
-COLUMNS = ledger.COLUMNS
+COLUMNS = records.COLUMNS
 SUMMED = ("loss", "wrong")  # the mean cross-entropy of a batch, and how many of its images were classified wrong
 RECORDS_UNTRAINED = False
 DIVISIBLE = True

@@ -24,14 +24,14 @@ from study.nets.evaluation import autocast
 from study.nets.faster_rcnn import Detector
 from study.seeds import generator
 from study.spec import DetectionTrial, InputError, Trial
-from study.store import ledger
-from study.store.ledger import LOSSES
+from study.store import records
+from study.store.records import LOSSES
 from study.tasks.detection_inference import detect, protocols_of
 from study.tasks.detection_metrics import Found, coco_map, voc_ap
 from study.tasks.names import MAP, MAP_50, MAP_50_95, UNTRAINED
 from study.tasks.task import Batches, Finals, Row, Stopped, Trained, Values, evaluations
 
-COLUMNS = ledger.DETECTED
+COLUMNS = records.DETECTED
 SUMMED = LOSSES
 RECORDS_UNTRAINED = True
 DIVISIBLE = False

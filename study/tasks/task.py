@@ -20,6 +20,7 @@ Row = dict[str, Any]  # of another table: an evaluation, or a layer
 Values = dict[str, float]  # by measure
 Images = TypeVar("Images")  # a task's data set
 Batch = TypeVar("Batch")
+Picked = TypeVar("Picked", covariant=True)
 
 
 class Stopped(Exception):
@@ -38,13 +39,13 @@ class Trained(Protocol):
     def compiled(self) -> bool: ...
 
 
-class Batches(Protocol[Batch]):
+class Batches(Protocol[Picked]):
     """The batches of a trial, one an update."""
 
     def bring(self, iteration: int) -> None:
         """On the host: make sure that the batch of this iteration can be picked."""
 
-    def pick(self) -> Batch:
+    def pick(self) -> Picked:
         """The batch of the next update, on the device."""
 
 

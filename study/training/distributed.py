@@ -5,13 +5,14 @@ and nothing of what starts processes on other machines. One, two and eight proce
 the r-th has the r-th part of every batch, whole sub-batches of BatchNorm, and all of them do the same update.
 
 Not PyTorch's DistributedDataParallel: that would take the first process's running averages for everyone's, and sums
-gradients in buckets whose order depends on the pass. Here is one sum an update, of everything that is to be summed.
+gradients in buckets whose order depends on the pass. Here every update has one `all_reduce`, of all that is summed.
 """
 
 import io
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -20,6 +21,7 @@ from datetime import timedelta
 from multiprocessing import get_context, resource_tracker
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, distributed, nn
 
@@ -28,6 +30,7 @@ from study.nets.resnet import BatchNorm
 SUM_SECONDS = 300.0  # for all to bring their part of a sum; the first update of a compiled net may take minutes
 ORDER_SECONDS = 7 * 86400.0  # to wait for an order: the first process evaluates, or waits for room on the disk
 END_SECONDS = 20.0  # for the others to end by themselves
+GO_ON, END = "go on", "end"  # orders
 
 
 class LostProcess(RuntimeError):
@@ -91,37 +94,47 @@ class Peers:
 
 
 class _Several(Group):
-    """Processes that have met: gloo carries orders, and sums too, unless each process has a GPU of its own (NCCL).
+    """Processes that have met. Tensors are summed by a process group of PyTorch: NCCL where every process has a GPU of
+    its own, else gloo. Orders go through the store, in which a process can wait for days: the first may be evaluating,
+    or waiting for room on the disk.
 
-    The groups are objects and not PyTorch's process-wide default, so that a worker that runs one trial after another
-    never meets the remains of a broken one.
+    The process group is PyTorch's process-wide default, so a process is in one trial at a time; `close` ends it, also
+    after a loss, so that a worker can run one trial after another.
     """
 
     def __init__(
         self, store: distributed.Store, rank: int, size: int, address: str, device: torch.device, lost: Ended
     ) -> None:
         """Returns when all have met. `lost` says what is known of a process that does not answer."""
-        self.rank, self.size, self.lost = rank, size, lost
+        self.store, self.rank, self.size, self.lost = store, rank, size, lost
+        self.orders = 0
         self.over = False
-        gloo: Any = distributed.ProcessGroupGloo  # its stubs lack what is used here
-        options = gloo._Options()
-        options._timeout = timedelta(seconds=SUM_SECONDS)
-        options._devices = [gloo.create_device(hostname=address)]
         store.set(f"here {rank}", _name(device, rank))
-        names = {store.get(f"here {each}") for each in range(size)}  # waits
-        with self._naming_the_lost():
-            self.orders = self.sums = gloo(distributed.PrefixStore("orders", store), rank, size, options)
-            if device.type == "cuda" and len(names) == size:
-                os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"  # else a lost process would end this one, unexplained
-                nccl = distributed.ProcessGroupNCCL.Options()
-                nccl._timeout = options._timeout
-                self.sums = distributed.ProcessGroupNCCL(distributed.PrefixStore("sums", store), rank, size, nccl)
+        names = {store.get(f"here {other}") for other in range(size)}  # waits
+        alone_on_gpu = device.type == "cuda" and len(names) == size
+        if alone_on_gpu:
+            os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"  # else a lost process would end this one, unexplained
+        hook = sys.excepthook
+        with self._naming_the_lost(), _gloo_listens_at(address):
+            distributed.init_process_group(
+                "nccl" if alone_on_gpu else "gloo",
+                store=distributed.PrefixStore("group", store),
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(seconds=SUM_SECONDS),
+            )
+        sys.excepthook = hook  # PyTorch's would put the rank before every line of a traceback
 
     def goes_on(self, more: bool) -> bool:
-        order = torch.tensor([int(more)])
-        self._broadcast(order)
-        self.over = not order.item()
-        return not self.over
+        self.orders += 1
+        with self._naming_the_lost():
+            if self.first:
+                self.store.set(f"order {self.orders}", GO_ON if more else END)
+                self.store.delete_key(f"order {self.orders - 1}")  # the sum since then shows that all have read it
+            else:
+                more = self.store.get(f"order {self.orders}").decode() == GO_ON  # waits
+        self.over = not more
+        return more
 
     def begin_pass(self, net: nn.Module) -> None:
         """The first goes on from the running averages, the others from zero: parts of a sum, as in `add_up`."""
@@ -144,7 +157,7 @@ class _Several(Group):
         tensors.append(summed)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with self._naming_the_lost():
-            self.sums.allreduce([flat]).wait()
+            distributed.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
         return summed
@@ -153,15 +166,10 @@ class _Several(Group):
         buffer = io.BytesIO()
         if self.first:
             torch.save(value, buffer)
-        size = torch.tensor([len(buffer.getvalue())])
-        self._broadcast(size)
-        content = torch.zeros(int(size), dtype=torch.uint8)
-        if self.first:
-            content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
-        self._broadcast(content)
-        if self.first:
-            return value
-        return torch.load(io.BytesIO(content.numpy().tobytes()), map_location=device, weights_only=True)
+        contents = [buffer.getvalue()]
+        with self._naming_the_lost():
+            distributed.broadcast_object_list(contents, src=0)
+        return value if self.first else torch.load(io.BytesIO(contents[0]), map_location=device, weights_only=True)
 
     def end(self) -> None:
         """Of the first: let the others end, if the loop did not."""
@@ -169,18 +177,34 @@ class _Several(Group):
             with suppress(LostProcess):  # whoever is lost has ended
                 self.goes_on(False)
 
-    def _broadcast(self, tensor: Tensor) -> None:
-        options = distributed.BroadcastOptions()
-        options.rootRank, options.timeout = 0, timedelta(seconds=ORDER_SECONDS)
-        with self._naming_the_lost():
-            self.orders.broadcast([tensor], options).wait()
-
     @contextmanager
     def _naming_the_lost(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
             raise LostProcess(self.lost() or f"another process of the trial does not answer: {error}") from error
+
+
+@contextmanager
+def _gloo_listens_at(address: str) -> Iterator[None]:
+    """Let gloo use the network interface with this address, and no other one, for groups that the block makes."""
+    interfaces = psutil.net_if_addrs().items()
+    names = [name for name, addresses in interfaces if address in (known.address for known in addresses)]
+    if not names:
+        raise LostProcess(f"no network interface of this machine has the address {address}, by which processes meet")
+    before = os.environ.get("GLOO_SOCKET_IFNAME")
+    os.environ["GLOO_SOCKET_IFNAME"] = names[0]
+    try:
+        yield
+    finally:
+        del os.environ["GLOO_SOCKET_IFNAME"]
+        if before is not None:
+            os.environ["GLOO_SOCKET_IFNAME"] = before
+
+
+def _leave_group() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _norms(net: nn.Module) -> list[BatchNorm]:
@@ -222,9 +246,12 @@ def leading(size: int, peers: Peers, assist: Assist, device: torch.device) -> It
             if how := lost(0.0):
                 raise LostProcess(how)
             time.sleep(0.05)
-        group = _Several(store, 0, size, peers.address, device, lost)
-        yield group
-        group.end()
+        try:
+            group = _Several(store, 0, size, peers.address, device, lost)
+            yield group
+            group.end()
+        finally:
+            _leave_group()
 
 
 @contextmanager
@@ -239,6 +266,8 @@ def assisting(meeting: Meeting, rank: int) -> Iterator[distributed.Store]:
         pass
     except Exception as error:
         store.set("problem", f"process {rank} of the trial failed: {type(error).__name__}: {error}")
+    finally:
+        _leave_group()
 
 
 def joined(store: distributed.Store, rank: int, size: int, address: str, device: torch.device) -> Group:

@@ -26,9 +26,10 @@ from experiments.recipes import minutes
 from study.execution import Execution
 from study.run.launch import launch
 from study.spec import Trial
-from study.store import ledger
+from study.store.account import Account, Outcome, read_account, write_account
 from study.store.mlflow import client, reader
 from study.store.mlflow.mirror import Mirror
+from study.store.records import COLUMNS, read_records, seal_result, verified
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,7 +85,7 @@ def records(folder: Path) -> dict[str, Any]:
     (short,) = trials(1)
     recipe = replace(short.recipe, iterations=64_000, drops=(32_000, 48_000), record_every=1, evaluate_every=1_000)
     trial = replace(short, recipe=recipe)
-    empty = dict.fromkeys(ledger.COLUMNS.names)
+    empty = dict.fromkeys(COLUMNS.names)
     rows = [
         empty | {"iteration": i, "learning_rate": 0.1, "train_loss": 1 / i, "train_error_pct": 100 / i}
         | ({"test_loss": 2 / i, "test_error_pct": 200 / i} if i % 1_000 == 0 else {})
@@ -92,14 +93,14 @@ def records(folder: Path) -> dict[str, Any]:
     ]  # fmt: skip
     client.create_store(execution)
     mirror, where = Mirror(execution, [trial]), execution.trial_folder(trial.id)
-    said = {"outcome": "running", "reason": "", "started": 0, "tags": {"profile": "bench"}}
-    ledger.say(where, said)
+    account = Account(outcome=Outcome.RUNNING, started=0, tags={"profile": "bench"})
+    write_account(where, account)
     started = time.perf_counter()
-    ledger.seal(where, "finished", rows, said)
+    seal_result(where, Outcome.FINISHED, rows, account)
     sealed = time.perf_counter()
     assert mirror.update()
     size = sum(path.stat().st_size for path in execution.storage.rglob("records.parquet"))
-    points = ledger.verified(ledger.read_records(where), ledger.account(where)["tags"], trial.id).num_rows
+    points = verified(read_records(where), read_account(where).tags, trial.id).num_rows
     return {
         "study": f"{points:,} records of five series",
         "sealing (s)": sealed - started,
@@ -115,8 +116,8 @@ def commands(folder: Path) -> list[dict[str, Any]]:
     seeds = 28
     thousand = planned(PAPER.with_seeds(seeds))
     for trial in thousand:
-        said = {"outcome": "interrupted", "reason": "planted", "started": 0, "tags": {}}
-        ledger.say(execution.trial_folder(trial.id), said)
+        account = Account(outcome=Outcome.INTERRUPTED, reason="planted", started=0)
+        write_account(execution.trial_folder(trial.id), account)
     rows = []
     for name in ("plan", "status"):
         arguments = ["--profile", "paper", "--seeds", str(seeds), "--storage", str(execution.storage), "--json"]

@@ -19,15 +19,15 @@ from experiments.recipes import minutes
 from study.execution import Execution
 from study.run import worker
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat, records
 from study.store.mlflow import client, mirror
-from study.training.loop import loop
+from study.training import loop
 from study.training.state import TrainState
 
 CALLS = (
-    ("records", loop, "_observe"),
+    ("records", loop, "_due"),
     ("checkpoints", TrainState, "save"),
-    ("records", ledger, "write_records"),
+    ("records", records, "write_records"),
     ("heartbeat", heartbeat, "write"),
     ("opening and sealing", worker.Attempt, "__init__"),
     ("opening and sealing", worker.Attempt, "seal"),

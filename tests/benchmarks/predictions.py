@@ -15,7 +15,7 @@ from experiments import planned
 from experiments.profiles import QUICK
 from study import cost
 from study.execution import Execution
-from study.store import ledger
+from study.store.layout import is_store
 from study.store.mlflow import reader
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     execution = Execution(storage=store, data_root=store)
     runs = [
         run
-        for run in (reader.read(execution, list(planned(QUICK, [])), False) if ledger.is_store(store) else [])
+        for run in (reader.read(execution, list(planned(QUICK, [])), False) if is_store(store) else [])
         if run.outcome == "finished"
     ]
     if len(runs) < 2:

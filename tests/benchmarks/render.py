@@ -25,9 +25,11 @@ import pyarrow as pa
 from experiments import planned
 from experiments.profiles import PAPER, Profile
 from study.execution import Execution
-from study.store import atomic, ledger
+from study.store import atomic
+from study.store.account import Account, Outcome, read_account, write_account
 from study.store.mlflow import client, reader
 from study.store.mlflow.mirror import Mirror
+from study.store.records import COLUMNS, seal_result
 
 ROOT = Path(__file__).parents[2]
 RUNS = os.environ.get("RUNS", "111")
@@ -50,12 +52,12 @@ def curve(iterations: int, number: int) -> pa.Table:
         "test_loss": 0.03 * test,
         "test_error_pct": test,
     }
-    columns |= {name: np.full(RECORDS, np.nan) for name in ledger.COLUMNS.names if name not in columns}
+    columns |= {name: np.full(RECORDS, np.nan) for name in COLUMNS.names if name not in columns}
     last = columns["clean_train_error_pct"], columns["clean_train_loss"]
     last[0][-1], last[1][-1] = 1.0, 0.03
     return pa.table(
-        [pa.array(columns[field.name], field.type, from_pandas=True) for field in ledger.COLUMNS],
-        schema=ledger.COLUMNS,
+        [pa.array(columns[field.name], field.type, from_pandas=True) for field in COLUMNS],
+        schema=COLUMNS,
     )
 
 
@@ -69,12 +71,12 @@ def make_store(profile: Profile, execution: Execution) -> None:
     for index, trial in enumerate(trials):
         folder, kind = execution.trial_folder(trial.id), (trial.recipe.iterations, index % CURVES)
         if kind not in sealed:
-            said = {"outcome": "running", "reason": "", "started": 0, "tags": {"profile": "paper", "seconds": "1"}}
-            ledger.seal(folder, "finished", curve(*kind), said)
+            account = Account(started=0, tags={"profile": "paper", "seconds": "1"})
+            seal_result(folder, Outcome.FINISHED, curve(*kind), account)
             sealed[kind] = folder
         else:
             atomic.write(folder / "records.parquet", (sealed[kind] / "records.parquet").read_bytes())
-            ledger.say(folder, ledger.account(sealed[kind]))
+            write_account(folder, read_account(sealed[kind]))
     mirror = Mirror(execution, trials)
     mirror.logged = dict.fromkeys(mirror.trials, sys.maxsize)
     assert mirror.update()

@@ -25,8 +25,9 @@ from playwright.sync_api import sync_playwright
 from experiments.profiles import QUICK
 from study.execution import Execution
 from study.spec import Trial
-from study.store import ledger
+from study.store.account import Account, Outcome
 from study.store.mlflow import client, mirror
+from study.store.records import COLUMNS, seal_result
 
 ROOT = Path(__file__).parents[2]
 RUNS = os.environ.get("RUNS", "64 1000")
@@ -43,7 +44,7 @@ def curve(trial: Trial) -> pa.Table:
     columns = {"iteration": index * trial.recipe.iterations // POINTS, "learning_rate": np.full(POINTS, 0.1)}
     columns |= {name: error / 40 for name in ("train_loss", "test_loss")}
     columns |= {name: error for name in ("train_error_pct", "clean_train_error_pct", "test_error_pct")}
-    return pa.table({name: columns.get(name, pa.nulls(POINTS, pa.float64())) for name in ledger.COLUMNS.names})
+    return pa.table({name: columns.get(name, pa.nulls(POINTS, pa.float64())) for name in COLUMNS.names})
 
 
 def make_store(runs: int, execution: Execution) -> None:
@@ -52,8 +53,8 @@ def make_store(runs: int, execution: Execution) -> None:
     client.create_store(execution)
     for trial in trials:
         tags = {"profile": "quick", "experiments": "plain-vs-residual", "seconds": "1"}
-        said = {"outcome": "running", "reason": "", "started": 0, "tags": tags}
-        ledger.seal(execution.trial_folder(trial.id), "finished", curve(trial).cast(ledger.COLUMNS), said)
+        account = Account(started=0, tags=tags)
+        seal_result(execution.trial_folder(trial.id), Outcome.FINISHED, curve(trial).cast(COLUMNS), account)
     mirror.publish(execution, trials)
     with contextlib.closing(sqlite3.connect(execution.storage / "mlflow.db")) as opened, opened:
         ids = [row[0] for row in opened.execute("SELECT run_uuid FROM runs")]

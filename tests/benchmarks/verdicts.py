@@ -35,7 +35,8 @@ from analysis.decision import evaluate
 from analysis.statistics import ALPHA, bootstrap_interval, estimate, p_sign_flips
 from analysis.verdicts import Kind
 from commands.decide import looks, see
-from experiments.profiles import QUICK, Profile
+from experiments import controls, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
+from experiments.profiles import QUICK, Depths, Nets, Profile
 from study.spec import Trial
 
 STUDIES = int(os.environ.get("STUDIES", "1000"))
@@ -52,13 +53,17 @@ def study(number: int, seeds: int) -> Profile:
     """The profile with other ids, hence other noise, for each number; it tests the claims on degradation alone."""
     small = replace(
         QUICK,
-        depths=(20, 56),
-        shortcut_depths=(),
-        deep_depths=(),
-        rate_nets=(),
-        shuffled_nets=(),
         recipe=lambda model: replace(QUICK.recipe(model), record_every=180, evaluate_every=360),
         untestable=dict.fromkeys(set(claims.MEASURED) - set(claims.FAMILIES["degradation"]), "not asked"),
+    )
+    small = small.on_scales(
+        {
+            plain_vs_residual.NAME: Depths(depths=(20, 56), seeds=3),
+            shortcut_options.NAME: None,
+            depth_scaling.NAME: None,
+            learning_rate.NAME: None,
+            controls.NAME: Nets(nets=(), seeds=3),
+        }
     )
     return small.with_data(replace(QUICK.data, digest=str(number))).with_seeds(seeds)
 

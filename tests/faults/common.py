@@ -25,7 +25,8 @@ from tiny import TINY
 from experiments import planned
 from study.execution import Execution
 from study.spec import Trial
-from study.store import atomic, heartbeat, ledger
+from study.store import atomic, heartbeat
+from study.store.account import read_account
 from study.store.mlflow import client, reader
 from study.training.checkpoints import load_newest
 
@@ -123,16 +124,13 @@ def execution_of(where: str | Path, tracking_uri: str = "") -> Execution:
 
 def training(execution: Execution, least: int = 60) -> list[Trial]:
     """The trials that some process trains now, past iteration `least`."""
-    said = {trial: ledger.account(execution.trial_folder(trial.id)) for trial in TRIALS}
-    now = {trial: heartbeat.read(execution.trial_folder(trial.id)) for trial in TRIALS}
-    return [
-        trial
-        for trial in TRIALS
-        if said[trial].get("outcome") == "running"
-        and now[trial].get("launch") == said[trial].get("launch")
-        and now[trial].get("iteration", 0) > least
-        and "outcome" not in now[trial]
-    ]
+    found = []
+    for trial in TRIALS:
+        folder = execution.trial_folder(trial.id)
+        account, progress = read_account(folder), heartbeat.read(folder)
+        if account.outcome == "running" and progress is not None and progress.launch == account.launch:
+            found += [trial] if progress.iteration > least and progress.outcome is None else []
+    return found
 
 
 def wait_until_training(execution: Execution, trials: int = 1, least: int = 60) -> list[Trial]:
@@ -147,7 +145,7 @@ def wait_until_training(execution: Execution, trials: int = 1, least: int = 60) 
 
 def worker_of(execution: Execution, trial: Trial) -> int:
     """The process that says it runs the trial."""
-    return int(ledger.account(execution.trial_folder(trial.id))["pid"])
+    return int(read_account(execution.trial_folder(trial.id)).pid)
 
 
 def seconds_until_it_goes_on(execution: Execution, trial: Trial, before: int) -> float:
@@ -178,8 +176,8 @@ def complete_and_equal(execution: Execution, undisturbed: Results) -> bool:
         assert ours[id][:2] == (outcome, tables), f"{id} has other records or layers"
         assert set(ours[id][2]) == set(weights)
         assert all(torch.equal(ours[id][2][name], weights[name]) for name in weights), f"{id} has other weights"
-        said = ledger.account(execution.trial_folder(id))
-        assert said["outcome"] == outcome, f"the ledger says {said['outcome']} of {id}"
+        said = read_account(execution.trial_folder(id))
+        assert said.outcome == outcome, f"the account of {id} has outcome {said.outcome}"
     mlflow = client.connect(execution)
     runs = mlflow.search_runs([experiment.experiment_id for experiment in mlflow.search_experiments()])
     assert Counter(run.data.tags["trial_id"] for run in runs) == Counter(list(ours)), "lost or doubled runs"

@@ -25,13 +25,15 @@ import psutil
 import requests
 import torch
 
+from study.store.account import read_account
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import TINY
 
 from experiments import planned
 from study.execution import Execution
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
 from study.store.mlflow import client, reader
 from study.training.checkpoints import load_newest
 
@@ -119,8 +121,8 @@ class Study:
 
     def training(self) -> bool:
         running = [self.execution.trial_folder(trial.id) for trial in trials(self.seeds)]
-        said = [(ledger.account(folder).get("outcome"), heartbeat.read(folder)) for folder in running]
-        return any(outcome == "running" and now.get("iteration", 0) > 0 for outcome, now in said)
+        said = [(read_account(folder).outcome, heartbeat.read(folder)) for folder in running]
+        return any(outcome == "running" and now is not None and now.iteration > 0 for outcome, now in said)
 
     def victim(self, kind: str) -> psutil.Process | None:
         if self.ended():

@@ -18,8 +18,9 @@ from study.execution import Execution
 from study.run import worker
 from study.run.launch import launch
 from study.spec import Trial
-from study.store import heartbeat, ledger
-from study.store.heartbeat import Launch, Leash
+from study.store import heartbeat
+from study.store.account import read_account
+from study.store.heartbeat import Launch, Leash, Progress
 from study.store.mlflow import client, mirror, reader
 from study.training.checkpoints import load_newest
 
@@ -86,7 +87,7 @@ def test_a_clock_that_jumps_by_years_during_a_trial_changes_nothing(
     assert all(torch.equal(weights[name], their_weights[name]) for name in weights)
     steps = [point.step for point in points(store, trial)]
     assert steps == sorted(set(steps)) == [record["iteration"] for record in records]
-    assert ledger.account(store.trial_folder(trial.id))["failures"] == 0
+    assert read_account(store.trial_folder(trial.id)).failures == 0
 
 
 def test_a_trial_that_goes_on_a_year_earlier_keeps_its_points_in_order(
@@ -100,7 +101,7 @@ def test_a_trial_that_goes_on_a_year_earlier_keeps_its_points_in_order(
     def stop_midway(*_: object) -> None:
         def wait() -> None:
             until = time.monotonic() + 60
-            while heartbeat.read(folder).get("iteration", 0) < 60 and time.monotonic() < until:
+            while (heartbeat.read(folder) or Progress()).iteration < 60 and time.monotonic() < until:
                 time.sleep(0.01)
             os.kill(os.getpid(), 15)
 

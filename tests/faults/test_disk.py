@@ -12,7 +12,8 @@ from common import Results, Study, complete_and_equal, execution_of, wait_for, w
 
 from study.execution import Execution
 from study.spec import Trial
-from study.store import heartbeat, ledger
+from study.store import heartbeat
+from study.store.account import read_account
 from study.store.mlflow import reader
 from study.training.checkpoints import newest_iteration
 
@@ -61,7 +62,7 @@ def full_while_training(disk: Path, start: Start, log: Path) -> tuple[Study, Exe
             wait_for(lambda folder=folder, beat=beat: heartbeat.version(folder / "progress.json") != beat, "it beats")
     fill(disk)
     assert [newest_iteration(folder / "checkpoints") for folder in folders] == reached
-    assert [ledger.account(folder)["outcome"] for folder in folders] == ["running", "running"]
+    assert [read_account(folder).outcome for folder in folders] == ["running", "running"]
     assert study.process.poll() is None
     return study, execution, trials
 

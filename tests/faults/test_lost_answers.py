@@ -11,9 +11,10 @@ from common import MLflowServer, wait_for
 
 from study.execution import Execution
 from study.spec import Trial
-from study.store import ledger
+from study.store.account import Account, Outcome
 from study.store.mlflow import client, reader
 from study.store.mlflow.mirror import Mirror
+from study.store.records import COLUMNS, seal_result
 
 pytestmark = pytest.mark.slow
 REQUESTS = ("experiments/create", "runs/create", "runs/log-batch", "runs/update")
@@ -72,10 +73,10 @@ def test_an_answer_that_is_lost_doubles_nothing(
 ) -> None:
     proxy = LosingAnswers(server.port, f"POST /api/2.0/mlflow/{asked} ".encode())
     trial, served = small(seed=REQUESTS.index(asked)), replace(store, tracking_uri=proxy.uri)
-    records = [{name: float(i) for name in ledger.COLUMNS.names} | {"iteration": i} for i in (4, 8)]
-    said = {"outcome": "running", "reason": "", "started": 1000, "tags": {"profile": asked}}
+    records = [{name: float(i) for name in COLUMNS.names} | {"iteration": i} for i in (4, 8)]
+    account = Account(started=1000, tags={"profile": asked})
     served.trial_folder(trial.id).mkdir(parents=True)
-    ledger.seal(served.trial_folder(trial.id), "finished", records, said)
+    seal_result(served.trial_folder(trial.id), Outcome.FINISHED, records, account)
     mirror = Mirror(served, [trial])
     wait_for(mirror.update, "MLflow has it all")
     assert proxy.lost == 1

@@ -22,7 +22,8 @@ from common import (
 )
 
 from study.execution import Execution
-from study.store import atomic, ledger
+from study.store import atomic
+from study.store.account import read_account
 from study.training.checkpoints import newest_iteration
 
 pytest.importorskip("moto")
@@ -63,7 +64,7 @@ def training(execution: Execution, least: int = 30) -> bool:
     """Whether both trials have kept a checkpoint past iteration `least` and are not over."""
     folders = [execution.trial_folder(trial.id) for trial in TRIALS]
     return all(
-        newest_iteration(folder / "checkpoints") > least and ledger.account(folder)["outcome"] == "running"
+        newest_iteration(folder / "checkpoints") > least and read_account(folder).outcome == "running"
         for folder in folders
     )
 

@@ -25,8 +25,9 @@ from study.execution import Execution
 from study.run import worker
 from study.run.worker import run_trial
 from study.spec import Trial
-from study.store import heartbeat, ledger
-from study.store.heartbeat import Launch, Leash
+from study.store import heartbeat
+from study.store.account import Outcome, read_account, write_account
+from study.store.heartbeat import Launch, Leash, Progress
 
 Start = Callable[..., Study]
 Small = Callable[..., Trial]
@@ -115,18 +116,18 @@ def in_a_thread(trial: Trial, execution: Execution) -> tuple[threading.Thread, l
     thread = threading.Thread(target=lambda: outcomes.append(run_trial(trial, execution, {"profile": "test"})))
     thread.start()
     folder = execution.trial_folder(trial.id)
-    wait_for(lambda: heartbeat.read(folder).get("iteration", 0) > 0, "it trains")
+    wait_for(lambda: (heartbeat.read(folder) or Progress()).iteration > 0, "it trains")
     return thread, outcomes
 
 
 def test_an_orphan_stops_when_another_launch_begins_and_says_nothing_more(launched: Execution, small: Small) -> None:
     trial = small(iterations=100_000)
     thread, outcomes = in_a_thread(trial, launched)
-    before = ledger.account(launched.trial_folder(trial.id))
+    before = read_account(launched.trial_folder(trial.id))
     Launch(replace(launched, launch="second")).begin()
     thread.join(60)
     assert outcomes == ["interrupted"]
-    assert ledger.account(launched.trial_folder(trial.id)) == before  # the second launch's worker may have written it
+    assert read_account(launched.trial_folder(trial.id)) == before  # the second launch's worker may have written it
     assert not list((launched.trial_folder(trial.id) / "checkpoints").glob("*"))
 
 
@@ -138,7 +139,7 @@ def test_an_orphan_stops_when_its_launcher_falls_silent(
     thread, outcomes = in_a_thread(trial, launched)
     thread.join(60)
     assert outcomes == ["interrupted"]
-    assert ledger.account(launched.trial_folder(trial.id))["outcome"] == "running"  # for the next launcher to correct
+    assert read_account(launched.trial_folder(trial.id)).outcome == "running"  # for the next launcher to correct
 
 
 def test_a_worker_that_is_asked_to_stop_saves_and_says_so(launched: Execution, small: Small) -> None:
@@ -147,7 +148,7 @@ def test_a_worker_that_is_asked_to_stop_saves_and_says_so(launched: Execution, s
     Launch(launched).end()
     thread.join(60)
     assert outcomes == ["interrupted"]
-    assert ledger.account(launched.trial_folder(trial.id))["outcome"] == "interrupted"
+    assert read_account(launched.trial_folder(trial.id)).outcome == "interrupted"
     assert list((launched.trial_folder(trial.id) / "checkpoints").glob("*.checkpoint"))
 
 
@@ -171,9 +172,9 @@ def test_a_worker_that_another_has_replaced_does_not_unsay_its_result(launched: 
     trial = small(iterations=100_000)
     folder = launched.trial_folder(trial.id)
     thread, outcomes = in_a_thread(trial, launched)  # cut off from the cluster, which started the trial elsewhere
-    other = {**ledger.account(folder), "outcome": "finished", "reason": "", "pid": 1, "host": "elsewhere"}
-    ledger.say(folder, other)
+    other = replace(read_account(folder), outcome=Outcome.FINISHED, reason="", pid=1, host="elsewhere")
+    write_account(folder, other)
     Launch(launched).end()
     thread.join(60)
     assert outcomes == ["interrupted"]
-    assert ledger.account(folder) == other
+    assert read_account(folder) == other

@@ -26,7 +26,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from study.execution import Execution
 from study.spec import InputError
-from study.store import atomic, ledger
+from study.store import atomic, layout
+from study.store.layout import Store
 from study.store.mlflow.tags import KIND, STUDY
 
 OUTAGES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)  # what MLflow raises where it cannot be used
@@ -43,7 +44,7 @@ def address(database: Path) -> str:
 
 def tracking_address(execution: Execution) -> str:
     """The given tracking address, or that of the database inside the storage."""
-    return execution.tracking_uri or address(execution.storage / "mlflow.db")
+    return execution.tracking_uri or address(Store(execution.storage).database)
 
 
 def first_line(error: BaseException) -> str:
@@ -68,7 +69,7 @@ def create_store(execution: Execution) -> None:
     storage = execution.storage
     if not execution.tracking_uri and not atomic.is_local(storage):
         raise InputError(f"storage {storage} cannot hold a database; name an MLflow server: --tracking-uri http://...")
-    ledger.create(storage)
+    layout.create(storage)
     if not execution.tracking_uri:
         _create_database(storage)
         settle(execution)
@@ -79,8 +80,8 @@ def create_store(execution: Execution) -> None:
 
 def _create_database(storage: Path) -> None:
     """MLflow's database, made under another name: one that a kill left half made could never be opened."""
-    (storage / "artifacts").mkdir(exist_ok=True)
-    database = storage / "mlflow.db"
+    Store(storage).artifacts.mkdir(exist_ok=True)
+    database = Store(storage).database
     if database.exists():
         return
     half_made = storage / f".mlflow.db.{os.getpid()}"
@@ -106,7 +107,7 @@ def has_runs(execution: Execution) -> bool:
     """Whether there is an MLflow to ask. Raises `InputError` for a storage that is no store, or another version's."""
     if execution.tracking_uri:
         return True
-    return ledger.is_store(execution.storage) and (execution.storage / "mlflow.db").exists()
+    return layout.is_store(execution.storage) and (Store(execution.storage).database).exists()
 
 
 def settle(execution: Execution) -> None:
@@ -116,7 +117,7 @@ def settle(execution: Execution) -> None:
     Artifacts that older versions of this code wrote into the old place are copied into this store; the old place is
     only read. Raises `InputError` where the database cannot be written.
     """
-    database = execution.storage / "mlflow.db"
+    database = Store(execution.storage).database
     if execution.tracking_uri or not database.exists():
         return
     place = _artifacts(execution).as_uri()

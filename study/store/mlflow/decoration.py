@@ -16,11 +16,11 @@ from mlflow.entities import Metric
 
 from study.execution import Execution
 from study.spec import Trial
-from study.store import ledger
+from study.store.account import RESULTS, Account, Outcome
 from study.store.finals import final_mean
-from study.store.ledger import RESULTS
 from study.store.mlflow import client
 from study.store.mlflow.tags import KIND, NOTE, PICTURED, STUDY, VIEW, View
+from study.store.records import RECALIBRATED
 
 TESTED = ("test_error_pct", "map_50")  # of the last record
 HUES = {"none": 22, "A": 208, "B": 275, "C": 150, "A-average": 190}  # degrees, by shortcut
@@ -42,11 +42,11 @@ def colour(trial: Trial) -> str:
     return "#" + "".join(f"{round(255 * part):02x}" for part in rgb)
 
 
-def finals(trial: Trial, account: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def finals(trial: Trial, account: Account, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The columns of a result: seconds and, if it finished, the errors in percent that tables print, rounded alike."""
-    tags = account["tags"]
-    numbers = {name: round(float(tags[name]), 2) for name in ("seconds", *ledger.RECALIBRATED) if name in tags}
-    if account["outcome"] != "finished" or not records:
+    tags = account.tags
+    numbers = {name: round(float(tags[name]), 2) for name in ("seconds", *RECALIBRATED) if name in tags}
+    if account.outcome != Outcome.FINISHED or not records:
         return numbers
     iteration = [record["iteration"] for record in records]
     running = [math.nan if (error := r.get("train_error_pct")) is None else error for r in records]
@@ -57,11 +57,11 @@ def finals(trial: Trial, account: Mapping[str, Any], records: Sequence[Mapping[s
     return numbers | {f"final_{name}": round(last[name], 2) for name in TESTED if last.get(name) is not None}
 
 
-def trial_note(trial: Trial, account: Mapping[str, Any], finals: Mapping[str, float]) -> str:
+def trial_note(trial: Trial, account: Account, finals: Mapping[str, float]) -> str:
     """The description of a result's run, in Markdown."""
-    tags = account["tags"]
+    tags = account.tags
     diverged = f"diverged at iteration {tags.get('diverged_at', '?')}"
-    outcome = diverged if account["outcome"] == "diverged" else "finished"
+    outcome = diverged if account.outcome == Outcome.DIVERGED else "finished"
     lines = [f"**{trial.title}** on {trial.data.label}, seed {trial.seed}: {outcome}.", ""]
     errors = {"training error": "final_train_error_pct", "test error": "final_test_error_pct"}
     lines += [f"- {title} at the end: {finals[name]:.2f} %" for title, name in errors.items() if name in finals]

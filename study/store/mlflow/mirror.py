@@ -22,18 +22,19 @@ from mlflow.entities import Run as MlflowRun
 
 from study.execution import Execution
 from study.spec import PROTOCOL, SCHEMA, InputError, Trial
-from study.store import atomic, ledger
+from study.store import atomic, layout
+from study.store.account import RESULTS, Account, Outcome, read_account
 from study.store.heartbeat import version
-from study.store.ledger import RESULTS
 from study.store.mlflow import client, decoration
 from study.store.mlflow.tags import EVALUATED, NOTE, STATUS, STUDY
+from study.store.records import is_evaluated, read_evaluations, read_records, table_digest
 
 POINTS = 150  # of a series; the UI requests at most 320, and the server's response time grows with the number stored
 POLL_SECONDS = 2.0  # between looks at the trials' folders
 OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
 SERVER_PATIENCE_SECONDS = 30.0  # to wait, at the end of a launch, for a server that is out of reach
 # Files of a trial that its run shows.
-ATTACHED = ("spec.json", "uncommitted.patch", "trace.json", "records.parquet", "layers.parquet")
+ATTACHED = (layout.SPEC, layout.PATCH, layout.TRACE, layout.RECORDS, layout.LAYERS)
 # Fields that follow from others, or are about measuring. They are in spec.json and in the tag `spec`; parameters are
 # what is worth a column.
 UNCOMPARED = (
@@ -84,7 +85,7 @@ class Mirror:
         """Show what is new in the store; whether MLflow now has it all."""
         for trial in list(self.trials.values()):
             folder = self.execution.trial_folder(trial.id)
-            now = [version(folder / name) for name in ("run.json", "records.parquet", "evaluations.parquet")]
+            now = [version(folder / name) for name in (layout.ACCOUNT, layout.RECORDS, layout.EVALUATIONS)]
             if now[0] is None or self.shown.get(trial.id) == now:
                 continue
             self.behind.add(trial.id)
@@ -103,12 +104,12 @@ class Mirror:
         return not self.behind
 
     def _show(self, trial: Trial, folder: Path) -> None:
-        account = ledger.account(folder)
-        if not account:
+        account = read_account(folder)
+        if account.outcome == Outcome.MISSING:
             return
-        sealed, run = account["outcome"] in RESULTS, self.runs.get(trial.id)
+        sealed, run = account.has_result, self.runs.get(trial.id)
         if sealed and run and run.info.status == "FINISHED" and _has_result(run):
-            if run.data.tags["records_sha256"] != account["tags"]["records_sha256"]:
+            if run.data.tags["records_sha256"] != account.tags["records_sha256"]:
                 log.warning("MLflow has another result of trial %s, and keeps it; %s has this one", trial.id, folder)
             else:
                 self._show_evaluations(trial, folder)
@@ -118,9 +119,9 @@ class Mirror:
         run_id, known = run.info.run_id, run.data.tags
         if not run.data.params:
             self.mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in _parameters(trial)])
-        records = ledger.read_records(folder).to_pylist()
+        records = read_records(folder).to_pylist()
         self._log_curve(trial, run, records)
-        tags = {**_trial_tags(trial), **account["tags"], "reason": account["reason"]}
+        tags = {**_trial_tags(trial), **account.tags, "reason": account.reason}
         if sealed:
             finals = decoration.finals(trial, account, records)
             # At step 0 the UI draws bars, not a curve of one point.
@@ -134,49 +135,49 @@ class Mirror:
         if sealed:
             self._show_evaluations(trial, folder)
 
-    def _show_outcome(self, run: MlflowRun, account: Mapping[str, Any]) -> None:
+    def _show_outcome(self, run: MlflowRun, account: Account) -> None:
         """The outcome comes last: a run has a result only once everything else is there."""
-        outcome, run_id = account["outcome"], run.info.run_id
-        if outcome != "running":
+        outcome, run_id = account.outcome, run.info.run_id
+        if outcome != Outcome.RUNNING:
             client.tag(self.mlflow, run_id, {"outcome": outcome})
-            took = 1_000 * float(account["tags"].get("seconds", "nan"))
+            took = 1_000 * float(account.tags.get("seconds", "nan"))
             # The clock does not tell when a result that was made elsewhere ended.
-            known = outcome in RESULTS and math.isfinite(took)
+            known = outcome.is_result and math.isfinite(took)
             self.mlflow.set_terminated(run_id, STATUS[outcome], run.info.start_time + round(took) if known else None)
-        elif run.data.tags.get("outcome") != "running" or run.info.status != "RUNNING":
-            client.tag(self.mlflow, run_id, {"outcome": "running"})
+        elif run.data.tags.get("outcome") != Outcome.RUNNING or run.info.status != "RUNNING":
+            client.tag(self.mlflow, run_id, {"outcome": Outcome.RUNNING})
             self.mlflow.update_run(run_id, status="RUNNING")
 
     def _show_evaluations(self, trial: Trial, folder: Path) -> None:
         """Show the evaluations if the run has others; while they are replaced its tag names none."""
-        table, run = ledger.read_evaluations(folder), self.runs[trial.id]
+        table, run = read_evaluations(folder), self.runs[trial.id]
         run_id, known = run.info.run_id, run.data.tags.get(EVALUATED, "")
-        if table is None or known == ledger.digest(table):
+        if table is None or known == table_digest(table):
             return
         if known:
             client.tag(self.mlflow, run_id, {EVALUATED: ""})
-        self._attach(run, folder, ["evaluations.parquet"])
-        client.tag(self.mlflow, run_id, {EVALUATED: ledger.digest(table)})
+        self._attach(run, folder, [layout.EVALUATIONS])
+        client.tag(self.mlflow, run_id, {EVALUATED: table_digest(table)})
         self.runs[trial.id] = self.mlflow.get_run(run_id)
 
     def _attach(self, run: MlflowRun, folder: Path, names: Iterable[str]) -> None:
         contents = {name: atomic.read(folder / name) for name in names}
         client.attach(self.execution, run, {name: data for name, data in contents.items() if data is not None})
 
-    def _create(self, trial: Trial, account: Mapping[str, Any]) -> MlflowRun:
+    def _create(self, trial: Trial, account: Account) -> MlflowRun:
         """The trial's one run. After a lost answer the server may have made it: MLflow's client repeats requests."""
         existing = list(client.search(self.mlflow, [trial.id])) if self.outage else []
         if not existing:
             tags = {
                 "study": STUDY,
                 "trial_id": trial.id,
-                "outcome": "running",
+                "outcome": Outcome.RUNNING.value,
                 "spec": json.dumps(trial.to_dict()),
                 "mlflow.runColor": decoration.colour(trial),
             }
-            experiment = client.experiment(self.mlflow, self.execution, account["tags"]["profile"])
-            name = decoration.run_name(trial, account["tags"])
-            self.mlflow.create_run(experiment, account["started"], run_name=name, tags=tags)
+            experiment = client.experiment(self.mlflow, self.execution, account.tags["profile"])
+            name = decoration.run_name(trial, account.tags)
+            self.mlflow.create_run(experiment, account.started, run_name=name, tags=tags)
             existing = list(client.search(self.mlflow, [trial.id]))
         return self._one_per_trial(existing)[trial.id]
 
@@ -197,8 +198,7 @@ class Mirror:
         metrics = [
             Metric(name, value, run.info.start_time + record["iteration"], record["iteration"])
             for index, record in enumerate(records)
-            if record["iteration"] > last
-            and (index % stride == 0 or record is records[-1] or ledger.is_evaluated(record))
+            if record["iteration"] > last and (index % stride == 0 or record is records[-1] or is_evaluated(record))
             for name, value in record.items()
             if name != "iteration" and value is not None and math.isfinite(value)
         ]

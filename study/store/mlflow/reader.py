@@ -12,10 +12,11 @@ from mlflow.exceptions import MlflowException
 
 from study.execution import Execution
 from study.spec import InputError, Trial
-from study.store import ledger
-from study.store.ledger import RESULTS, UNUSABLE, Run
+from study.store import layout
+from study.store.account import Outcome
 from study.store.mlflow import client
 from study.store.mlflow.tags import EVALUATED, PICTURED, STATUS, STUDY, VERSION
+from study.store.records import Run, verified, verified_evaluations, verified_layers
 
 MEND = "delete what is wrong in MLflow (make ui); the next launch shows the trial's folder again, or trains it"
 
@@ -59,22 +60,22 @@ def _read(
             raise InputError(f"run {run_id} has another specification than the trial of its id")
         if outcome not in STATUS:
             raise InputError(f"run {run_id} has the outcome {outcome!r}, which is none of {', '.join(STATUS)}")
-        if records and outcome in RESULTS:
-            curve = _table("records.parquet", ledger.verified, mlflow, run, execution)
+        if records and Outcome(outcome).is_result:
+            curve = _table(layout.RECORDS, verified, mlflow, run, execution)
             if "layers_sha256" in tags:
-                layers = _table("layers.parquet", ledger.verified_layers, mlflow, run, execution)
+                layers = _table(layout.LAYERS, verified_layers, mlflow, run, execution)
             if tags.get(EVALUATED):
-                evaluations = _table("evaluations.parquet", ledger.verified_evaluations, mlflow, run, execution)
+                evaluations = _table(layout.EVALUATIONS, verified_evaluations, mlflow, run, execution)
     except InputError as error:
-        return Run(run_id, trial, UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
+        return Run(run_id, trial, Outcome.UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
     for name in (EVALUATED, PICTURED):
         tags.pop(name, None)  # they are about this copy, not about the trial
-    return Run(run_id, trial, outcome, tags, curve, layers, evaluations)
+    return Run(run_id, trial, Outcome(outcome), tags, curve, layers, evaluations)
 
 
 def _table(
     file: str,
-    verified: Callable[[pa.Table, dict[str, str], str], pa.Table],
+    check: Callable[[pa.Table, dict[str, str], str], pa.Table],
     mlflow: MlflowClient,
     run: MlflowRun,
     execution: Execution,
@@ -85,7 +86,7 @@ def _table(
     except (OSError, MlflowException, pa.ArrowException) as error:
         mlflow.get_run(run_id)  # raises if not the file is at fault but MLflow is out of reach
         raise InputError(f"{file} of run {run_id} cannot be read ({client.first_line(error)})") from None
-    return verified(table, run.data.tags, f"run {run_id}")
+    return check(table, run.data.tags, f"run {run_id}")
 
 
 def _has_specification(tags: Mapping[str, str], trial: Trial) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from study.spec import PROTOCOL, SCHEMA
+from study.store.account import Outcome
 
 STUDY = "degradation-study"
 VERSION = f"schema {SCHEMA}, protocol {PROTOCOL}"  # of the ids that this code makes and reads
@@ -15,11 +16,11 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}  # or the UI opens 
 VIEW = "mlflow.sharedViewState."  # prefix of the tags of an experiment that hold its saved views
 # MLflow's status of a run for each outcome of a trial.
 STATUS = {
-    "running": "RUNNING",
-    "finished": "FINISHED",
-    "diverged": "FINISHED",
-    "failed": "FAILED",
-    "interrupted": "KILLED",
+    Outcome.RUNNING: "RUNNING",
+    Outcome.FINISHED: "FINISHED",
+    Outcome.DIVERGED: "FINISHED",
+    Outcome.FAILED: "FAILED",
+    Outcome.INTERRUPTED: "KILLED",
 }
 
 

@@ -1,10 +1,9 @@
-"""What a trial says of itself, in its folder of the storage: its account and its curve. Knows neither torch nor MLflow.
+"""The measurements of a trial, as Parquet in its folder: its curve, its layers and its evaluations.
 
-`run.json`, the account, says how far the trial came and how it is run; `records.parquet` is its curve, and
-`layers.parquet` what its layers do (`study/nets/layers.py`). A trial has a result once its account names the curve's
-row count and the digests of both: it is sealed, and nobody writes to it again. Only `evaluations.parquet`, by which its
-net is tested in other ways (10-crop, multi-scale), may come, and grow, later. MLflow shows what the ledger holds
-(`study/store/mlflow/tracking.py`), now or later.
+A trial has a result once its account (`study/store/account.py`) names the curve's row count and the digests of curve
+and layers: it is sealed, and nobody writes to it again. Only the evaluations, by which its net is tested in other ways
+(10-crop, multi-scale), may come, and grow, later. Owns these files' columns, seals and checks. Knows neither torch nor
+MLflow, which shows what the folders hold (`study/store/mlflow/`).
 """
 
 import hashlib
@@ -12,7 +11,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,8 @@ import pyarrow.parquet as pq
 
 from study.spec import DetectionTrial, InputError, Trial
 from study.store import atomic
-
-STORE_VERSION = 1  # of the storage folder's layout
-RESULTS = ("finished", "diverged")  # outcomes that are never run again
-UNUSABLE = "unusable"  # never written: what a reader makes of a result that is not what was sealed, or can be none
+from study.store.account import Account, Outcome, read_account, write_account
+from study.store.layout import TrialFolder
 
 
 def _curve(*numbers: str) -> pa.Schema:
@@ -84,89 +81,41 @@ class Run:
 
     run_id: str
     trial: Trial
-    outcome: str  # 'running', 'finished', 'diverged', 'failed', 'interrupted' or 'unusable'
+    outcome: Outcome
     tags: dict[str, str]  # of what is unusable, 'reason' says what is wrong and what to do
     records: pa.Table | None
     layers: pa.Table | None = None
     evaluations: pa.Table | None = None
 
 
-def is_store(root: Path) -> bool:
-    """Whether a store is there. Raises `InputError` if it is another version's, or no store at all."""
-    marker = root / "store.json"
-    try:
-        content = atomic.read(marker)
-        if content is None:
-            others = root.exists() and (not root.is_dir() or any(p.name[0] != "." for p in root.iterdir()))
-            if others:
-                raise InputError(f"{root} is not a store (it has no store.json); choose an empty or a new folder")
-            return False
-        found = json.loads(content)["version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{marker} cannot be read; restore it, or choose another folder") from None
-    if found != STORE_VERSION:
-        raise InputError(
-            f"store {root} has version {found}, this code reads version {STORE_VERSION};"
-            " use the code that wrote it, or choose another folder"
-        )
-    return True
-
-
-def create(root: Path) -> None:
-    """Make the folder a store, unless it is one. Raises `InputError` where it cannot be, or cannot be written."""
-    try:
-        if not is_store(root):
-            atomic.write(root / "store.json", json.dumps({"version": STORE_VERSION}).encode())
-        atomic.write(root / ".writable", b"")
-    except OSError as error:
-        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"store {root} cannot be written ({reason}); choose another folder") from None
-
-
-def account(folder: Path) -> dict[str, Any]:
-    """What the trial last said: 'outcome', 'reason', 'started' (ms), 'tags' and counts; {} if nothing yet."""
-    content = atomic.read(folder / "run.json")
-    try:
-        return json.loads(content) if content else {}
-    except ValueError:
-        return {}
-
-
-def say(folder: Path, said: dict[str, Any]) -> None:
-    """Replace the trial's account."""
-    atomic.write(folder / "run.json", json.dumps(said, indent=1).encode())
-
-
-def seal(
+def seal_result(
     folder: Path,
-    outcome: str,
+    outcome: Outcome,
     records: list[dict[str, Any]] | pa.Table,
-    said: dict[str, Any],
+    account: Account,
     layers: list[dict[str, Any]] | pa.Table | None = None,
     evaluations: Sequence[dict[str, Any]] = (),
     schema: pa.Schema = COLUMNS,
-) -> dict[str, Any]:
+) -> Account:
     """Write curve, layers and evaluations, then the account that makes the outcome a result. Returns the account."""
-    assert outcome in RESULTS
+    assert outcome.is_result
     table = write_records(folder, records, schema)
-    seals = {"records": str(table.num_rows), "records_sha256": digest(table)}
+    seals = {"records": str(table.num_rows), "records_sha256": table_digest(table)}
     if layers is None:
-        (folder / "layers.parquet").unlink(missing_ok=True)
+        TrialFolder(folder).layers.unlink(missing_ok=True)
     else:
-        seals["layers_sha256"] = digest(_write(folder / "layers.parquet", layers, LAYERS))
+        seals["layers_sha256"] = table_digest(_write(TrialFolder(folder).layers, layers, LAYERS))
     if evaluations:
-        _write(folder / "evaluations.parquet", list(evaluations), EVALUATIONS)
-    said = {**said, "outcome": outcome, "reason": "", "tags": {**said["tags"], **seals}}
-    verified(table, said["tags"], folder.name)
-    say(folder, said)
-    return said
+        _write(TrialFolder(folder).evaluations, list(evaluations), EVALUATIONS)
+    account = replace(account, outcome=outcome, reason="", tags=account.tags | seals)
+    verified(table, account.tags, folder.name)
+    write_account(folder, account)
+    return account
 
 
 def write_records(folder: Path, records: list[dict[str, Any]] | pa.Table, schema: pa.Schema = COLUMNS) -> pa.Table:
     """Replace the trial's curve by these records."""
-    return _write(folder / "records.parquet", records, schema)
+    return _write(TrialFolder(folder).records, records, schema)
 
 
 def _write(path: Path, rows: list[dict[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
@@ -179,15 +128,15 @@ def _write(path: Path, rows: list[dict[str, Any]] | pa.Table, schema: pa.Schema)
 
 def read_records(folder: Path) -> pa.Table:
     """The curve so far, not verified; empty if there is none."""
-    content = atomic.read(folder / "records.parquet")
+    content = atomic.read(TrialFolder(folder).records)
     return COLUMNS.empty_table() if content is None else pq.read_table(io.BytesIO(content))
 
 
-def problem(folder: Path, trial: Trial, said: dict[str, Any]) -> str:
-    """What is wrong with the trial's result in the ledger and what to do, in one line; '' if it is sound."""
+def problem_of(folder: Path, trial: Trial, account: Account) -> str:
+    """What is wrong with the trial's result in its folder and what to do, in one line; '' if it is sound."""
     try:
-        records = verified(read_records(folder), said.get("tags", {}), f"trials/{folder.name}")
-        wrong = flaw(trial, said["outcome"], records)
+        records = verified(read_records(folder), account.tags, f"trials/{folder.name}")
+        wrong = flaw_of(trial, account.outcome, records)
     except (InputError, OSError, pa.ArrowException) as error:
         wrong = str(error).splitlines()[0]
     return f"{wrong}; {MEND}" if wrong else ""
@@ -195,7 +144,7 @@ def problem(folder: Path, trial: Trial, said: dict[str, Any]) -> str:
 
 def read_layers(folder: Path) -> pa.Table | None:
     """What the layers do, not verified; None if it was not measured."""
-    content = atomic.read(folder / "layers.parquet")
+    content = atomic.read(TrialFolder(folder).layers)
     return None if content is None else pq.read_table(io.BytesIO(content))
 
 
@@ -208,7 +157,7 @@ def add_evaluations(folder: Path, rows: list[dict[str, Any]]) -> None:
 
     Raises `InputError` for a trial that is not finished, other columns, and values that are no numbers.
     """
-    if account(folder).get("outcome") != "finished":
+    if read_account(folder).outcome is not Outcome.FINISHED:
         raise InputError(f"trial {folder.name} is not finished; only finished trials are evaluated")
     rows = [{"nets": "", **row} for row in rows]
     for row in rows:
@@ -217,23 +166,23 @@ def add_evaluations(folder: Path, rows: list[dict[str, Any]]) -> None:
         if not math.isfinite(row["value"]):
             raise InputError(f"{row['measure']} of {folder.name} is {row['value']}; an evaluation needs a number")
     new = pa.Table.from_pylist(rows, schema=EVALUATIONS)
-    _write(folder / "evaluations.parquet", joined(new, read_evaluations(folder)), EVALUATIONS)
+    _write(TrialFolder(folder).evaluations, joined_evaluations(new, read_evaluations(folder)), EVALUATIONS)
 
 
 def read_evaluations(folder: Path) -> pa.Table | None:
     """How the net was tested beyond its curve; None if it was not."""
-    content = atomic.read(folder / "evaluations.parquet")
+    content = atomic.read(TrialFolder(folder).evaluations)
     return None if content is None else pq.read_table(io.BytesIO(content))
 
 
-def joined(first: pa.Table | None, second: pa.Table | None) -> pa.Table | None:
+def joined_evaluations(first: pa.Table | None, second: pa.Table | None) -> pa.Table | None:
     """The evaluations of both, in a fixed order; where both have one of the same, that of `first`."""
     tables = [table for table in (second, first) if table is not None]
     rows = {tuple(row[name] for name in OF): row for table in tables for row in table.to_pylist()}
     return pa.Table.from_pylist([rows[of] for of in sorted(rows)], schema=EVALUATIONS) if tables else None
 
 
-def digest(table: pa.Table) -> str:
+def table_digest(table: pa.Table) -> str:
     """SHA-256 of the values as `json.dumps(table.to_pylist())`, independent of how Parquet happened to store them.
 
     Prints each distinct value once and joins the rows in Arrow: long curves are read by the thousand.
@@ -257,20 +206,20 @@ def verified(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
     """The curve, if it is what was sealed. Raises `InputError` for other rows, other values or iterations that fall."""
     if "records_sha256" not in tags:
         raise InputError(f"the curve of {name} was never sealed")
-    if str(table.num_rows) != tags.get("records") or digest(table) != tags["records_sha256"]:
+    if str(table.num_rows) != tags.get("records") or table_digest(table) != tags["records_sha256"]:
         raise InputError(f"the curve of {name} was altered after it was sealed")
     if not _rise(table):
         raise InputError(f"the curve of {name} has iterations that do not rise")
     return table
 
 
-def flaw(trial: Trial, outcome: str, records: pa.Table | None) -> str:
+def flaw_of(trial: Trial, outcome: Outcome, records: pa.Table | None) -> str:
     """Why these records cannot be those of such a result, in one clause; '' if they can."""
     if records is None:
         return "its records are missing"
     if not _rise(records):
         return "the iterations of its records do not rise"
-    if outcome != "finished":
+    if outcome is not Outcome.FINISHED:
         return ""
     *_, last = records.to_pylist() or [{}]
     if last.get("iteration") != trial.recipe.iterations:
@@ -292,13 +241,13 @@ def _rise(table: pa.Table) -> bool:
 
 def verified_layers(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
     """The layers, if they are what was sealed, else `InputError`."""
-    if digest(table) != tags.get("layers_sha256"):
+    if table_digest(table) != tags.get("layers_sha256"):
         raise InputError(f"the layers of {name} were altered after they were sealed")
     return table
 
 
 def verified_evaluations(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:
     """The evaluations, if they are what MLflow was shown, else `InputError`."""
-    if digest(table) != tags["evaluations_sha256"]:
+    if table_digest(table) != tags["evaluations_sha256"]:
         raise InputError(f"the evaluations of {name} were altered after they were logged")
     return table

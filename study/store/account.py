@@ -1,0 +1,92 @@
+"""The account of a trial: how far it came, how it is run, and whether it has a result. It is `run.json` in its folder.
+
+Owns what an outcome means; nothing else decides whether a trial has a result. Does not know the curve that a result's
+tags seal (`study/store/records.py`). Standard library only, as commands that read nothing else start at once.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+
+from study.store import atomic
+from study.store.layout import TrialFolder
+
+REASON_CHARACTERS = 5000  # that are kept of a reason: a traceback can be long
+
+
+class Outcome(StrEnum):
+    """How a trial stands. Its value is what files, tags and tables hold."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    DIVERGED = "diverged"  # its loss was not finite: an observation, not an error
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    UNUSABLE = "unusable"  # never written: a result that differs from what was sealed, or that cannot be one
+    MISSING = "missing"  # never written: there is no account
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the trial is never run again."""
+        return self in (Outcome.FINISHED, Outcome.DIVERGED)
+
+
+RESULTS = tuple(outcome for outcome in Outcome if outcome.is_result)
+
+
+@dataclass(frozen=True)
+class Account:
+    """What a trial's folder, or its run in MLflow, says of the trial."""
+
+    launch: str = ""  # the name of the launch that runs it, or ran it last
+    started: int | None = None  # ms since the epoch, by the clock of its node
+    failures: int = 0  # attempts of this launch that ended with an error
+    deaths: int = 0  # of its process in a row, at the checkpoint of iteration `died_at`
+    died_at: int | None = None
+    outcome: Outcome = Outcome.MISSING
+    reason: str = ""  # why there is no result, for people
+    host: str = ""  # where it runs: with `pid` and `process_started` the one process that may write the account
+    pid: int | None = None
+    process_started: float | None = None  # s since the epoch
+    tags: dict[str, str] = field(default_factory=dict)  # how it is run, what it took; of a result, the seals
+
+    @property
+    def has_result(self) -> bool:
+        return self.outcome.is_result
+
+    @property
+    def process(self) -> tuple[str, str, int | None, float | None]:
+        """What tells one attempt from another."""
+        return self.launch, self.host, self.pid, self.process_started
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a trial cannot be run here: its user has to mend the input, and another attempt would fail, too."""
+
+    message: str
+
+
+def read_account(folder: Path) -> Account:
+    """The account in a trial's folder; its outcome is `missing` where there is none, or none that can be read."""
+    content = atomic.read(TrialFolder(folder).account)
+    if content is None:
+        return Account()
+    known = {field.name for field in fields(Account)}
+    try:
+        values = {name: value for name, value in json.loads(content).items() if name in known}
+        return Account(**values | {"outcome": Outcome(values["outcome"])})
+    except (ValueError, KeyError, AttributeError):
+        return Account()
+
+
+def write_account(folder: Path, account: Account) -> None:
+    """Replace the account in a trial's folder. Raises `OSError`."""
+    assert account.outcome not in (Outcome.UNUSABLE, Outcome.MISSING)
+    atomic.write(TrialFolder(folder).account, json.dumps(asdict(account), indent=1).encode())
+
+
+def has_result(folder: Path) -> bool:
+    """Whether the trial of this folder has a result, by its account."""
+    return read_account(folder).has_result
