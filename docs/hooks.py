@@ -1,5 +1,6 @@
 """Fills the generated pages of the documentation from the code: commands, experiments, claims, protocol, deviations."""
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -30,7 +31,7 @@ def commands() -> Iterator[str]:
         for name, command in sorted(group.commands.items()):
             context = click.Context(command, info_name=name)
             usage = " ".join(command.collect_usage_pieces(context))
-            yield f"### {entry} {name}\n\n{command.help}\n\n```\n{entry} {name} {usage}\n```\n"
+            yield f"### {name}\n\n{inspect.cleandoc(command.help or '')}\n\n```\n{entry} {name} {usage}\n```\n"
             options = [record for each in command.get_params(context) if (record := each.get_help_record(context))]
             yield from table(("option", "meaning"), ((f"`{option}`", text) for option, text in options))
 

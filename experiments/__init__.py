@@ -22,6 +22,8 @@ from experiments import (
 from experiments.profiles import Profile, Scale
 from study.spec import Trial, check_choice
 
+# To add an experiment, write its file and name it here. Its trials are then planned, trained, and rows of runs.parquet
+# and curves.parquet. No picture or claim shows them by itself: these choose nets by an experiment's NAME, in analysis/.
 EXPERIMENTS = (
     plain_vs_residual,
     shortcut_options,

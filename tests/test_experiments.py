@@ -1,11 +1,16 @@
 """What the experiments plan, and that it stays what it was."""
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-from experiments import EXPERIMENTS, name_of, planned
-from experiments.profiles import profile
+import experiments
+from experiments import EXPERIMENTS, most_seeds, name_of, plain_vs_residual, planned
+from experiments.profiles import PROFILES, QUICK, Depths, profile
+from study.spec import InputError
 
 # SHA-256 over the sorted ids of every trial of every experiment, computed by commit 1688b7b.
 PLANS = {
@@ -21,3 +26,39 @@ def test_plans_never_change_without_raising_schema_or_protocol(name: str) -> Non
     """A difference means that logged studies no longer belong to their profile."""
     ids = sorted(trial.id for trial in planned(profile(name), map(name_of, EXPERIMENTS)))
     assert hashlib.sha256("\n".join(ids).encode()).hexdigest() == PLANS[name]
+
+
+def test_every_file_of_an_experiment_is_in_the_list_under_a_name_of_its_own() -> None:
+    files = {path.stem for path in Path(experiments.__file__).parent.glob("*.py") if "NAME = " in path.read_text()}
+    assert files == {experiment.__name__.rpartition(".")[2] for experiment in EXPERIMENTS}
+    assert len(set(map(name_of, EXPERIMENTS))) == len(EXPERIMENTS)
+
+
+def test_experiments_state_scales_of_profiles_that_exist() -> None:
+    names = {profile.name for profile in PROFILES}
+    assert all(set(experiment.SCALE) <= names for experiment in EXPERIMENTS)
+
+
+def test_an_experiment_is_added_with_one_module_and_one_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = ModuleType("experiments.width")
+    added.NAME, added.SCALE = "width", {"quick": Depths(depths=(26,), seeds=1)}  # type: ignore[attr-defined]
+    net = QUICK.model("plain", 26)
+    added.trials = lambda profile: profile.trials(net, profile.recipe(net), 1)  # type: ignore[attr-defined]
+    monkeypatch.setattr(experiments, "EXPERIMENTS", (*EXPERIMENTS, added))
+    (trial,) = planned(QUICK, ["width"])
+    assert planned(QUICK)[trial] == ["width"] and planned(profile("class"), ["depth-scaling"])
+
+
+def test_asked_seeds_hold_for_every_experiment() -> None:
+    assert {most_seeds(one) for one in PROFILES} == {2, 3, 5}
+    for one in PROFILES:
+        seeds = {trial.seed for trial in planned(one.with_seeds(4)) if trial.data.labels == "shuffled"}
+        assert seeds == {0, 1, 2, 3} and most_seeds(one.with_seeds(4)) == 4
+
+
+def test_another_scale_replaces_the_stated_one_and_none_leaves_the_experiment_out() -> None:
+    smaller = QUICK.on_scales({plain_vs_residual.NAME: Depths(depths=(20,), seeds=1)})
+    assert [trial.model.title for trial in plain_vs_residual.trials(smaller)] == ["plain-20", "ResNet-20"]
+    assert planned(QUICK.on_scales({plain_vs_residual.NAME: None}), [plain_vs_residual.NAME]) == {}
+    with pytest.raises(InputError, match="experiment 'plain_vs_residual' is unknown"):
+        planned(replace(QUICK, scales={"plain_vs_residual": None}))

@@ -1,10 +1,7 @@
-"""Claims about photographs: where they are found, how they are decoded and augmented, and that trials train on them."""
+"""Claims about photographs: batches, augmentation and damaged images, and that trials train on them."""
 
-import hashlib
-import io
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,335 +10,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.io
 import torch
-import webdataset
-from click.testing import CliRunner
+from pictures import load, refused, same, shards, write, zoo
 from PIL import Image
-from torch import Tensor
-from torchvision.datasets import imagenet as torchvisions
 from torchvision.transforms import functional as reference
 
-from commands.study import cli
-from study.data import arrays, decoding, indexes, photographs
-from study.data.photographs import Photographs
+from study.data import arrays, photographs
 from study.execution import Execution
 from study.run import worker
 from study.seeds import generator
-from study.spec import Data, InputError, Model, Trial
+from study.spec import InputError, Model, Trial
 from study.store.account import read_account
 from study.store.records import RECALIBRATED, read_records
 from study.training.loop import train
 from study.training.state import TrainState
 
 CPU = torch.device("cpu")
-WNIDS = ("n01440764", "n01443537", "n02119789")  # ascending, as their class numbers
-
-
-def jpeg(seed: int, size: tuple[int, int] = (60, 45), mode: str = "RGB", kind: str = "JPEG") -> bytes:
-    """A smooth picture of its own."""
-    random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    stored = io.BytesIO()
-    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).convert(mode).save(stored, kind, quality=90)
-    return stored.getvalue()
-
-
-def write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-
-
-def zoo(root: Path, train: int = 8, test: int = 3) -> Data:
-    """images:zoo, of two classes and images of several shapes."""
-    for split, count in (("train", train), ("val", test)):
-        for number in range(count):
-            for at, label in enumerate(("cat", "dog")):
-                size = (40 + 5 * number, 60 - 3 * number)
-                write(root / "zoo" / split / label / f"{number}.jpg", jpeg(1000 * at + 100 * len(split) + number, size))
-    return arrays.describe("images:zoo", root, size=16)
-
-
-def load(spec: Data, root: Path, **more: int) -> Photographs:
-    found = arrays.load(spec, root, **more)  # type: ignore[arg-type]
-    assert isinstance(found, Photographs)
-    return found
-
-
-def same(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> bool:
-    return torch.equal(a[0], b[0]) and torch.equal(a[1], b[1])
-
-
-def refused(spec: Data | str, root: Path, *parts: str) -> None:
-    """Refused in one line that has all of `parts`."""
-    with pytest.raises(InputError) as error:
-        arrays.describe(spec, root) if isinstance(spec, str) else arrays.load(spec, root)
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
-
-
-# ---------------------------------------------------------------- ImageNet
-
-
-def tar(members: dict[str, bytes]) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for name, content in members.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return out.getvalue()
-
-
-@pytest.fixture
-def ilsvrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """ImageNet with 3 classes, 12 training and 6 validation images: a root with its tars, and one with its folders."""
-    tars, folders = tmp_path / "tars", tmp_path / "folders"
-    inner: dict[str, bytes] = {}
-    for at, wnid in enumerate(WNIDS):
-        images = {f"{wnid}_{number}.JPEG": jpeg(10 * at + number, (50 + number, 40)) for number in (3, 1, 20, 7)}
-        inner[f"{wnid}.tar"] = tar(images)
-        for name, image in images.items():
-            write(folders / "imagenet" / "train" / wnid / name, image)
-    order = dict(reversed(inner.items()))  # the official tar is in no order that a reader may rely on
-    write(tars / "ILSVRC2012_img_train.tar", tar(order))
-
-    truth = [2, 1, 3, 3, 2, 1]  # numbers of the development kit, which are not in the order of WNIDs
-    of_number = {1: WNIDS[2], 2: WNIDS[0], 3: WNIDS[1]}
-    images = {f"ILSVRC2012_val_{i + 1:08d}.JPEG": jpeg(100 + i) for i in range(len(truth))}
-    write(tars / "ILSVRC2012_img_val.tar", tar(images))
-    for number, (name, image) in zip(truth, images.items(), strict=True):
-        write(folders / "imagenet" / "val" / of_number[number] / name, image)
-
-    fields = ("ILSVRC2012_ID", "WNID", "words", "gloss", "num_children")
-    rows = [(number, wnid, "words", "gloss", 0) for number, wnid in of_number.items()]
-    rows.append((4, "n00000001", "entity", "an inner node", 3))
-    synsets = np.array(rows, dtype=[(field, object) for field in fields])
-    mat = io.BytesIO()
-    scipy.io.savemat(mat, {"synsets": synsets})
-    kit = {
-        "ILSVRC2012_devkit_t12/data/meta.mat": mat.getvalue(),
-        "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "".join(f"{n}\n" for n in truth).encode(),
-    }
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for name, content in kit.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    write(tars / indexes.DEVKIT, packed.getvalue())
-    md5 = hashlib.md5(packed.getvalue(), usedforsecurity=False).hexdigest()
-    monkeypatch.setitem(torchvisions.ARCHIVE_META, "devkit", (indexes.DEVKIT, md5))
-    monkeypatch.setattr(indexes, "COUNTS", {"train": 12, "val": 6})
-    monkeypatch.setattr(indexes, "CLASSES", 3)
-    return tars, folders
-
-
-def imagenet() -> Data:
-    return arrays.describe("imagenet", Path("/nonexistent"), size=16)
-
-
-def test_imagenet_is_the_papers_by_its_name_alone() -> None:
-    spec = arrays.describe("imagenet", Path("/nonexistent"))
-    assert (spec.channels, spec.size, spec.classes, spec.scales, spec.digest) == (3, 224, 1000, (256, 480), "")
-    assert indexes.COUNTS == {"train": 1_281_167, "val": 50_000}
-
-
-def test_imagenet_is_the_same_from_its_tars_and_from_folders(ilsvrc: tuple[Path, Path]) -> None:
-    tars, folders = (load(imagenet(), root) for root in ilsvrc)
-    assert tars.digest == folders.digest
-    assert (tars.count("train"), tars.count("test")) == (12, 6)
-    for i in range(4):
-        assert same(tars.batch(0, i, 5), folders.batch(0, i, 5))
-    for split in ("train", "test"):
-        ours, theirs = next(tars.clean(split, 12)), next(folders.clean(split, 12))
-        assert same(ours, theirs)
-    assert next(tars.clean("test", 12))[1].tolist() == [0, 0, 1, 1, 2, 2]
-    first = next(tars.resized("test", 45))[0]  # the first of class 0 is image 1, of number 2
-    assert np.array_equal(first.permute(1, 2, 0).numpy(), np.asarray(Image.open(io.BytesIO(jpeg(100)))))
-
-
-def test_an_index_is_read_once_and_anew_when_a_tar_changes(ilsvrc: tuple[Path, Path]) -> None:
-    tars, _ = ilsvrc
-    load(imagenet(), tars)
-    (index,) = (tars / ".cache").glob("imagenet-index-*.npz")
-    before = index.stat().st_mtime_ns
-    load(imagenet(), tars)
-    assert index.stat().st_mtime_ns == before
-    (tars / "ILSVRC2012_img_val.tar").write_bytes(b"")
-    refused(imagenet(), tars, "ILSVRC2012_img_val.tar is truncated or damaged", "get it again")
-
-
-@pytest.mark.parametrize("kept", [0.3, 0.5, 0.7, "without its end"])
-def test_a_truncated_training_tar_is_refused(ilsvrc: tuple[Path, Path], kept: float | str) -> None:
-    path = ilsvrc[0] / "ILSVRC2012_img_train.tar"
-    whole = path.read_bytes()
-    path.write_bytes(whole.rstrip(b"\0") if isinstance(kept, str) else whole[: int(kept * len(whole))])
-    refused(imagenet(), ilsvrc[0], str(path), "truncated or damaged", "delete it and get it again")
-
-
-def test_imagenets_counts_classes_and_labels_are_checked(
-    ilsvrc: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    tars, folders = ilsvrc
-    refused(imagenet(), tmp_path / "empty", "is missing", "ILSVRC2012_img_train.tar", "image-net.org")
-    monkeypatch.setattr(indexes, "COUNTS", {"train": 13, "val": 6})
-    for root in ilsvrc:
-        refused(imagenet(), root, "has 12 images in", "must have 13")
-    monkeypatch.setattr(indexes, "COUNTS", {"train": 12, "val": 7})
-    for root in ilsvrc:
-        refused(imagenet(), root, "has 6 images in", "must have 7")
-    monkeypatch.setattr(indexes, "COUNTS", {"train": 12, "val": 6})
-    (folders / "imagenet/val" / WNIDS[0]).rename(folders / "imagenet/val/n00000000")
-    refused(imagenet(), folders, "'n00000000'", "only")
-    (folders / "imagenet/train" / WNIDS[0]).rename(folders / "imagenet/train/fish")
-    refused(imagenet(), folders, "'fish'", "no WNID")
-    monkeypatch.setattr(indexes, "CLASSES", 4)
-    for root in ilsvrc:
-        refused(imagenet(), root, "has 3 classes in", "must have 4")
-    monkeypatch.setattr(indexes, "CLASSES", 3)
-    kit = (tars / indexes.DEVKIT).read_bytes()
-    (tars / indexes.DEVKIT).write_bytes(kit[:-30])
-    refused(imagenet(), tars, indexes.DEVKIT, "is damaged")
-    (tars / indexes.DEVKIT).unlink()
-    refused(imagenet(), tars, "has no labels", indexes.DEVKIT)
-
-
-# ---------------------------------------------------------------- folders, shards, shipped pictures
-
-
-def test_a_folders_classes_are_its_sub_folders_in_order(tmp_path: Path) -> None:
-    spec = zoo(tmp_path)
-    assert (spec.channels, spec.size, spec.classes, spec.scales, len(spec.digest)) == (3, 16, 2, (18, 34), 64)
-    found = load(spec, tmp_path)
-    assert next(found.clean("train", 16))[1].tolist() == [0] * 8 + [1] * 8
-    tests = next(found.clean("test", 16))
-    assert tests[1].tolist() == [0] * 3 + [1] * 3
-    (tmp_path / "zoo" / "val").rename(tmp_path / "zoo" / "test")
-    assert same(next(load(spec, tmp_path).clean("test", 6)), tests)
-    write(tmp_path / "zoo/train/dog/more.jpg", jpeg(7))
-    refused(spec, tmp_path, "has digest", "describe it anew")
-
-
-def test_folders_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    refused("images:zoo", tmp_path, "is missing", str(tmp_path / "zoo" / "train"), "train/CLASS/*.jpg")
-    refused("images:../zoo", tmp_path, "must be images:NAME")
-    zoo(tmp_path)
-    loose = tmp_path / "zoo" / "train" / "loose.jpg"
-    write(loose, jpeg(0))
-    refused("images:zoo", tmp_path, "an image without a label", str(loose))
-    loose.unlink()
-    write(tmp_path / "zoo" / "train" / "cat" / "deep" / "deep.jpg", jpeg(0))
-    refused("images:zoo", tmp_path, "deep/deep.jpg lies deeper than CLASS/")
-    (tmp_path / "zoo" / "train" / "cat" / "deep" / "deep.jpg").unlink()
-    write(tmp_path / "zoo" / "val" / "eel" / "0.jpg", jpeg(0))
-    refused("images:zoo", tmp_path, "has a class 'eel'")
-    (tmp_path / "zoo" / "train" / "eel").mkdir()
-    refused("images:zoo", tmp_path, "has no image of class 'eel'")
-
-
-def test_a_damaged_cache_is_refused_by_name(tmp_path: Path) -> None:
-    load(zoo(tmp_path), tmp_path)
-    for cache in (tmp_path / ".cache").glob("*.npz"):
-        content = cache.read_bytes()
-        cache.write_bytes(content[:100])
-        with pytest.raises(InputError, match=f"cannot be kept in .*{cache.name} .*delete what is there"):
-            load(arrays.describe("images:zoo", tmp_path, size=16), tmp_path)
-        cache.write_bytes(content)
-
-
-def test_what_does_not_go_with_photographs_is_refused(tmp_path: Path) -> None:
-    spec = zoo(tmp_path)
-    refused(replace(spec, padding=4), tmp_path, "padding 4")
-    refused(replace(spec, held_out=16), tmp_path, "held_out 16 leaves no training image")
-    refused(replace(spec, classes=3), tmp_path, "has classes 2, not 3")
-    with pytest.raises(InputError, match="size 16 is for photographs"):
-        arrays.describe("digits", tmp_path, size=16)
-    with pytest.raises(InputError, match="batch 17 is larger than the 16 training images"):
-        load(spec, tmp_path).batch(0, 0, 17)
-
-
-def test_shards_hold_the_images_of_their_source(tmp_path: Path) -> None:
-    spec = zoo(tmp_path, train=12)
-    command = ["shard", "images:zoo", "packed", "--data-root", str(tmp_path)]
-    result = CliRunner().invoke(cli, command, catch_exceptions=False)
-    assert result.exit_code == 0 and "24 training and 6 validation images" in result.output
-    packed, loose = load(arrays.describe("shards:packed", tmp_path, size=16), tmp_path), load(spec, tmp_path)
-    assert [packed.count(split) for split in ("train", "test")] == [24, 6]
-    mean, scale = loose.mean, loose.scale
-    assert torch.equal(packed.mean, mean)
-
-    def pairs(found: Photographs, split: str) -> set[tuple[bytes, int]]:
-        batches = [batch for batch in found.clean(split, 5)]
-        return {
-            ((images / scale[0] + mean).round()[i].to(torch.uint8).numpy().tobytes(), int(labels[i]))
-            for images, labels in batches
-            for i in range(len(labels))
-        }
-
-    for split in ("train", "test"):
-        assert pairs(packed, split) == pairs(loose, split)
-    theirs = webdataset.WebDataset(str(tmp_path / "packed" / "val-000000.tar"), shardshuffle=False)
-    assert sorted(int(sample["cls"]) for sample in theirs) == [0, 0, 0, 1, 1, 1]
-    with pytest.raises(InputError, match="packed: choose a new NAME"):
-        indexes.write_shards("images:zoo", "packed", tmp_path, 1)
-    with pytest.raises(InputError, match="'digits' is no data set of photographs"):
-        indexes.write_shards("digits", "other", tmp_path, 1)
-
-
-def shards(root: Path, count: int, images: int) -> Data:
-    """shards:many: `count` training shards of `images` each, and one for validation."""
-    for split, number in [("train", n) for n in range(count)] + [("val", 0)]:
-        members = {}
-        for i in range(images):
-            key = f"{number * images + i:05d}"
-            members |= {f"{key}.cls": str(i % 2).encode(), f"{key}.jpg": jpeg(number * images + i, (20, 20))}
-        write(root / "many" / f"{split}-{number:06d}.tar", tar(members))
-    return arrays.describe("shards:many", root, size=16)
-
-
-def test_an_epoch_of_shards_shows_every_image_once_and_reads_few_shards_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(photographs, "SHARD_GROUP", 2)
-    found = load(replace(shards(tmp_path, 6, 4), held_out=3), tmp_path)
-    split = found._split("train")
-    orders = [split.shuffled(generator(0, "order", epoch)) for epoch in range(2)]
-    for order in orders:
-        assert sorted(order.tolist()) == list(range(21))
-        archives = split.index.archive[split.chosen[order]]
-        seen = [set(archives[at:].tolist()) for at in range(21)]
-        assert len(seen[0] - seen[8]) <= 2  # two shards of at most four images each are over after eight
-    assert orders[0].tolist() != orders[1].tolist()
-
-
-def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    refused("shards:many", tmp_path, "is missing", "python -m experiments shard")
-    shards(tmp_path, 2, 2)
-    path = tmp_path / "many" / "train-000001.tar"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    refused("shards:many", tmp_path, str(path), "truncated or damaged")
-    for members, why in (
-        ({"1.jpg": jpeg(0)}, "1 lacks its image or its label"),
-        ({"1.jpg": jpeg(0), "1.cls": b"cat"}, "has a label 'cat' in 1.cls"),
-        ({"1.jpg": jpeg(0), "1.cls": b"3"}, "no training image of class number 2"),
-    ):
-        path.write_bytes(tar(members))
-        refused("shards:many", tmp_path, why)
-
-
-def test_the_shipped_pictures_make_a_small_set_once(tmp_path: Path) -> None:
-    spec = arrays.describe("photographs", tmp_path, size=32, held_out=10)
-    assert (spec.classes, spec.size, spec.scales) == (4, 32, (37, 69))
-    files = sorted((tmp_path / "photographs").rglob("*.jpg"))
-    assert len(files) == 200 and len({Image.open(file).size for file in files}) > 150
-    again = arrays.describe("photographs", tmp_path / "again", size=32, held_out=10)
-    assert spec == again
-    found = load(spec, tmp_path)
-    assert [found.count(split) for split in ("train", "validation", "test")] == [150, 10, 40]
-    assert not list(tmp_path.glob(".part*"))
 
 
 # ---------------------------------------------------------------- batches
@@ -481,43 +165,30 @@ def test_whole_images_are_resized_by_their_shorter_side_and_normalised_by_the_me
     assert wide.shape == (1, 3, 20, 40) and torch.allclose(wide, -mean / 255, atol=1e-6)
 
 
-# ---------------------------------------------------------------- decoding
+def test_what_does_not_go_with_photographs_is_refused(tmp_path: Path) -> None:
+    spec = zoo(tmp_path)
+    refused(replace(spec, padding=4), tmp_path, "padding 4")
+    refused(replace(spec, held_out=16), tmp_path, "held_out 16 leaves no training image")
+    refused(replace(spec, classes=3), tmp_path, "has classes 2, not 3")
+    with pytest.raises(InputError, match="size 16 is for photographs"):
+        arrays.describe("digits", tmp_path, size=16)
+    with pytest.raises(InputError, match="batch 17 is larger than the 16 training images"):
+        load(spec, tmp_path).batch(0, 0, 17)
 
 
-@pytest.mark.parametrize("size", [(50, 37), (37, 50), (33, 33), (16, 90)])
-def test_a_crop_is_what_resizing_the_whole_image_and_cropping_gives(size: tuple[int, int]) -> None:
-    """But for a level of 255 where a value lies between two: Pillow takes the box in single precision."""
-    contents = jpeg(3, size)
-    for side in (16, 20, 31, 60):
-        resized = reference.resize(Image.open(io.BytesIO(contents)), side)
-        centre = np.asarray(reference.center_crop(resized, [16, 16]))
-        crops = [(decoding.cropped(contents, side, 16), centre)]
-        for corner in ((0.0, 0.0), (0.3, 0.99), (0.999, 0.5)):
-            y, x = int(corner[0] * (resized.height - 15)), int(corner[1] * (resized.width - 15))
-            expected = np.asarray(resized)[y : y + 16, x : x + 16]
-            crops.append((decoding.cropped(contents, side, 16, corner), expected))
-        for ours, theirs in crops:
-            assert np.abs(ours.astype(int) - theirs).max() <= 1 and (ours == theirs).mean() > 0.8
-
-
-def test_a_large_jpeg_is_decoded_smaller_and_hardly_differs() -> None:
-    contents = jpeg(3, (640, 480))
-    expected = np.asarray(reference.resize(Image.open(io.BytesIO(contents)), 60), int)
-    assert np.abs(decoding.whole(contents, 60) - expected).max() <= 3
-
-
-def test_every_mode_and_size_of_image_becomes_rgb() -> None:
-    grey = decoding.whole(jpeg(1, mode="L"), 20)
-    assert grey.shape == (20, 26, 3) and np.array_equal(grey[..., 0], grey[..., 2])
-    colour = decoding.whole(jpeg(1), 20).astype(int)
-    for other in (jpeg(1, mode="CMYK"), jpeg(1, mode="P", kind="PNG"), jpeg(1, mode="RGBA", kind="PNG")):
-        assert np.abs(decoding.whole(other, 20) - colour).mean() < 20
-    deep = io.BytesIO()
-    Image.fromarray(np.full((8, 8), 200 * 256 + 99, np.uint16)).save(deep, "PNG")
-    assert (decoding.whole(deep.getvalue(), 20) == 200).all()
-    dot = jpeg(1, (1, 1))
-    assert decoding.cropped(dot, 18, 16, (0.5, 0.5)).shape == (16, 16, 3)
-    assert decoding.cropped(jpeg(1, (300, 1)), 18, 16).shape == (16, 16, 3)
+def test_an_epoch_of_shards_shows_every_image_once_and_reads_few_shards_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(photographs, "SHARD_GROUP", 2)
+    found = load(replace(shards(tmp_path, 6, 4), held_out=3), tmp_path)
+    split = found._split("train")
+    orders = [split.shuffled(generator(0, "order", epoch)) for epoch in range(2)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(21))
+        archives = split.index.archive[split.chosen[order]]
+        seen = [set(archives[at:].tolist()) for at in range(21)]
+        assert len(seen[0] - seen[8]) <= 2  # two shards of at most four images each are over after eight
+    assert orders[0].tolist() != orders[1].tolist()
 
 
 def test_a_damaged_image_gives_its_place_to_the_next_and_is_named(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 
 from study.data import pasted
+from study.data.cache import cached, made
 from study.data.detection_sets import ADVICE, COUNTS, PASTED, SECRET, SETS, DetectionSet, Format, Metric, Part
-from study.data.indexes import cached, made
 from study.data.sources import refusal
 from study.spec import InputError, check_choice
 
@@ -248,7 +248,7 @@ def _coco(name: str, root: Path, part: Part, classes: tuple[str, ...]) -> _Read:
             return _coco_columns(path, classes)
 
     # Parsing the official training file takes seconds and gigabytes; reading the columns takes neither.
-    columns = cached(name, root, f"{split}-{key}", parse)
+    columns = cached(name, root, f"{name}-{split}-{key}", parse)
     _check_count(name, path, len(columns["ids"]), part)
     ends = np.cumsum(columns["counts"])[:-1]
     images_columns = (columns[what].tolist() for what in ("ids", "files", "sizes"))

@@ -17,8 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from study.data import batches, indexes
+from study.data.folders import folder_of_images
 from study.data.photographs import SCALES, SIZE, Photographs, for_size
-from study.data.sources import SHAPES, check_described, decode, folder_of_images
+from study.data.sources import SHAPES, check_described, decode
 from study.seeds import generator
 from study.spec import Data, InputError, check_at_least, check_choice
 

@@ -12,42 +12,31 @@ photographs   200 crops of the pictures that scikit-learn and matplotlib ship, m
 """
 
 import hashlib
-import io
 import os
 import re
 import shutil
 import tarfile
 import tempfile
-import zipfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from filelock import FileLock
 
+from study.data.cache import cached, file_name
+from study.data.pictures import photographs
 from study.data.sources import SUFFIXES, refusal
 from study.seeds import generator
 from study.spec import InputError
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 NAMES = ("imagenet", "images:NAME", "shards:NAME", "photographs")
 COUNTS, CLASSES = {"train": 1_281_167, "val": 50_000}, 1000  # of ILSVRC 2012, Sec. 4.1
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
-PICTURES = {  # class of 'photographs': package that ships the picture, and where
-    "china": ("sklearn", "datasets/images/china.jpg"),
-    "flower": ("sklearn", "datasets/images/flower.jpg"),
-    "hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
-    "minduka": ("matplotlib", "mpl-data/sample_data/Minduka_Present_Blue_Pack.png"),
-}
-MADE = {"train": 40, "val": 10}  # images of each class of 'photographs'
 _BLOCK = 512  # bytes of a tar's headers and padding
 # Name, label, bytes, where in its archive they begin, and the number of that archive: -1 for an image in its own file.
 _Entry = tuple[str, int, int, int, int]
@@ -91,7 +80,7 @@ def load(name: str, root: Path) -> tuple[Path, Index, Index, str]:
     if kind == "imagenet":
         folder = root / "imagenet" if (root / "imagenet").is_dir() else root
     elif kind == "photographs":
-        folder = _photographs(name, root)
+        folder = photographs(name, root)
     elif re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label):
         folder = root / label
     else:
@@ -99,45 +88,24 @@ def load(name: str, root: Path) -> tuple[Path, Index, Index, str]:
     train, test = _SOURCES[kind](name, folder)
     sha = hashlib.sha256()
     for path in sorted({*train.watched, *test.watched}):
-        facts = path.stat()
-        sha.update(f"{path.relative_to(folder)}\0{facts.st_mtime_ns}\0{path.is_file() * facts.st_size}\0".encode())
+        status = path.stat()
+        size = status.st_size if path.is_file() else 0
+        sha.update(f"{path.relative_to(folder)}\0{status.st_mtime_ns}\0{size}\0".encode())
 
     def make() -> dict[str, np.ndarray]:
         parts = {"train": train.read(), "test": test.read()}
         _check(name, folder, *parts.values())
-        return {f"{split}_{f.name}": getattr(part, f.name) for split, part in parts.items() for f in fields(Index)}
+        return {
+            f"{split}_{field.name}": getattr(part, field.name)
+            for split, part in parts.items()
+            for field in fields(Index)
+        }
 
-    arrays = cached(name, root, f"index-{sha.hexdigest()[:16]}", make)
-    found = [Index(**{f.name: arrays[f"{split}_{f.name}"] for f in fields(Index)}) for split in ("train", "test")]
-    return folder, found[0], found[1], _digest(found)
-
-
-def cached(name: str, root: Path, what: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays that are made once and kept in root/.cache; whoever else needs them waits. Errors of `make` pass."""
-    path = root / ".cache" / f"{name.replace(':', '-')}-{what}.npz"
-    lock = FileLock(path.with_suffix(".lock"))
-    with _keeping(name, path):
-        path.parent.mkdir(exist_ok=True)
-        lock.acquire()
-    try:
-        if not path.exists():
-            made = make()
-            with _keeping(name, path):
-                with path.with_suffix(".part").open("wb") as out:
-                    np.savez(out, **made)  # type: ignore[arg-type]
-                path.with_suffix(".part").replace(path)
-    finally:
-        lock.release()
-    with _keeping(name, path), path.open("rb") as stored, np.load(stored) as arrays:
-        return dict(arrays)
-
-
-@contextmanager
-def _keeping(name: str, path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise refusal(name, f"cannot be kept in {path} ({error}); make it writable, or delete what is there") from error
+    arrays = cached(name, root, f"{file_name(name)}-index-{sha.hexdigest()[:16]}", make)
+    train_index, test_index = (
+        Index(**{field.name: arrays[f"{split}_{field.name}"] for field in fields(Index)}) for split in ("train", "test")
+    )
+    return folder, train_index, test_index, _digest([train_index, test_index])
 
 
 def _digest(parts: Sequence[Index]) -> str:
@@ -145,8 +113,8 @@ def _digest(parts: Sequence[Index]) -> str:
     for part in parts:
         names = (name.rpartition(b"/")[2] for name in part.names.tolist())
         sha.update(b"\0".join(names) + b"\0\0")
-        of_shards = part.archive if len(part.archives) > 1 else part.archive[:0]
-        for column in (part.lengths, part.labels, of_shards):
+        shards = part.archive if len(part.archives) > 1 else part.archive[:0]
+        for column in (part.lengths, part.labels, shards):
             sha.update(column.astype("<i8").tobytes())
     return sha.hexdigest()
 
@@ -208,37 +176,41 @@ def _classes(folder: Path) -> list[str]:
 
 def _folder(name: str, folder: Path, split: str, classes: list[str], count: int | None = None) -> _Source:
     """folder/split/CLASS/*, with the classes of training; ImageNet's has as many as `count`."""
-    there = _classes(folder / split)
+    present = _classes(folder / split)
 
     def entries() -> Iterator[_Entry]:
-        odd = {*there} ^ {*classes} if count is not None else {*there} - {*classes}
+        odd = set(present) - set(classes)
+        if count is not None:  # only ImageNet's test images must be of all classes
+            odd |= set(classes) - set(present)
         if odd:
             raise refusal(name, f"has a class {min(odd)!r} in one of {folder}/train and {folder / split} only; mend it")
         _no_image_in(name, folder / split, "is in no folder of a class")
-        found = 0
+        total = 0
         for label, wnid in enumerate(classes):
-            files = [] if wnid not in there else _listed(name, folder / split / wnid)
-            found += len(files)
+            files = _listed(name, folder / split / wnid) if wnid in present else []
+            total += len(files)
             if split == "train" and not files:
                 raise refusal(
                     name, f"has no image of class {wnid!r} in {folder / split / wnid}; add some, or remove it"
                 )
             for file, length in files:
                 yield f"{split}/{wnid}/{file}", label, length, 0, -1
-        if count is not None and found != count:
-            raise _miscounted(name, folder / split, found, count)
+        if count is not None and total != count:
+            raise _miscounted(name, folder / split, total, count)
 
-    return _Source([folder / split, *(folder / split / wnid for wnid in there)], entries)
+    return _Source([folder / split, *(folder / split / wnid for wnid in present)], entries)
 
 
 def _listed(name: str, folder: Path) -> list[tuple[str, int]]:
     """Images in a class's folder by name, and their bytes."""
     with os.scandir(folder) as listing:
-        entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda entry: entry.name)
+        visible = [entry for entry in listing if not entry.name.startswith(".")]
+    entries = sorted(visible, key=lambda entry: entry.name)
     for entry in entries:
         if entry.is_dir():
             _no_image_in(name, Path(entry.path), "lies deeper than CLASS/")
-    return [(e.name, e.stat().st_size) for e in entries if e.name.lower().endswith(SUFFIXES) and e.is_file()]
+    images = [entry for entry in entries if entry.name.lower().endswith(SUFFIXES) and entry.is_file()]
+    return [(entry.name, entry.stat().st_size) for entry in images]
 
 
 def _no_image_in(name: str, folder: Path, why: str) -> None:
@@ -247,63 +219,66 @@ def _no_image_in(name: str, folder: Path, why: str) -> None:
             raise refusal(name, f"has an image without a label: {entry.path} {why}; move it into one, or away")
 
 
-def _miscounted(name: str, place: Path, found: int, count: int, what: str = "images") -> InputError:
-    return refusal(name, f"has {found} {what} in {place}, and must have {count}; get what is missing, or it all again")
+def _miscounted(name: str, place: Path, actual: int, count: int, what: str = "images") -> InputError:
+    return refusal(name, f"has {actual} {what} in {place}, and must have {count}; get what is missing, or it all again")
 
 
 # ---------------------------------------------------------------- ImageNet
 
 
 def _imagenet(name: str, folder: Path) -> tuple[_Source, _Source]:
-    train_tar, val_tar, devkit = (folder / f for f in ("ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", DEVKIT))
+    train_tar, val_tar = folder / "ILSVRC2012_img_train.tar", folder / "ILSVRC2012_img_val.tar"
     for tar, split in ((train_tar, "train"), (val_tar, "val")):
         if not tar.is_file() and not (folder / split).is_dir():
             raise refusal(
                 name, f"is missing: {tar} or {folder / split}/WNID/*.JPEG was looked for; put {_layout(name)} there"
             )
     if train_tar.is_file():
-        inner = {Path(tar).stem: (start, size) for tar, start, size in _members(name, train_tar)}
+        inner = {Path(member.name).stem: member for member in _members(name, train_tar)}
         classes = sorted(inner)
+        _check_wnids(name, train_tar, classes)
+        train = _Source([train_tar], partial(_train_entries, name, train_tar, inner), [train_tar.name])
     else:
         classes = _classes(folder / "train")
-    place = train_tar if train_tar.is_file() else folder / "train"
+        _check_wnids(name, folder / "train", classes)
+        train = _folder(name, folder, "train", classes, COUNTS["train"])
+    if val_tar.is_file():
+        devkit = folder / DEVKIT
+        if not devkit.is_file():
+            raise refusal(name, f"has no labels: {devkit} was looked for, beside {val_tar}; get it from image-net.org")
+        entries = partial(_validation_entries, name, val_tar, devkit, classes)
+        return train, _Source([val_tar, devkit], entries, [val_tar.name])
+    return train, _folder(name, folder, "val", classes, COUNTS["val"])
+
+
+def _check_wnids(name: str, place: Path, classes: list[str]) -> None:
     if len(classes) != CLASSES:
         raise _miscounted(name, place, len(classes), CLASSES, "classes")
-    if wrong := [wnid for wnid in classes if not re.fullmatch(r"n\d{8}", wnid)]:
-        raise refusal(name, f"has a class {wrong[0]!r} in {place}, which is no WNID such as n01440764; move it away")
+    for wnid in classes:
+        if not re.fullmatch(r"n\d{8}", wnid):
+            raise refusal(name, f"has a class {wnid!r} in {place}, which is no WNID such as n01440764; move it away")
 
-    def of_train_tar() -> Iterator[_Entry]:
-        found = 0
-        for label, wnid in enumerate(classes):
-            start, size = inner[wnid]
-            for image, offset, length in sorted(_members(name, train_tar, start, start + size)):
-                found += 1
-                yield image, label, length, offset, 0
-        if found != COUNTS["train"]:
-            raise _miscounted(name, train_tar, found, COUNTS["train"])
 
-    def of_val_tar() -> Iterator[_Entry]:
-        wnids, images = _validation_wnids(name, devkit), sorted(_members(name, val_tar))
-        for found, place in ((len(images), val_tar), (len(wnids), devkit)):
-            if found != COUNTS["val"]:
-                raise _miscounted(name, place, found, COUNTS["val"])
-        labelled = [(classes.index(wnid), *image) for wnid, image in zip(wnids, images, strict=True)]
-        for label, image, offset, length in sorted(labelled):
-            yield image, label, length, offset, 0
+def _train_entries(name: str, tar: Path, inner: dict[str, "_Member"]) -> Iterator[_Entry]:
+    """Of the tar of training images, in which every class is a tar, `inner` by its WNID."""
+    count = 0
+    for label, wnid in enumerate(sorted(inner)):
+        start = inner[wnid].offset
+        for image in sorted(_members(name, tar, start, start + inner[wnid].length)):
+            count += 1
+            yield image.name, label, image.length, image.offset, 0
+    if count != COUNTS["train"]:
+        raise _miscounted(name, tar, count, COUNTS["train"])
 
-    train = (
-        _Source([train_tar], of_train_tar, [train_tar.name])
-        if train_tar.is_file()
-        else _folder(name, folder, "train", classes, COUNTS["train"])
-    )
-    if val_tar.is_file() and not devkit.is_file():
-        raise refusal(name, f"has no labels: {devkit} was looked for, beside {val_tar}; get it from image-net.org")
-    val = (
-        _Source([val_tar, devkit], of_val_tar, [val_tar.name])
-        if val_tar.is_file()
-        else _folder(name, folder, "val", classes, COUNTS["val"])
-    )
-    return train, val
+
+def _validation_entries(name: str, tar: Path, devkit: Path, classes: list[str]) -> Iterator[_Entry]:
+    wnids, images = _validation_wnids(name, devkit), sorted(_members(name, tar))
+    for count, place in ((len(images), tar), (len(wnids), devkit)):
+        if count != COUNTS["val"]:
+            raise _miscounted(name, place, count, COUNTS["val"])
+    labelled = [(classes.index(wnid), image) for wnid, image in zip(wnids, images, strict=True)]
+    for label, image in sorted(labelled):
+        yield image.name, label, image.length, image.offset, 0
 
 
 def _validation_wnids(name: str, devkit: Path) -> list[str]:
@@ -319,8 +294,16 @@ def _validation_wnids(name: str, devkit: Path) -> list[str]:
         return load_meta_file(folder)[1]
 
 
-def _members(name: str, path: Path, start: int = 0, end: int | None = None) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and length of each file in the tar that lies at start..end of `path`. Refuses one that is cut."""
+class _Member(NamedTuple):
+    """A file in a tar."""
+
+    name: str
+    offset: int  # of its first byte in the file that holds the tar
+    length: int  # bytes
+
+
+def _members(name: str, path: Path, start: int = 0, end: int | None = None) -> Iterator[_Member]:
+    """The files in the tar at start..end of `path`. Refuses a tar that is cut."""
     with path.open("rb") as file:
         end = end or file.seek(0, os.SEEK_END)
         file.seek(start)
@@ -330,7 +313,7 @@ def _members(name: str, path: Path, start: int = 0, end: int | None = None) -> I
                 for member in tar:
                     after = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
                     if member.isfile() and after <= end:
-                        yield member.name, member.offset_data, member.size
+                        yield _Member(member.name, member.offset_data, member.size)
             file.seek(after)
             whole = after + _BLOCK <= end and not any(file.read(_BLOCK))  # a tar ends with empty blocks
             problem = "it does not end as a tar does"
@@ -353,24 +336,26 @@ def _shards(name: str, folder: Path) -> tuple[_Source, _Source]:
 def _shard_source(name: str, folder: Path, shards: list[Path]) -> _Source:
     def entries() -> Iterator[_Entry]:
         for number, path in enumerate(shards):
-            images: dict[str, tuple[str, int, int]] = {}
+            images: dict[str, _Member] = {}
             labels: dict[str, int] = {}
             with path.open("rb") as file:
-                for member, offset, length in _members(name, path):
-                    key, suffix = os.path.splitext(member)
+                for member in _members(name, path):
+                    key, suffix = os.path.splitext(member.name)
                     if suffix.lower() in SUFFIXES:
-                        images[key] = member, offset, length
+                        images[key] = member
                     elif suffix == ".cls":
-                        file.seek(offset)
-                        text = file.read(length).decode(errors="replace").strip()
+                        file.seek(member.offset)
+                        text = file.read(member.length).decode(errors="replace").strip()
                         if not text.isdecimal():
-                            raise refusal(name, f"has a label {text!r} in {member} of {path}, not a number 0, 1, ...")
+                            raise refusal(
+                                name, f"has a label {text!r} in {member.name} of {path}, not a number 0, 1, ..."
+                            )
                         labels[key] = int(text)
             if unlabelled := images.keys() ^ labels.keys():
                 lacking = f"{min(unlabelled)} lacks its image or its label, KEY.jpg or KEY.cls"
                 raise refusal(name, f"is not paired in {path}: {lacking}; write the shard again")
-            for key, (member, offset, length) in images.items():
-                yield member, labels[key], length, offset, number
+            for key, image in images.items():
+                yield image.name, labels[key], image.length, image.offset, number
 
     return _Source(shards, entries, [path.name for path in shards])
 
@@ -404,61 +389,6 @@ def write_shards(source: str, name: str, root: Path, shard_mib: int) -> tuple[Pa
                     shards.write({"__key__": f"{i:08d}", suffix: index.read(folder, i), "cls": label})
         part.replace(target)
     return target, {"train": len(train.labels), "val": len(test.labels)}
-
-
-# ---------------------------------------------------------------- a small set of real photographs
-
-
-def _photographs(name: str, root: Path) -> Path:
-    """root/photographs, made if it is not there: seeded crops, 80 to 240 pixels wide and high, of four pictures."""
-
-    def write(folder: Path) -> None:
-        for label in PICTURES:
-            _crops(name, label, folder)
-
-    return made(name, root, "photographs", write)
-
-
-def made(name: str, root: Path, folder: str, write: Callable[[Path], None]) -> Path:
-    """root/folder, which `write` fills if it is not there: whole or not at all, by one of several processes."""
-    target, part = root / folder, root / f".part-{folder}"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{folder}.lock"):
-            if not target.exists():
-                shutil.rmtree(part, ignore_errors=True)
-                write(part)
-                part.replace(target)
-    except OSError as error:
-        raise refusal(name, f"cannot be made in {target} ({error}); make its folder writable") from error
-    return target
-
-
-def _crops(name: str, label: str, folder: Path) -> None:
-    whole, draw = picture(name, label), generator("photographs", label)
-    for split, count in MADE.items():
-        (folder / split / label).mkdir(parents=True)
-        for number in range(count):
-            width, height = torch.randint(80, 241, (2,), generator=draw).tolist()
-            x, y = torch.rand(2, generator=draw).tolist()
-            x, y = int(x * (whole.width - width)), int(y * (whole.height - height))
-            stored = io.BytesIO()
-            whole.crop((x, y, x + width, y + height)).save(stored, "JPEG", quality=90)
-            (folder / split / label / f"{number:03d}.jpg").write_bytes(stored.getvalue())
-
-
-def picture(name: str, label: str) -> "Image":
-    """The picture, in RGB, that the images of a class of 'photographs' are cropped from."""
-    from PIL import Image
-
-    package, file = PICTURES[label]
-    found = find_spec(package)  # its files alone: importing the package would take a second
-    path = Path(found.origin).parent / file if found and found.origin else Path(file)
-    if not path.is_file():
-        raise refusal(name, f"is made of a picture that {package} ships, {path}, which is missing; install {package}")
-    with Image.open(path) as opened:
-        whole = opened.convert("RGB")
-    return whole if min(whole.size) >= 256 else whole.resize((384, 384))
 
 
 _SOURCES = {"imagenet": _imagenet, "images": _images, "shards": _shards, "photographs": _images}

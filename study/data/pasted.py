@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from study.data.detection_sets import COCO, DIGITS, MADE, VOC07
-from study.data.indexes import picture
+from study.data.pictures import picture
 from study.data.sources import digits
 from study.seeds import generator
 

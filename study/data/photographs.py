@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from study.data import batches, indexes
 from study.data.batches import AHEAD, Decoder, Epochs
+from study.data.cache import cached, file_name
 from study.data.decoding import cropped, whole
 from study.data.indexes import Index
 from study.data.sources import check_described
@@ -212,8 +213,8 @@ class Photographs:
                 gram += (pixels.T @ pixels).astype(np.int64)  # of integers below 2**53: exact
             return {"count": np.array(len(rows)), "sum": total, "gram": gram}
 
-        what = f"mean-{self.digest[:16]}-{size}-{self.spec.held_out}"
-        arrays = indexes.cached(self.spec.name, root, what, measure)
+        file = f"{file_name(self.spec.name)}-mean-{self.digest[:16]}-{size}-{self.spec.held_out}"
+        arrays = cached(self.spec.name, root, file, measure)
         return _Sample(int(arrays["count"]), arrays["sum"], arrays["gram"])
 
 

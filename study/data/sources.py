@@ -1,37 +1,27 @@
-"""Where images come from: finding, checking, downloading and decoding each data set.
+"""Where the images of named data sets come from: finding, checking and decoding digits, Fashion-MNIST and CIFAR.
 
 Owns places, checksums and formats. Knows neither batches nor training. What is missing, damaged or other than expected
 is an `InputError`; no other data set ever takes its place.
 
-Looked for under the data root: torchvision's `FashionMNIST/raw/`, CIFAR's archives or the folders they unpack to, and
-folders of images, `NAME/{train,test}/CLASS/*.png` or `NAME/CLASS/*.png` (.jpg too; other files are not images and are
-passed over). STUDY_DATA_MIRRORS (base URLs, separated by commas) are tried before the official places; with
-STUDY_OFFLINE=1 nothing is downloaded.
+Looked for under the data root: torchvision's `FashionMNIST/raw/`, and CIFAR's archives or the folders they unpack to;
+what is missing is downloaded (see `study.data.downloads`). Folders of images are `study.data.folders`.
 """
 
-import glob
 import gzip
 import hashlib
-import http.client
 import io
-import logging
-import os
 import pickle
-import re
-import shutil
 import tarfile
-import urllib.request
-import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 
+from study.data.downloads import download, urls_of
 from study.seeds import generator
 from study.spec import Data, InputError, check_choice
 
@@ -48,14 +38,31 @@ MIRRORS = {
     "cifar10": ("https://www.cs.toronto.edu/~kriz/",),
     "cifar100": ("https://www.cs.toronto.edu/~kriz/",),
 }
-CIFAR = {  # name: archive, its training files, its test file, key of the labels
-    "cifar10": (
-        "cifar-10-python.tar.gz",
-        *(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)),
-        "cifar-10-batches-py/test_batch",
-        "labels",
+
+
+@dataclass(frozen=True)
+class CifarFiles:
+    """What an archive of CIFAR holds."""
+
+    archive: str
+    train: tuple[str, ...]
+    test: str
+    labels: str  # key of the labels in each file
+
+
+CIFAR = {
+    "cifar10": CifarFiles(
+        archive="cifar-10-python.tar.gz",
+        train=tuple(f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)),
+        test="cifar-10-batches-py/test_batch",
+        labels="labels",
     ),
-    "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python/train", "cifar-100-python/test", "fine_labels"),
+    "cifar100": CifarFiles(
+        archive="cifar-100-python.tar.gz",
+        train=("cifar-100-python/train",),
+        test="cifar-100-python/test",
+        labels="fine_labels",
+    ),
 }
 # MD5. CIFAR's are torchvision's. Fashion-MNIST's are of the unpacked files, because Debian's gzip headers differ from
 # the official ones; putting name and time back into Debian's headers gives the MD5s that torchvision lists.
@@ -129,33 +136,41 @@ def _synthetic(spec: Data) -> list[np.ndarray]:
     return [part.numpy() for part in (images[:count], labels[:count], images[count:], labels[count:])]
 
 
-def _fashion_mnist(root: Path) -> list[np.ndarray]:
-    def read(file: str) -> np.ndarray:  # the IDX format: type and dimensions, sizes as big-endian integers, bytes
-        raw = root / "FashionMNIST" / "raw"
-        contents = _obtain("fashion-mnist", file, [raw / file, DEBIAN / f"{file}.gz", raw / f"{file}.gz"])
-        sizes = np.frombuffer(contents, ">i4", contents[3], 4)
-        return np.frombuffer(contents, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+# Not by torchvision's readers of IDX and CIFAR: they take unpacked files only, so neither Debian's nor an archive in a
+# data root that cannot be written, and they read a file again after its MD5 was checked.
 
+
+def _fashion_mnist(root: Path) -> list[np.ndarray]:
     arrays = []
     for part in ("train", "t10k"):
-        arrays.append(read(f"{part}-images-idx3-ubyte")[:, None])
-        arrays.append(read(f"{part}-labels-idx1-ubyte").astype(np.int64))
+        arrays.append(_idx(root, f"{part}-images-idx3-ubyte")[:, None])
+        arrays.append(_idx(root, f"{part}-labels-idx1-ubyte").astype(np.int64))
     return arrays
 
 
+def _idx(root: Path, file: str) -> np.ndarray:
+    """The IDX format: 2 zero bytes, the type, the number of dimensions, sizes as big-endian integers, uint8 values."""
+    raw = root / "FashionMNIST" / "raw"
+    contents = _obtain("fashion-mnist", file, [raw / file, DEBIAN / f"{file}.gz", raw / f"{file}.gz"])
+    dimensions = contents[3]
+    sizes = np.frombuffer(contents, ">i4", dimensions, offset=4)
+    return np.frombuffer(contents, np.uint8, offset=4 + 4 * dimensions).reshape(sizes)
+
+
 def _cifar(name: str, root: Path) -> list[np.ndarray]:
-    archive, *files, key = CIFAR[name]  # the last file is the test set
+    cifar = CIFAR[name]
+    files = [*cifar.train, cifar.test]
     if all((root / file).exists() for file in files):
         parts = [_obtain(name, file, [root / file]) for file in files]
     else:
-        contents = _obtain(name, archive, [(root / files[0]).parent, root / archive])
+        contents = _obtain(name, cifar.archive, [(root / cifar.test).parent, root / cifar.archive])
         with tarfile.open(fileobj=io.BytesIO(contents)) as tar:
             members = [tar.extractfile(file) for file in files]
             parts = [member.read() for member in members if member]
     # Unpickling can run any code; these bytes are the ones whose MD5 was just checked.
     batches = [pickle.loads(part, encoding="latin1") for part in parts]
     images = [np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32) for batch in batches]
-    labels = [np.asarray(batch[key], np.int64) for batch in batches]
+    labels = [np.asarray(batch[cifar.labels], np.int64) for batch in batches]
     return [np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1]]
 
 
@@ -172,23 +187,17 @@ def _obtain(name: str, file: str, places: list[Path]) -> bytes:
 
 
 def _verified(path: Path, md5: str) -> bytes:
-    """Contents, unpacked if an IDX file. They are checked in memory, so that what was checked is what is used."""
+    """Contents, unpacked if an IDX file. They are checked in memory, so that the bytes used are the bytes checked."""
     contents = path.read_bytes()
     if path.name.endswith("ubyte.gz"):
         try:
             contents = gzip.decompress(contents)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"is damaged or half-downloaded ({error}); unpacked it must have MD5 {md5}") from error
-    found = hashlib.md5(contents, usedforsecurity=False).hexdigest()
-    if found != md5:
-        raise ValueError(f"is damaged or half-downloaded: its MD5 is {found} and must be {md5}")
+    actual = hashlib.md5(contents, usedforsecurity=False).hexdigest()
+    if actual != md5:
+        raise ValueError(f"is damaged or half-downloaded: its MD5 is {actual} and must be {md5}")
     return contents
-
-
-def urls_of(file: str, official: Sequence[str]) -> list[str]:
-    """Where a file may be had: below the mirrors that the user names, and below the `official` base URLs."""
-    own = [base.strip() for base in os.environ.get("STUDY_DATA_MIRRORS", "").split(",") if base.strip()]
-    return [f"{base.rstrip('/')}/{file}" for base in (*own, *official)]
 
 
 def _download(name: str, file: str, places: list[Path]) -> Path:
@@ -196,111 +205,3 @@ def _download(name: str, file: str, places: list[Path]) -> Path:
     lacking = f"is missing: {file} (MD5 {CHECKSUMS[file]}) was looked for at {', '.join(map(str, places))}"
     urls, verified = urls_of(places[-1].name, MIRRORS[name]), partial(_verified, md5=CHECKSUMS[file])
     return download(places[-1], urls, verified, lambda problem: refusal(name, lacking + problem))
-
-
-def download(
-    target: Path, urls: Sequence[str], verified: Callable[[Path], object], refused: Callable[[str], InputError]
-) -> Path:
-    """Download from the first of `urls` that works. Others that need the file wait for the holder of its lock.
-
-    `verified` raises `ValueError` for a file that is not what it should be. Raises what `refused` makes of the problem.
-    """
-    if os.environ.get("STUDY_OFFLINE", "0") not in ("", "0"):
-        raise refused(f"; STUDY_OFFLINE forbids to download it; put it there from {', '.join(urls)}")
-    part = target.with_name(f".part-{target.name}")  # only the holder of the lock writes it; a rest is overwritten
-    failures = []
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.with_name(f".{target.name}.lock")):
-            if target.exists():
-                return target
-            for url in urls:
-                logging.getLogger(__name__).info("downloading %s", url)
-                try:
-                    with urllib.request.urlopen(url, timeout=60) as response, part.open("wb") as out:
-                        shutil.copyfileobj(response, out)
-                    verified(part)
-                    part.replace(target)
-                    return target
-                except (OSError, ValueError, http.client.HTTPException) as error:
-                    failures.append(f"{url}: {error}")
-    except OSError as error:
-        failures.append(f"{target.parent}: {error}")
-    raise refused(
-        f", and could not be downloaded ({'; '.join(failures)}); put it there by hand,"
-        " or name a mirror in STUDY_DATA_MIRRORS"
-    )
-
-
-def folder_of_images(name: str, root: Path) -> tuple[list[np.ndarray], str]:
-    """Decode root/NAME, once: the arrays are kept in root/.cache under the SHA-256 of all image names and bytes."""
-    label = name.removeprefix("folder:")
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label):
-        raise InputError(f"data set {name!r} must be folder:NAME, with NAME of letters, digits and _ . - only")
-    folder = root / label
-    if not folder.is_dir():
-        raise refusal(name, f"is missing: {folder} was looked for; put images there as CLASS/*.png or *.jpg")
-    # glob follows links to folders, unlike Path.rglob, and passes over hidden files
-    files = sorted(file for file in glob.glob("**", root_dir=folder, recursive=True) if file.lower().endswith(SUFFIXES))
-    sha = hashlib.sha256()
-    for file in files:
-        sha.update(f"{file}\0".encode() + hashlib.sha256((folder / file).read_bytes()).digest())
-    digest = sha.hexdigest()
-    cache = root / ".cache" / f"{label}-{digest[:16]}.npz"
-    try:
-        cache.parent.mkdir(exist_ok=True)
-        with FileLock(cache.with_suffix(".lock")):
-            if not cache.exists():
-                with cache.with_suffix(".part").open("wb") as out:
-                    np.savez(out, *_decode_folder(name, folder, files))
-                cache.with_suffix(".part").replace(cache)
-        with cache.open("rb") as stored, np.load(stored) as arrays:
-            decoded = list(arrays.values())
-    except (OSError, zipfile.BadZipFile) as error:
-        raise refusal(
-            name, f"cannot be kept in {cache} ({error}); make it writable, or delete what is there"
-        ) from error
-    return decoded, digest
-
-
-def _decode_folder(name: str, folder: Path, files: list[str]) -> list[np.ndarray]:
-    """Classes are the sub-folders in order of name. Without train/ and test/, a hash makes one file in five a test."""
-    split = (folder / "train").is_dir() and (folder / "test").is_dir()
-    train: list[str] = []
-    test: list[str] = []
-    for file in files:
-        parts = file.split("/")
-        if len(parts) != 2 + split or (split and parts[0] not in ("train", "test")):
-            raise refusal(name, f"has an image out of place: {folder / file} is not in {'{train,test}/' * split}CLASS/")
-        testing = parts[0] == "test" if split else hashlib.sha256(file.encode()).digest()[0] % 5 == 0
-        (test if testing else train).append(file)
-    classes = sorted({Path(file).parent.name for file in train})
-    untrained = {Path(file).parent.name for file in test} - set(classes)
-    if not train or not test or untrained:
-        counts = f"{len(train)} training and {len(test)} test images"
-        raise refusal(name, f"in {folder} has {counts}, and none to train {', '.join(sorted(untrained)) or 'or test'}")
-    images = [_decode_image(name, folder / file) for file in train + test]
-    for file, image in zip(train + test, images, strict=True):
-        if image.shape[1] != image.shape[2] or image.shape[1:] != images[0].shape[1:]:
-            sizes = [f"{folder / f} is {i.shape[2]}x{i.shape[1]}" for f, i in ((file, image), (train[0], images[0]))]
-            raise refusal(name, f"must have square images of one size: {', '.join(sizes)} (width x height)")
-    channels = max(len(image) for image in images)  # a grey image among coloured ones becomes coloured
-    pixels = np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in images])
-    labels = np.array([classes.index(Path(file).parent.name) for file in train + test], np.int64)
-    count = len(train)
-    return [pixels[:count], labels[:count], pixels[count:], labels[count:]]
-
-
-def _decode_image(name: str, path: Path) -> np.ndarray:
-    """uint8 [1 or 3, H, W]."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            pixels = np.asarray(image.convert("L" if mode in ("1", "L") else "RGB"))
-    except Exception as error:  # decoders of damaged files raise nearly anything
-        raise refusal(name, f"has a damaged image: {path} ({error})") from error
-    if mode not in ("1", "L", "P", "RGB"):
-        raise refusal(name, f"has an image of mode {mode}: {path}; convert it to 8-bit grey or RGB")
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)

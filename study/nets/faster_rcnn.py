@@ -22,7 +22,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import RoIPool
 
 from study.data.batches import IMAGENET_MEAN, IMAGENET_STD
-from study.data.sources import download, urls_of
+from study.data.downloads import download, urls_of
 from study.nets.resnet import BatchNorm, Net, initialise
 from study.nets.torchvision_names import from_torchvision, vgg_from_torchvision
 from study.seeds import generator

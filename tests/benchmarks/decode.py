@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision import transforms
 
 from study.data.arrays import AnyDataset, describe, load
-from study.data.indexes import PICTURES, picture
+from study.data.pictures import PICTURES, picture
 from study.seeds import generator
 
 ROUNDS, IMAGES, BATCH = int(os.environ.get("ROUNDS", "5")), 128, 32
