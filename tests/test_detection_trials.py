@@ -322,6 +322,13 @@ def test_several_processes_are_refused(execution: Execution) -> None:
         run_trial(trials()[1], replace(execution, processes=2), TAGS)
 
 
+def test_what_waits_for_a_training_error_is_refused(execution: Execution) -> None:
+    vgg = trials()[1]
+    for wrong in ({"warmup": "threshold", "warmup_iterations": 4}, {"schedule": "plateau", "patience": 1, "drops": ()}):
+        with pytest.raises(InputError, match="a detector has no training error to wait for; choose"):
+            run_trial(replace(vgg, recipe=replace(vgg.recipe, **wrong)), execution, TAGS)
+
+
 def test_trials_that_need_others_are_launched_after_them() -> None:
     of_paper = list(planned(PAPER, ["detection-voc"]))
     waves = list(placement.waves(of_paper))
