@@ -21,8 +21,9 @@ from study.run.machine import device_of, set_up_torch
 from study.spec import Data, InputError, Model, Trial
 from study.store.layout import TrialFolder
 from study.store.records import add_evaluations, read_evaluations, table_digest
+from study.tasks.kinds import task_of
 from study.tasks.protocols import check_protocol, errors_pct, probabilities, split_of
-from study.tasks.task import Row, evaluations, task_of
+from study.tasks.task import Row, evaluations
 from study.training import checkpoints
 
 Nets = tuple[Trial, ...]  # one, or those of an ensemble

@@ -93,8 +93,8 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     from study.run.machine import device_of, set_up_torch
     from study.run.worker import fit
     from study.tasks.classification import CLEAN_IMAGES
+    from study.tasks.kinds import task_of
     from study.tasks.protocols import EVALUATION_BATCH
-    from study.tasks.task import task_of
     from study.training import memory
     from study.training.loop import train
     from study.training.state import TrainState

@@ -26,7 +26,8 @@ from study.spec import InputError, Trial
 from study.store import atomic, provenance
 from study.store.account import Outcome, read_account
 from study.store.layout import Store, TrialFolder
-from study.tasks.task import Evaluator, Finals, Record, Stopped, task_of
+from study.tasks.kinds import task_of
+from study.tasks.task import Evaluator, Finals, Record, Stopped
 from study.training import checkpoints, memory
 from study.training.distributed import HERE, Meeting, Peers, assisting, joined, leading
 from study.training.loop import is_over, train

@@ -1,7 +1,7 @@
 """What differs between training a classifier and a detector; everything else exists once.
 
-Owns the names that the modules `classification` and `detection` share, and which of them a trial's is. A task knows
-data sets, nets and losses; it knows neither the loop nor files.
+Owns the names that the modules `classification` and `detection` share (which of them a trial's is: `kinds.py`). A task
+knows data sets, nets and losses; it knows neither the loop nor files.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from study.spec import Trial, detection_of
+from study.spec import Trial
 
 Record = dict[str, Any]  # a row of a curve
 Row = dict[str, Any]  # of another table: an evaluation, or a layer
@@ -104,13 +104,6 @@ class Task(Protocol[Images, Batch]):
 
     def test(self, nets: Mapping[Trial, Any], data: Images, protocol: str) -> tuple[list[Values], int]:
         """What each net, in evaluation mode, and last all together, do by this protocol; on how many images."""
-
-
-def task_of(trial: Trial) -> Task[Any, Any]:
-    """The module that trains what the trial describes."""
-    from study.tasks import classification, detection  # which use the names above
-
-    return detection if detection_of(trial) else classification
 
 
 def evaluations(split: str, protocol: str, values: Values, images: int, nets: str = "") -> list[Row]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from study.spec import Recipe, Trial
-from study.tasks.task import Record, Task, task_of
+from study.tasks.kinds import task_of
+from study.tasks.task import Record, Task
 from study.training import checkpoints
 from study.training.memory import Segmented
 
