@@ -116,15 +116,15 @@ class Evaluator:
         self, trial: Trial, state: Trained, data: Scenes, stopping: Callable[[], bool] = lambda: False
     ) -> None:
         self.trial, self.state, self.data, self.stopping = _detector(trial), state, data, stopping
-        self.last: list[Found] | None = None  # what the last iterate has found for its record
+        self.last: list[Found] | None = None  # what the last iterate detected, for its record
 
     def record(self, last: bool) -> dict[str, float | None]:
         if not self.data.labelled:
             return {}
-        found = self._detections(protocols_of(self.trial)[0])
+        answers = self._detections(protocols_of(self.trial)[0])
         if last:
-            self.last = found
-        values = precisions_pct(found, self.data)
+            self.last = answers
+        values = precisions_pct(answers, self.data)
         return {MAP_50: values.get(MAP_50, values.get(MAP)), MAP_50_95: values.get(MAP_50_95)}
 
     def finals(self) -> Finals:
@@ -136,10 +136,10 @@ class Evaluator:
         submissions = {}
         first, *others = protocols_of(self.trial)
         for protocol in (first, *others):
-            found = self.last if protocol == first and self.last is not None else self._detections(protocol)
+            answers = self.last if protocol == first and self.last is not None else self._detections(protocol)
             if not self.data.labelled:
-                submissions[protocol] = submission(found, self.data)
-            rows += evaluations(self.data.test_split, protocol, precisions_pct(found, self.data), len(found))
+                submissions[protocol] = submission(answers, self.data)
+            rows += evaluations(self.data.test_split, protocol, precisions_pct(answers, self.data), len(answers))
         untrained = self.state.records[0]
         rows += [
             {**row, "protocol": UNTRAINED, "value": untrained[COLUMN_OF[row["measure"]]]}
@@ -149,12 +149,12 @@ class Evaluator:
         return Finals(evaluations=rows, submissions=submissions)
 
     def _detections(self, protocol: str) -> list[Found]:
-        found: list[Found] = []
+        answers: list[Found] = []
         for one in detections([self.state.net], self.data, protocol, self.trial.recipe.precision):
             if self.stopping():
                 raise Stopped
-            found.append(one)
-        return found
+            answers.append(one)
+        return answers
 
 
 def split(trial: Trial) -> str:
@@ -175,8 +175,8 @@ def test(nets: Mapping[Trial, Any], data: Scenes, protocol: str) -> tuple[list[V
     precision = trials[0].recipe.precision
     values: list[Values] = []
     for together in [*([net] for net in nets.values()), *([list(nets.values())] if len(nets) > 1 else [])]:
-        found = list(detections(together, data, protocol, precision))
-        values.append(precisions_pct(found, data))
+        answers = list(detections(together, data, protocol, precision))
+        values.append(precisions_pct(answers, data))
     return values if len(nets) > 1 else values * 2, data.count("test")
 
 
@@ -195,7 +195,7 @@ def detections(nets: Sequence[Detector], data: Scenes, protocol: str, precision:
             net.train(was_training)
 
 
-def precisions_pct(found: Sequence[Found], data: Scenes) -> Values:
+def precisions_pct(answers: Sequence[Found], data: Scenes) -> Values:
     """Average precision of the detections in percent, by measure; {} where the annotations are a server's secret.
 
     Of VOC 'map' and 'ap_<class>' at IoU .5; of COCO 'map_50' and 'map_50_95'.
@@ -204,17 +204,17 @@ def precisions_pct(found: Sequence[Found], data: Scenes) -> Values:
         return {}
     examples = data.examples("test")
     if data.metric is Metric.COCO:
-        return coco_map(examples, found, data.classes)
-    return voc_ap(examples, found, data.classes, points="all" if data.metric is Metric.VOC_AREA else "11")
+        return coco_map(examples, answers, data.classes)
+    return voc_ap(examples, answers, data.classes, points="all" if data.metric is Metric.VOC_AREA else "11")
 
 
-def submission(found: Sequence[Found], data: Scenes) -> dict[str, bytes]:
+def submission(answers: Sequence[Found], data: Scenes) -> dict[str, bytes]:
     """Files as VOC's server takes them: `comp4_det_test_<class>.txt`, a line a box, pixels counted from 1."""
     files = {}
     for label, name in enumerate(data.classes, 1):
         lines = [
             f"{example.image_id} {score:.6f} {box[0] + 1:.2f} {box[1] + 1:.2f} {box[2]:.2f} {box[3]:.2f}\n"
-            for example, detected in zip(data.examples("test"), found, strict=True)
+            for example, detected in zip(data.examples("test"), answers, strict=True)
             for box, score, box_label in zip(detected.boxes, detected.scores, detected.labels, strict=True)
             if box_label == label
         ]
