@@ -1,7 +1,6 @@
-"""`python -m analysis study | report | figures | notebooks | decide`: an entry point into `commands/`."""
+"""`python -m analysis`: an entry point into `commands/`."""
 
-from commands.options import main
-from commands.render import cli
+from commands.app import main
 
 if __name__ == "__main__":
-    main(cli)
+    main("analysis")

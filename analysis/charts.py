@@ -34,7 +34,7 @@ from analysis.figures import (
 )
 from analysis.nets import TEST, TRAINING, serving
 from analysis.runs import Frames
-from analysis.tables import DASH
+from analysis.tables.printing import DASH
 
 BAND, PAPERS, MEAN, SEED = "range over seeds", "the paper, digitised", "mean over seeds", "a seed"
 DIVERGED, PROVISIONAL, PLANNED = "diverged", "unfinished, provisional", "as predicted"

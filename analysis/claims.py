@@ -1,8 +1,8 @@
-"""The paper's claims: one function each, which says what comparison of logged runs would test it.
+"""The paper's claims: one function each, which returns the comparison of logged runs that tests it.
 
-Owns the list of all, in families, and which nets, measure and direction those on CIFAR nets are about. The others are
-in `analysis.imagenet_claims` and `analysis.detection_claims`, those decided by counting in `analysis.counted_claims`.
-Must not know how comparisons become verdicts (`analysis.verdicts`), nor where runs are kept.
+Owns the list of all claims, in families, and the nets, measure and direction of those on CIFAR nets. The others are in
+`analysis.imagenet_claims` and `analysis.detection_claims`, those decided by counting in `analysis.counted_claims`.
+Must not know how comparisons become verdicts (`analysis.decision`), nor where runs are kept.
 """
 
 import math
@@ -43,15 +43,11 @@ from analysis.comparisons import (
 from analysis.runs import IMAGES, IMAGES_ELSE
 from analysis.statistics import estimate
 from analysis.verdicts import Kind
-from experiments import bottlenecks, learning_rate, plain_vs_residual, shortcut_options
+from experiments import bottlenecks, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
+from study.store.account import RESULTS, Outcome
 
-MAIN, OPTIONS, DEEP, RATE, BOTTLENECKS = (
-    "plain-vs-residual",
-    "shortcut-options",
-    "depth-scaling",
-    "learning-rate",
-    "bottlenecks",
-)
+MAIN, OPTIONS, DEEP = plain_vs_residual.NAME, shortcut_options.NAME, depth_scaling.NAME
+RATE, BOTTLENECKS = learning_rate.NAME, bottlenecks.NAME
 
 
 def _nets(study: Study, family: str, deepest: int) -> list[pd.DataFrame]:
@@ -85,20 +81,20 @@ def plain_starts(study: Study) -> Tested | Counted:
     parts = []
     for depth in (20, 56):
         rows = net(study, MAIN, "plain", depth)
-        at_chance, found, never = chance(study), {}, []
-        for seed, row in rows[rows["outcome"].isin(("finished", "diverged"))].iterrows():
+        at_chance, above_chance, never = chance(study), {}, []
+        for seed, row in rows[rows["outcome"].isin(RESULTS)].iterrows():
             curve = study.curves[study.curves["id"] == row["id"]]
             curve = curve[curve["iteration"] <= row["iterations"] / 10]
             if len(curve):
-                found[seed] = float(curve["train_error_pct"].iloc[-1]) - at_chance
-            if row["outcome"] == "diverged" and not math.isfinite(found.get(seed, math.nan)):
+                above_chance[seed] = float(curve["train_error_pct"].iloc[-1]) - at_chance
+            if row["outcome"] == Outcome.DIVERGED and not math.isfinite(above_chance.get(seed, math.nan)):
                 never.append(row["id"])
         if never:
             return Counted(Kind.CONTRADICTED, f"Diverged within the first tenth of training: {some(never)}.", (rows,))
         parts.append(
             Part(
                 what=f"training error of {title(rows)} after a tenth of training minus chance ({at_chance:g})",
-                values=pd.Series(found, dtype=float),
+                values=pd.Series(above_chance, dtype=float),
                 direction=-1,
                 nets=(rows,),
                 resolution=resolution(rows, TRAIN),
@@ -117,7 +113,7 @@ def plain_test_trend(study: Study) -> Tested:
 
 def plain110_fails(study: Study) -> Tested | Counted:
     rows = net(study, MAIN, "plain", 110)
-    lost, finished = rows[rows["outcome"] == "diverged"], rows[rows["outcome"] == "finished"]
+    lost, finished = rows[rows["outcome"] == Outcome.DIVERGED], rows[rows["outcome"] == Outcome.FINISHED]
     above = ((finished[TRAIN] > 60) & (finished[TEST] > 60)).all()
     if len(lost) and len(finished) < 2 and len(lost) + len(finished) >= 2 and above:
         reason = f"Every seed fails: {len(lost)} diverged, {len(finished)} above 60 %."
@@ -142,7 +138,7 @@ def plain_rates(study: Study) -> Tested:
     """
     nets = _nets(study, "plain", 56)
     reached = {rows["depth"].iloc[0]: first_iteration(study, rows, 20, TEST, censored=False) for rows in nets}
-    iterations = pd.DataFrame({depth: found for depth, found in reached.items() if found.notna().all()}).dropna()
+    iterations = pd.DataFrame({depth: first for depth, first in reached.items() if first.notna().all()}).dropna()
     depths = np.array(iterations.columns, dtype=float)
     if len(depths) < 3:
         raise NotTestable(f"plain nets come below 20 % test error at {len(depths)} depths; growth takes three")
@@ -286,10 +282,10 @@ def residual110_state_of_the_art(study: Study) -> Tested:
     """Against 7.72 %, the best mean that Table 6 gives for an earlier net (Highway, 19 layers, 2.3M parameters)."""
     only_on_cifar10(study)
     rows = net(study, MAIN, "residual", 110)
-    found = estimate(rows[TEST].dropna())
+    error = estimate(rows[TEST].dropna())
     note = f"It has {rows['params'].iloc[0] / 1e6:.2f}M parameters; FitNet has 2.5M, Highway 2.3M (19) and 1.25M (32)."
-    if found.n:
-        note += f" Best {rows[TEST].min():.2f}, mean {found.mean:.2f} +- {found.sd:.2f}; the paper: 6.43, 6.61 +- 0.16."
+    if error.n:
+        note += f" Best {rows[TEST].min():.2f}, mean {error.mean:.2f} +- {error.sd:.2f}; the paper: 6.43, 6.61 +- 0.16."
     return Tested([against(rows, TEST, 7.72, -1)], note)
 
 
@@ -337,11 +333,11 @@ def residual1202_overfits(study: Study) -> Tested:
 
 
 def _layers(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
-    """What the layers of the finished trials do. Raises `NotTestable` where their runs do not say."""
-    found = study.layers[study.layers["id"].isin(rows["id"])]
-    if found.empty and (rows["outcome"] == "finished").any():
+    """The layer measurements of the finished trials. Raises `NotTestable` where their runs have none."""
+    layers = study.layers[study.layers["id"].isin(rows["id"])]
+    if layers.empty and (rows["outcome"] == Outcome.FINISHED).any():
         raise NotTestable(f"the runs of {title(rows)} are from before layers were measured")
-    return found
+    return layers
 
 
 def _at_the_end(study: Study, rows: pd.DataFrame, column: str) -> pd.Series:
@@ -386,7 +382,7 @@ def plain_signals(study: Study) -> Tested:
 def plain_gradients(study: Study) -> Tested:
     """Gradient over weight norm of the first and of the last 3x3 layer: within three decades of each other.
 
-    Of the start and the end of training, the one that is farther apart.
+    At the start or at the end of training, whichever is farther apart.
     """
     parts = []
     for rows in _at_depths(study, "plain", 20, 56):
@@ -394,7 +390,7 @@ def plain_gradients(study: Study) -> Tested:
         relative = layers.assign(relative=layers["gradient_norm"] / layers["weight_norm"])
         ends = relative.sort_values("layer").groupby(["seed", "iteration"])["relative"].agg(["first", "last"])
         decades = np.log10(ends["last"].clip(1e-30)) - np.log10(ends["first"].clip(1e-30))
-        farther = decades.dropna().groupby("seed").agg(lambda each: each.loc[each.abs().idxmax()])
+        farther = decades.dropna().groupby("seed").agg(lambda both: both.loc[both.abs().idxmax()])
         parts.append(
             Part(
                 what=f"log10 of the relative gradient of the last layer of {title(rows)} over the first's",
@@ -427,7 +423,7 @@ def residual_responses_fall(study: Study) -> Tested:
 
 
 def residual_functions_near_zero(study: Study) -> Tested:
-    """What a block adds to its input, not what BatchNorm's scale is: deviation of F(x) over that of x."""
+    """Deviation of F(x) over that of x: unlike the response alone, it does not depend on BatchNorm's scale."""
     shallow, middle, deep = _at_depths(study, "residual", 20, 56, 110)
     plain20, plain56 = _at_depths(study, "plain", 20, 56)
     pairs = ((shallow, plain20), (middle, plain56), (middle, shallow), (deep, middle))

@@ -1,7 +1,7 @@
 """What a claim compares: numbers of nets, one per seed, and how they are paired.
 
-Owns the vocabulary of claims: a study, a net in it, an evaluation of it, a comparison (`Part`), and what a claim hands
-to its verdict (`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
+Owns the vocabulary of claims: a study, a net in it, an evaluation of it, a comparison (`Part`), and what a claim
+returns (`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
 """
 
 from dataclasses import dataclass, replace
@@ -10,12 +10,14 @@ import numpy as np
 import pandas as pd
 
 from analysis import paper_numbers
+from analysis.nets import serving
 from analysis.paper_numbers import Number
 from analysis.runs import one_image_pct
 from analysis.statistics import Greater, p_equivalent, p_greater
 from analysis.verdicts import Kind
 from experiments.profiles import Profile
 from experiments.recipes import PAPER_DATA
+from study.store.account import Outcome
 from study.tasks.names import SERVERS
 
 TRAIN, CLEAN, TEST = "final_train_error_pct", "clean_train_error_pct", "test_error_pct"
@@ -23,12 +25,12 @@ WORDS = {TRAIN: "training error", CLEAN: "clean training error", TEST: "test err
 
 
 class NotTestable(Exception):
-    """This profile, or what is planned of it, cannot test the claim; the message says why."""
+    """This profile, or what is planned of it, cannot test the claim. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a claim may look at."""
+    """What a claim is a function of."""
 
     finals: pd.DataFrame
     curves: pd.DataFrame
@@ -39,7 +41,7 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One comparison: a number per seed, and the sign that the claim gives it."""
+    """One comparison: a number per seed, and the sign that the claim asserts of it."""
 
     what: str
     values: pd.Series  # by seed; the effect is their mean
@@ -96,28 +98,28 @@ def net(
 ) -> pd.DataFrame:
     """The planned trials of one condition in one experiment, by seed. Raises `NotTestable` if there are none."""
     model = study.profile.model(family, depth, shortcut, block)
-    wanted = _planned(study, experiment, model.title)
-    if wanted.empty:
+    rows = _planned(study, experiment, model.title)
+    if rows.empty:
         raise NotTestable(f"no trial of {model.title} is planned in {experiment}")
-    assert wanted["condition"].nunique() == 1, "an experiment gives a net one recipe"
-    return wanted
+    assert rows["condition"].nunique() == 1, "an experiment gives a net one recipe"
+    return rows
 
 
 def _planned(study: Study, experiment: str, title: str = "") -> pd.DataFrame:
     """The planned trials of an experiment, by seed; of one net, if its title is given."""
-    finals = study.finals
-    serves = finals["experiments"].map(lambda names: experiment in names.split(",")).astype(bool)
-    wanted = finals[serves & (finals["title"] == title)] if title else finals[serves]
-    return wanted.set_index("seed", drop=False).sort_index()
+    rows = serving(study.finals, experiment)
+    if title:
+        rows = rows[rows["title"] == title]
+    return rows.set_index("seed", drop=False).sort_index()
 
 
 def imagenet_net(study: Study, experiment: str, title: str) -> pd.DataFrame:
     """As `net`, for nets that have a title in an experiment whatever the profile. Raises `NotTestable`."""
-    wanted = _planned(study, experiment, title)
-    if wanted.empty:
+    rows = _planned(study, experiment, title)
+    if rows.empty:
         raise NotTestable(f"needs {title}: {paper_numbers.takes(experiment)}")
-    assert wanted["condition"].nunique() == 1, "an experiment gives a net one recipe"
-    return wanted
+    assert rows["condition"].nunique() == 1, "an experiment gives a net one recipe"
+    return rows
 
 
 def title(rows: pd.DataFrame) -> str:
@@ -132,8 +134,8 @@ def resolution(rows: pd.DataFrame, measure: str) -> float:
 def compare(minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direction: int, margin: float = 0.0) -> Part:
     """Paired difference of two nets in one measure."""
 
-    def difference(of: str) -> pd.Series:
-        return (minuend[of] - subtrahend[of]).dropna()
+    def difference(column: str) -> pd.Series:
+        return (minuend[column] - subtrahend[column]).dropna()
 
     return Part(
         what=f"{WORDS[measure]} of {title(minuend)} minus {title(subtrahend)}",
@@ -147,7 +149,7 @@ def compare(minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direc
 
 
 def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) -> Part:
-    """A net's error against a fixed number of the paper."""
+    """A net's error minus a fixed number of the paper."""
     return Part(
         what=f"{WORDS[measure]} of {title(rows)} minus {threshold:g}",
         values=(rows[measure] - threshold).dropna(),
@@ -159,7 +161,10 @@ def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) 
 
 
 def trend(nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
-    """Does an error rise or fall with depth? Effect: deepest minus shallowest; test: slopes over depth, one a seed."""
+    """An error that rises (direction 1) or falls (-1) with depth.
+
+    The effect is deepest minus shallowest; the test is of the slopes over depth, one a seed.
+    """
     errors = by_depth(nets, measure)
     part = trend_part(nets, errors, WORDS[measure], measure, direction)
     if measure == TRAIN:
@@ -199,16 +204,16 @@ def first_iteration(
 ) -> pd.Series:
     """By seed, the first record whose error, running training error unless named, is at most `at_most`.
 
-    Of finished trials. One that never gets there counts with its whole length, which is the least it can be; as NaN, if
-    it is not `censored`.
+    Finished trials only. A trial that never reaches it counts with its whole length, a lower bound; as NaN if not
+    `censored`.
     """
-    found = {}
-    for seed, row in rows[rows["outcome"] == "finished"].iterrows():
+    first = {}
+    for seed, row in rows[rows["outcome"] == Outcome.FINISHED].iterrows():
         curve = study.curves[study.curves["id"] == row["id"]]
         reached = curve.loc[curve[error] <= at_most, "iteration"]
         never = float(row["iterations"]) if censored else float("nan")
-        found[seed] = float(reached.min()) if len(reached) else never
-    return pd.Series(found, dtype=float)
+        first[seed] = float(reached.min()) if len(reached) else never
+    return pd.Series(first, dtype=float)
 
 
 def record_every(study: Study, rows: pd.DataFrame) -> float:
@@ -230,12 +235,13 @@ class Evaluated:
 
 
 def evaluated(study: Study, number: Number) -> Evaluated:
-    """Empty where its nets are planned and not evaluated yet. Raises `NotTestable` where they are not planned.
+    """The values of a number; empty where its nets are planned and not evaluated yet.
 
-    Any net of the experiment may be in an ensemble until one is evaluated.
+    Before an ensemble is evaluated, every net of its experiment counts as part of it. Raises `NotTestable` where no net
+    is planned, or where only a server has the labels.
     """
-    rows, ensemble = paper_numbers.found(study.evaluations, number), number.title.startswith("ensemble")
-    nets = _planned(study, number.experiment, "" if ensemble else number.title)
+    rows = paper_numbers.rows_of(study.evaluations, number)
+    nets = _planned(study, number.experiment, "" if number.ensemble else number.title)
     if nets.empty:
         raise NotTestable(f"needs {number.title}: {paper_numbers.takes(number.experiment)}")
     if rows.empty and number.split in SERVERS:
@@ -272,7 +278,7 @@ def level(study: Study, number: Number, threshold: float, direction: int) -> Par
 
 
 def part_of(
-    of: list[Evaluated],
+    evaluations: list[Evaluated],
     values: pd.Series,
     what: str,
     direction: int,
@@ -280,19 +286,21 @@ def part_of(
     unit: str = "points",
     of_the_paper: bool = False,
 ) -> Part:
-    """A comparison made of evaluations. Where a number of the paper is in it, only nets on the paper's data will do."""
-    for each in of:
-        others = set(each.nets["data"]) if of_the_paper else set()
-        others = {data for data in others if not data.startswith(paper_numbers.PAPER_DATA)}
-        if others:
+    """A comparison of evaluations.
+
+    Raises `NotTestable` where a number of the paper is in it (`of_the_paper`) and a net was trained on other data.
+    """
+    for evaluation in evaluations:
+        others = set(evaluation.nets["data"]) - set(paper_numbers.PAPER_DATA_SETS)
+        if of_the_paper and others:
             raise NotTestable(f"the number it is compared with is not one on {some(sorted(others))}")
     return Part(
         what=what,
         values=values.dropna(),
         direction=direction,
         margin=margin,
-        nets=tuple(each.nets for each in of),
-        resolution=max(each.resolution for each in of),
+        nets=tuple(evaluation.nets for evaluation in evaluations),
+        resolution=max(evaluation.resolution for evaluation in evaluations),
         unit=unit,
     )
 
@@ -308,7 +316,7 @@ def only_on_cifar10(study: Study) -> None:
 
 def diverged(*nets: pd.DataFrame) -> Counted | None:
     """The verdict on a claim that a net converges, where a seed of it did not."""
-    lost = [row_id for rows in nets for row_id in rows.loc[rows["outcome"] == "diverged", "id"]]
+    lost = [row_id for rows in nets for row_id in rows.loc[rows["outcome"] == Outcome.DIVERGED, "id"]]
     return Counted(Kind.CONTRADICTED, f"Diverged: {some(lost)}.", nets) if lost else None
 
 

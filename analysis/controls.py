@@ -1,4 +1,4 @@
-"""Negative controls: the test that claims go through, where there is nothing to find.
+"""Negative controls: the test of the paper's claims, applied where there is nothing to find.
 
 Owns which comparisons are controls and what a false positive is: a verdict, either way, on the claim that the first of
 two nets has the larger error. Pure functions of the finals of the experiment `controls`. Must not know how a table
@@ -8,18 +8,20 @@ shows them.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, combinations, permutations
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
-from analysis.claims import TEST, TRAIN, WORDS, Part
+from analysis.comparisons import TEST, TRAIN, WORDS, Part
 from analysis.runs import one_image_pct
 from analysis.statistics import ALPHA, estimate, proportion_interval
 
 NOMINAL_PCT = 100 * (ALPHA + ALPHA / 2)  # supported one-sided in one direction, contradicted two-sided in the other
 MOST_SPLITS = 1000
 SAME, SHUFFLED = "A/A", "shuffled labels"
+Error = TypeVar("Error")
+Row = tuple[str, str, float, float, float, float, int, float]  # a value a column of `COLUMNS`
 COLUMNS = ["control", "quantity", "expected", "found", "low", "high", "n", "false_positives"]
 
 
@@ -31,13 +33,13 @@ def measured(finals: pd.DataFrame) -> pd.DataFrame:
     """
     same, shuffled = (finals[finals["labels"] == labels] for labels in ("true", "shuffled"))
     rows = chain(_same_condition(same) if len(same) else (), _shuffled(shuffled) if len(shuffled) else ())
-    return pd.DataFrame(rows, columns=COLUMNS)
+    return pd.DataFrame(list(rows), columns=COLUMNS)
 
 
-def splits(errors: Sequence[Any]) -> list[list[tuple[Any, Any]]]:
-    """The ways to pair errors off, each pair in both orders; an odd one out is left out.
+def splits(errors: Sequence[Error]) -> list[list[tuple[Error, Error]]]:
+    """The ways to split errors into pairs, each pair in both orders; of an odd number the last is left out.
 
-    Of more than `MOST_SPLITS`, so many random draws that are the same at every call.
+    Where there are more than `MOST_SPLITS`, that many random draws, the same at every call.
     """
     k = len(errors) // 2
     orders: Iterable[Sequence[int]] = permutations(range(2 * k))
@@ -48,10 +50,11 @@ def splits(errors: Sequence[Any]) -> list[list[tuple[Any, Any]]]:
     return [[(errors[first], errors[second]) for first, second in pairs] for pairs in sorted(pairings)]
 
 
-def _same_condition(finals: pd.DataFrame) -> Iterator[list[Any]]:
+def _same_condition(finals: pd.DataFrame) -> Iterator[Row]:
     """A/A: the first half of a net's seeds against the second half, then every split of those that finished."""
     for measure in (TRAIN, TEST):
-        image, verdicts = one_image_pct(finals["data"].iloc[0], measure), []
+        image = one_image_pct(finals["data"].iloc[0], measure)
+        verdicts: list[bool] = []
         for title, errors in _by_net(finals, measure).items():
             k = len(errors) // 2
             first, second = errors.iloc[:k], errors.iloc[k : 2 * k]
@@ -63,7 +66,7 @@ def _same_condition(finals: pd.DataFrame) -> Iterator[list[Any]]:
         yield _rate(SAME, f"verdicts on {WORDS[measure]}, over splits of each net's seeds", verdicts)
 
 
-def _shuffled(finals: pd.DataFrame) -> Iterator[list[Any]]:
+def _shuffled(finals: pd.DataFrame) -> Iterator[Row]:
     """Test errors against chance, and every net against every other, paired by seed, in both orders."""
     nets, verdicts = _by_net(finals, TEST), []
     image, chance = one_image_pct(finals["data"].iloc[0], TEST), 100 * (1 - 1 / finals["classes"].iloc[0])
@@ -89,16 +92,16 @@ def _verdict(differences: Iterable[float], image: float) -> bool:
     return part.p_for() < ALPHA or part.p_against() < ALPHA
 
 
-def _estimated(control: str, quantity: str, expected: float, values: Iterable[float], image: float) -> list[Any]:
-    found = estimate([value for value in values if not math.isnan(value)], image)
-    return [control, quantity, expected, found.mean, found.low, found.high, found.n, math.nan]
+def _estimated(control: str, quantity: str, expected: float, values: Iterable[float], image: float) -> Row:
+    measured = estimate([value for value in values if not math.isnan(value)], image)
+    return control, quantity, expected, measured.mean, measured.low, measured.high, measured.n, math.nan
 
 
-def _rate(control: str, quantity: str, verdicts: Sequence[bool]) -> list[Any]:
+def _rate(control: str, quantity: str, verdicts: Sequence[bool]) -> Row:
     count, n = sum(verdicts), len(verdicts)
     low, high = proportion_interval(count, n)
-    found = 100 * count / n if n else math.nan
-    return [control, quantity, NOMINAL_PCT, found, 100 * low, 100 * high, n, count]
+    rate = 100 * count / n if n else math.nan
+    return control, quantity, NOMINAL_PCT, rate, 100 * low, 100 * high, n, count
 
 
 def _range(errors: pd.Series) -> str:

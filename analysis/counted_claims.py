@@ -1,4 +1,4 @@
-"""The paper's claims that are decided by counting layers, parameters and multiply-adds; they look at no run."""
+"""The paper's claims that are decided by counting layers, parameters and multiply-adds; without any run."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -57,8 +57,8 @@ def imagenet_counts() -> Counted:
     counts = {row["depth"]: cost.multiply_adds(imagenet_net(row["depth"]), IMAGENET_DATA) for row in table["rows"]}
     close = all(abs(counts[row["depth"]] - row["flops"]) < 0.1e9 for row in table["rows"])
     holds = close and counts[152] < min(vgg["flops"] for vgg in table["vgg"].values())
-    found = ", ".join(f"{depth}: {count / 1e9:.2f}" for depth, count in counts.items())
-    return _counted(holds, f"Counted {found} e9; each within 0.1 of Table 1, 152 layers below VGG-16's printed 15.3.")
+    listed = ", ".join(f"{depth}: {count / 1e9:.2f}" for depth, count in counts.items())
+    return _counted(holds, f"Counted {listed} e9; each within 0.1 of Table 1, 152 layers below VGG-16's printed 15.3.")
 
 
 _BASIC = (cost.Layer(64, 64, 3),) * 2

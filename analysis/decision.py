@@ -37,9 +37,9 @@ from analysis.statistics import (
 )
 from analysis.verdicts import Kind, Verdict
 from experiments.profiles import Profile
-from study.store.account import RESULTS
+from study.store.account import RESULTS, Outcome
 
-Outcome = Tested | Counted
+Evidence = Tested | Counted
 
 
 class Weighed(NamedTuple):
@@ -71,7 +71,7 @@ def evaluate(frames: Frames, profile: Profile) -> list[Verdict]:
     return [verdicts[name] for name in known]
 
 
-def outcome_of(claim: paper.Claim, study: Study) -> Outcome:
+def outcome_of(claim: paper.Claim, study: Study) -> Evidence:
     """What the study measured for a claim that is not the `SAME` as another, before any correction."""
     if claim.id in counted_claims.CLAIMS:
         return counted_claims.CLAIMS[claim.id]()
@@ -238,7 +238,7 @@ def remarks(outcome: Tested) -> str:
         for part in outcome.parts
         for rows in part.nets
         for _, row in rows.iterrows()
-        if row["outcome"] != "finished" and row["seed"] not in part.values.index
+        if row["outcome"] != Outcome.FINISHED and row["seed"] not in part.values.index
     }
     if absent:
         sentences.append(f"Left out: {some([f'{name} ({how})' for name, how in absent.items()])}.")

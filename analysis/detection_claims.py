@@ -1,6 +1,6 @@
 """The paper's claims on detection and localisation (Sec. 4.3, Appendices A-C, Tables 7-14), one function each.
 
-Owns which evaluations would test each, and how its words become a test:
+Owns which evaluations test each, and how its words become a test:
 
 - 'more than 3 points', 'over 2 points': the difference is greater than that.
 - 'by 6.0 points': within half a point of it, the margin of `analysis.imagenet_claims`; 'a 28 % relative improvement':
@@ -45,7 +45,7 @@ VGG = detector("VGG-16")
 
 
 def voc_gain(study: Study) -> Tested:
-    """'More than 3 points', on VOC 2007 and, where its server was asked, on VOC 2012."""
+    """'More than 3 points', on VOC 2007 and, where its server has evaluated, on VOC 2012."""
     first = difference(study, voc("07"), voc("07", "VGG-16"), 1, by=3)
     try:
         return Tested([first, difference(study, voc("12"), voc("12", "VGG-16"), 1, by=3)])
@@ -146,13 +146,13 @@ def localisation_by_class(study: Study) -> Tested:
 
 def localisation_test(study: Study) -> Tested:
     """'9.0', and 'a 64 % relative reduction' of VGG's 25.3 %: no less by more than 2 %, which is half a point of it."""
-    ours = evaluated(study, localised(ENSEMBLES[LOCALISATION], DENSE, LOCALISED, TEST_SPLIT))
+    error = evaluated(study, localised(ENSEMBLES[LOCALISATION], DENSE, LOCALISED, TEST_SPLIT))
     relative = part_of(
-        [ours],
-        100 * (1 - ours.values / 25.3) - 62,
-        f"reduction from 25.3 by {ours.number}, relative, minus 62",
+        [error],
+        100 * (1 - error.values / 25.3) - 62,
+        f"reduction from 25.3 by {error.number}, relative, minus 62",
         direction=1,
         unit="%",
         of_the_paper=True,
     )
-    return Tested([level(study, ours.number, 9.0 + MARGIN, -1), relative])
+    return Tested([level(study, error.number, 9.0 + MARGIN, -1), relative])

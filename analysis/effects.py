@@ -1,10 +1,11 @@
 """What the study measures, each defined in one place: gaps, benefits, critical depth, iterations to a target.
 
 Owns the definitions; pure functions of the finals. Differences between nets are of nets that share a seed, hence data
-order and, where shapes agree, initial weights; a seed counts where both nets of a difference finished. Percentage
-points, with intervals none of which is narrower than one image allows; or iterations.
+order and, where shapes agree, initial weights; a seed counts where both nets of a difference finished. Effects are in
+percentage points, with intervals at least as wide as the resolution of one image; or in iterations.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,17 @@ import pandas as pd
 
 from analysis.runs import one_image_pct
 from analysis.statistics import estimate
-from study.store.account import RESULTS
+from study.store.account import RESULTS, Outcome
 
 COLUMNS = ["quantity", "depth", "n", "mean", "sd", "low", "high"]
 # Of shortcuts: the error of the first minus that of the second. What each option gains; what more parameters do.
 PAIRS = {
-    **{f"plain - {option}": ("none", option) for option in "ABC"},
-    **{f"{more} - {less}": (more, less) for more, less in ("BA", "CA", "CB")},
+    "plain - A": ("none", "A"),
+    "plain - B": ("none", "B"),
+    "plain - C": ("none", "C"),
+    "B - A": ("B", "A"),
+    "C - A": ("C", "A"),
+    "C - B": ("C", "B"),
 }
 
 
@@ -42,7 +47,7 @@ def generalisation_gap(finals: pd.DataFrame, family: str) -> pd.DataFrame:
 
     Clean, because the running training error is of augmented batches and of weights that were still moving.
     """
-    test, training = (_by_depth(finals, family, of) for of in ("test_error_pct", "clean_train_error_pct"))
+    test, training = (_by_depth(finals, family, measure) for measure in ("test_error_pct", "clean_train_error_pct"))
     gaps = {depth: test[depth] - training[depth] for depth in test.columns}
     return _estimates("generalisation gap", gaps, finals, "test_error_pct")
 
@@ -52,7 +57,8 @@ def shortcut_differences(finals: pd.DataFrame, measure: str) -> pd.DataFrame:
 
     `finals` holds one net of each depth and shortcut.
     """
-    done, found = finals[finals["outcome"] == "finished"], []
+    done = finals[finals["outcome"] == Outcome.FINISHED]
+    estimates = []
     errors = {
         depth: rows.pivot(index="seed", columns="shortcut", values=measure) for depth, rows in done.groupby("depth")
     }
@@ -60,26 +66,26 @@ def shortcut_differences(finals: pd.DataFrame, measure: str) -> pd.DataFrame:
         differences = {
             depth: nets[first] - nets[second] for depth, nets in errors.items() if {first, second} <= set(nets)
         }
-        found.append(_estimates(name, differences, finals, measure))
-    return pd.concat(found)
+        estimates.append(_estimates(name, differences, finals, measure))
+    return pd.concat(estimates)
 
 
 def iterations_to_target(finals: pd.DataFrame, target_pct: int, family: str) -> pd.DataFrame:
     """When the family's nets first have a running training error of at most `target_pct`: by depth, over seeds.
 
-    n trials with a result, of which `reached` got there, and the `median` iteration. A trial that did not, because its
-    training ended or diverged before, is censored: it is known only to take longer. In the median it comes after all
-    that did; the median is NaN where it lies among those that did not. No mean could count them, and one over the
-    others would be of the quick ones only.
+    n trials with a result, of which `reached` met the target, and the `median` iteration. A trial that did not meet it,
+    because its training ended or diverged before, is censored: it would take longer. In the median it comes after all
+    that did; the median is NaN where it lies among censored trials. A mean could not include them, and would be biased
+    towards the quick ones without them.
     """
-    nets, found = _nets(finals, family), []
+    nets, rows_of_depths = _nets(finals, family), []
     for depth, rows in nets[nets["outcome"].isin(RESULTS)].groupby("depth"):
         median = float(rows[f"reached_{target_pct}_pct"].fillna(np.inf).median())
         reached = int(rows[f"reached_{target_pct}_pct"].notna().sum())
-        found.append(
+        rows_of_depths.append(
             [f"iterations to {target_pct} %", depth, len(rows), reached, median if median < np.inf else np.nan]
         )
-    return pd.DataFrame(found, columns=["quantity", "depth", "n", "reached", "median"])
+    return pd.DataFrame(rows_of_depths, columns=["quantity", "depth", "n", "reached", "median"])
 
 
 def critical_depth(gap: pd.DataFrame) -> tuple[int, int | None]:
@@ -98,7 +104,7 @@ def critical_depth(gap: pd.DataFrame) -> tuple[int, int | None]:
 def _by_depth(finals: pd.DataFrame, family: str, measure: str) -> pd.DataFrame:
     """Errors of finished trials [seed, depth] of plain nets, or of residual nets with option A, of basic blocks."""
     nets = _nets(finals, family)
-    rows = nets[nets["outcome"] == "finished"]
+    rows = nets[nets["outcome"] == Outcome.FINISHED]
     return rows.pivot(index="seed", columns="depth", values=measure).sort_index(axis=1)
 
 
@@ -107,9 +113,9 @@ def _nets(finals: pd.DataFrame, family: str) -> pd.DataFrame:
     return finals[(finals["family"] == family) & (finals["block"] == "basic") & (finals["shortcut"] == option)]
 
 
-def _estimates(quantity: str, differences: dict[Any, pd.Series], finals: pd.DataFrame, measure: str) -> pd.DataFrame:
+def _estimates(quantity: str, differences: Mapping[Any, pd.Series], finals: pd.DataFrame, measure: str) -> pd.DataFrame:
     rows = []
     for depth, values in differences.items():
-        found = estimate(values.dropna(), one_image_pct(finals["data"].iloc[0], measure))
-        rows.append([quantity, depth, found.n, found.mean, found.sd, found.low, found.high])
+        effect = estimate(values.dropna(), one_image_pct(finals["data"].iloc[0], measure))
+        rows.append([quantity, depth, effect.n, effect.mean, effect.sd, effect.low, effect.high])
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,8 +1,14 @@
-"""How results reach the disk: complete or not at all. Knows nothing of what is in them."""
+"""How results reach the disk: complete or not at all, and two names in a results folder.
+
+Knows nothing of their content.
+"""
 
 from pathlib import Path
 
 from study.store import atomic
+
+MANIFEST = "manifest.json"  # its files with their SHA-256, and what they were made of
+DECISIONS = "decisions"  # folder of the records of `run --until-decided`: beside the report, and no part of it
 
 
 def write(path: Path, content: str | bytes) -> Path:

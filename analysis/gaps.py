@@ -1,10 +1,11 @@
 """What a reader must know before any number: results that cannot be used, gaps, single seeds, runs of other versions.
 
-Pure functions of the frames: page, terminal and manifest say their sentences. Must not know where runs are kept.
+Pure functions of the frames: the page, the terminal and the manifest show them. Must not know where runs are kept.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import pandas as pd
 
@@ -17,29 +18,39 @@ from study.store.account import RESULTS, Outcome
 NAMED = 8  # in a sentence; the page and the manifest have all names
 
 
+class Kind(StrEnum):
+    """Why a number may be missing or weak."""
+
+    UNUSABLE = "unusable"  # a trial whose result cannot be one
+    NOT_SELECTED = "not selected"  # an experiment of the profile
+    NOT_RUN = "not run"  # an experiment without any run
+    INCOMPLETE = "incomplete"  # an experiment of which some trials lack a result
+    OTHER_VERSION = "other version"  # runs of another schema or protocol
+    SINGLE_SEED = "single seed"  # conditions with one finished seed
+
+
 @dataclass(frozen=True)
 class Problem:
-    """One thing to know, and the names of what it concerns: trials, nets or none."""
+    """One thing to know: its kind, a sentence, and the names of what it concerns (trials or nets), if any."""
 
-    said: str
-    names: list[str]
+    kind: Kind
+    text: str
+    names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rest = len(self.names) - NAMED
         names = ", ".join(self.names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
-        return f"{self.said}: {names}" if names else self.said
+        return f"{self.text}: {names}" if names else self.text
 
 
 def problems(finals: pd.DataFrame, profile: Profile, others: Mapping[str, list[str]]) -> list[Problem]:
     """Unusable trials one by one, then gaps, runs of `others` (ids, by their version) and conditions of one seed."""
-    unusable = finals[finals["outcome"] == Outcome.UNUSABLE]
-    ours = f"this code has schema {SCHEMA}, protocol {PROTOCOL}"
-    return [
-        *(Problem(f"{row['id']} is unusable: {row['problem']}", []) for row in unusable.to_dict("records")),
-        *_gaps(finals, profile),
-        *(Problem(f"{len(ids)} runs of {version} are not shown: {ours}", ids) for version, ids in others.items()),
-        *_single_seeds(finals),
-    ]
+    return [*_unusable(finals), *_gaps(finals, profile), *_other_versions(others), *_single_seeds(finals)]
+
+
+def _unusable(finals: pd.DataFrame) -> Iterator[Problem]:
+    for row in finals[finals["outcome"] == Outcome.UNUSABLE].to_dict("records"):
+        yield Problem(Kind.UNUSABLE, f"{row['id']} is unusable: {row['problem']}")
 
 
 def _gaps(finals: pd.DataFrame, profile: Profile) -> Iterator[Problem]:
@@ -47,19 +58,26 @@ def _gaps(finals: pd.DataFrame, profile: Profile) -> Iterator[Problem]:
     for experiment in EXPERIMENTS:
         name, planned = name_of(experiment), serving(finals, name_of(experiment))
         undone = planned[~planned["outcome"].isin((*RESULTS, Outcome.UNUSABLE))]
-        ids = [f"{row['id']} ({row['outcome']})" for row in undone.to_dict("records")]
+        ids = tuple(f"{row['id']} ({row['outcome']})" for row in undone.to_dict("records"))
         command = f"make degradation-study PROFILE={profile.name} EXPERIMENTS={name}"
         if planned.empty and list(experiment.trials(profile)):
-            yield Problem(f"{name} was not selected; {command} adds it", [])
-        elif len(planned) and (planned["outcome"] == "missing").all():
-            yield Problem(f"no run of {name} is there; {command} runs its {len(planned)} trials", ids)
+            yield Problem(Kind.NOT_SELECTED, f"{name} was not selected; {command} adds it")
+        elif len(planned) and (planned["outcome"] == Outcome.MISSING).all():
+            yield Problem(Kind.NOT_RUN, f"{name} has no run; {command} runs its {len(planned)} trials", ids)
         elif ids:
-            yield Problem(f"{len(ids)} of {len(planned)} trials of {name} lack a result; {command} runs them", ids)
+            text = f"{len(ids)} of {len(planned)} trials of {name} lack a result; {command} runs them"
+            yield Problem(Kind.INCOMPLETE, text, ids)
+
+
+def _other_versions(others: Mapping[str, list[str]]) -> Iterator[Problem]:
+    this = f"this code has schema {SCHEMA}, protocol {PROTOCOL}"
+    for version, ids in others.items():
+        yield Problem(Kind.OTHER_VERSION, f"{len(ids)} runs of {version} are not shown: {this}", tuple(ids))
 
 
 def _single_seeds(finals: pd.DataFrame) -> Iterator[Problem]:
-    done = finals[finals["outcome"] == "finished"]
+    done = finals[finals["outcome"] == Outcome.FINISHED]
     single = done[done.groupby("condition")["id"].transform("size") == 1]
-    nets = [f"{', '.join(rows['title'])} ({names})" for names, rows in single.groupby("experiments", sort=False)]
+    nets = tuple(f"{', '.join(rows['title'])} ({names})" for names, rows in single.groupby("experiments", sort=False))
     if nets:
-        yield Problem("one finished seed only, hence no deviation, interval or test", nets)
+        yield Problem(Kind.SINGLE_SEED, "one finished seed only, hence no deviation, interval or test", nets)

@@ -1,8 +1,8 @@
 """The paper's claims on ImageNet nets (Sec. 3.2 and 4.1, Fig. 4, Tables 2-5), one function each.
 
-Owns which evaluations and curves would test each, and how its words become a test, by one margin of half a point: of
-ResNet-101, the same code run again by a user ended half a point above its published error (facebookarchive/
-fb.resnet.torch, issue 43: 22.94 and 22.44 %).
+Owns which evaluations and curves test each, and how its words become a test, by one margin of half a point: a user who
+ran the same code for ResNet-101 again ended half a point above its published error (facebookarchive/fb.resnet.torch,
+issue 43: 22.94 and 22.44 %).
 
 - 'better', 'slightly' and 'marginally better': the difference has that sign; its size is the effect.
 - 'considerably better', 'by considerable margins': by more than the margin.
@@ -46,6 +46,7 @@ from analysis.paper_numbers import (
     Number,
     imagenet,
 )
+from study.store.account import Outcome
 from study.tasks.names import MULTI_SCALE, TEN_CROP, TEST_SPLIT, TOP1, TOP5
 
 MARGIN = 0.5
@@ -90,11 +91,11 @@ def plain_train(study: Study) -> Tested:
 
 def _train_by_tenth(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
     """Mean running training error of finished trials by seed, in a column for each tenth of the iterations."""
-    found = {}
-    for seed, row in rows[rows["outcome"] == "finished"].iterrows():
+    by_seed = {}
+    for seed, row in rows[rows["outcome"] == Outcome.FINISHED].iterrows():
         curve = study.curves[study.curves["id"] == row["id"]]
-        found[seed] = curve.groupby(np.ceil(10 * curve["iteration"] / row["iterations"]))["train_error_pct"].mean()
-    return pd.DataFrame(found).T
+        by_seed[seed] = curve.groupby(np.ceil(10 * curve["iteration"] / row["iterations"]))["train_error_pct"].mean()
+    return pd.DataFrame(by_seed).T
 
 
 def plain_competitive(study: Study) -> Tested:
@@ -135,7 +136,7 @@ def residual_beats_plain(study: Study) -> Tested:
 
 
 def gain_is_in_training(study: Study) -> Tested:
-    """The net that validates better trains better; that the one results from the other no comparison can show."""
+    """The net that validates better trains better; no comparison can show that one causes the other."""
     return Tested([_train(study, PLAIN34, RESNET34), difference(study, PLAIN34, RESNET34, 1)])
 
 
@@ -186,15 +187,15 @@ def c_beats_b(study: Study) -> Tested:
 def options_differ_little(study: Study) -> Tested:
     """The largest difference among A, B and C, of each seed, against half of the gap from plain to A."""
     plain, *options = (evaluated(study, number) for number in (PLAIN, A, B, C))
-    errors = pd.DataFrame({each.number.title: each.values for each in options}).dropna()
+    errors = pd.DataFrame({option.number.title: option.values for option in options}).dropna()
     spread, gap = errors.max(axis=1) - errors.min(axis=1), plain.values - options[0].values
     what = f"largest difference among options in {_tested(plain)} minus half of the gap from plain-34 to A"
     note = f"The ratio of the two means is {spread.mean() / gap.mean():.2f}; the paper's 0.24." if mean(gap) else ""
     return Tested([part_of([plain, *options], spread - gap / 2, what, -1)], note)
 
 
-def _tested(of: Evaluated) -> str:
-    return f"top-1 error ({of.number.protocol}, {of.number.split})"
+def _tested(evaluation: Evaluated) -> str:
+    return f"top-1 error ({evaluation.number.protocol}, {evaluation.number.split})"
 
 
 # Sec. 4.1: depth

@@ -5,6 +5,8 @@ Pure selections of rows of the finals (`analysis.runs`). Must not know what is s
 
 import pandas as pd
 
+from experiments import plain_vs_residual, shortcut_options
+
 TRAINING = "final_train_error_pct"
 TEST = "test_error_pct"
 
@@ -16,6 +18,6 @@ def serving(finals: pd.DataFrame, experiment: str) -> pd.DataFrame:
 
 def beside_plain(finals: pd.DataFrame) -> pd.DataFrame:
     """The rows of shortcut-options and, for comparison, of the plain nets of the same depths."""
-    options = serving(finals, "shortcut-options")
-    plain = serving(finals, "plain-vs-residual").query("family == 'plain'")
+    options = serving(finals, shortcut_options.NAME)
+    plain = serving(finals, plain_vs_residual.NAME).query("family == 'plain'")
     return pd.concat([plain[plain["depth"].isin(set(options["depth"]))], options])

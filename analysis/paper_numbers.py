@@ -7,19 +7,28 @@ compared: a lookup names the protocol. Must not know claims, nor how a table is 
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 
 from analysis import paper
-from experiments import EXPERIMENTS, name_of
+from analysis.paper import Row
+from experiments import (
+    EXPERIMENTS,
+    detection_coco,
+    detection_voc,
+    imagenet_depth,
+    imagenet_longer,
+    imagenet_plain_vs_residual,
+    imagenet_shortcut_options,
+    name_of,
+)
+from experiments.recipes import COCO_DATA, IMAGENET_DATA, VOC12_DATA, VOC_DATA
 from study.spec import VOC_CLASSES, InputError
 from study.tasks.names import (
     CENTRE,
     COCO_TEST_DEV,
     COCO_VAL,
     DENSE,
-    DETECTOR_PROTOCOLS,
     LOCALISED,
     LOCALISED_CLASS,
     MAP,
@@ -32,29 +41,23 @@ from study.tasks.names import (
     TESTED_MULTI_SCALE,
     TOP1,
     TOP5,
-    UNTRAINED,
     VALIDATION,
     WORDS,
 )
 
-PLAIN_RESIDUAL, OPTIONS, DEPTH, LONGER = (
-    "imagenet-plain-vs-residual",
-    "imagenet-shortcut-options",
-    "imagenet-depth",
-    "imagenet-longer",
-)
-VOC, COCO, DET, LOCALISATION = "detection-voc", "detection-coco", "detection-imagenet", "localisation-imagenet"
-NORMALISATION = "detection-normalisation"
-PAPER_DATA = ("imagenet", "voc", "coco")  # how the names of the paper's data sets begin
+PLAIN_RESIDUAL, OPTIONS = imagenet_plain_vs_residual.NAME, imagenet_shortcut_options.NAME
+DEPTH, LONGER = imagenet_depth.NAME, imagenet_longer.NAME
+VOC, COCO = detection_voc.NAME, detection_coco.NAME
+DET, LOCALISATION = "detection-imagenet", "localisation-imagenet"  # experiments of the paper that this study lacks
+PAPER_DATA_SETS = tuple(data.name for data in (IMAGENET_DATA, VOC_DATA, VOC12_DATA, COCO_DATA))
 
-DETECTION_PROTOCOLS = (UNTRAINED, *DETECTOR_PROTOCOLS)
 ENSEMBLES = {DEPTH: "ensemble of 6", COCO: "ensemble of 3", DET: "ensemble of 3"}
 ENSEMBLES[LOCALISATION] = "ensemble of 3"  # Appendix C does not say of how many
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One number a seed: of which net in which experiment, tested on what, how, and what of it."""
+    """A quantity with a value a seed: of which net in which experiment, tested on which split, how, by what measure."""
 
     experiment: str
     title: str
@@ -62,13 +65,14 @@ class Number:
     protocol: str
     measure: str
 
-    def of(self, title: str) -> "Number":
-        """The same of another net."""
-        return replace(self, title=title)
-
     def by(self, protocol: str) -> "Number":
         """The same, tested in another way."""
         return replace(self, protocol=protocol)
+
+    @property
+    def ensemble(self) -> bool:
+        """Whether it is of several nets together."""
+        return self.title in ENSEMBLES.values()
 
     @property
     def words(self) -> str:
@@ -78,7 +82,7 @@ class Number:
         return f"{self.words} of {self.title} ({self.protocol}, {self.split})"
 
 
-def found(evaluations: pd.DataFrame, number: Number) -> pd.DataFrame:
+def rows_of(evaluations: pd.DataFrame, number: Number) -> pd.DataFrame:
     """The rows of the frame that are this number, one a seed.
 
     Raises `InputError` where a seed has several, as where nets of one name were trained on several data sets.
@@ -128,16 +132,16 @@ def localised(title: str, protocol: str, measure: str, split: str = VALIDATION) 
     return Number(experiment=LOCALISATION, title=title, split=split, protocol=protocol, measure=measure)
 
 
-def numbers(table: int, row: dict[str, Any]) -> dict[str, Number]:
+def numbers(table: int, row: Row) -> dict[str, Number]:
     """Of a row of one of the paper's Tables 2-5 and 7-14: what each of its columns is here. {} for others' nets."""
     return _NUMBERS[table](row)
 
 
-def _table_2(row: dict[str, Any]) -> dict[str, Number]:
+def _table_2(row: Row) -> dict[str, Number]:
     return {"top1": imagenet(PLAIN_RESIDUAL, f"{row['method']}-{row['depth']}")}
 
 
-def _tables_3_and_4(protocol: str, row: dict[str, Any]) -> dict[str, Number]:
+def _tables_3_and_4(protocol: str, row: Row) -> dict[str, Number]:
     """34 layers are of one experiment, options A, B and C and plain; 50 and more, with projections B, of another."""
     if "depth" not in row:
         return {}
@@ -146,21 +150,21 @@ def _tables_3_and_4(protocol: str, row: dict[str, Any]) -> dict[str, Number]:
     return {name: imagenet(experiment, title, protocol, measure) for name, measure in (("top1", TOP1), ("top5", TOP5))}
 
 
-def _table_5(row: dict[str, Any]) -> dict[str, Number]:
+def _table_5(row: Row) -> dict[str, Number]:
     if "ensemble" not in row:
         return {}
     return {"top5_test": replace(imagenet(DEPTH, ENSEMBLES[DEPTH], MULTI_SCALE, TOP5), split=TEST_SPLIT)}
 
 
-def _table_7(row: dict[str, Any]) -> dict[str, Number]:
+def _table_7(row: Row) -> dict[str, Number]:
     return {"map": voc(row["test"].split()[1], row["net"])}
 
 
-def _table_8(row: dict[str, Any]) -> dict[str, Number]:
+def _table_8(row: Row) -> dict[str, Number]:
     return {measure: coco(measure, title=detector(row["net"])) for measure in (MAP_50, MAP_50_95)}
 
 
-def _table_9(row: dict[str, Any]) -> dict[str, Number]:
+def _table_9(row: Row) -> dict[str, Number]:
     system = row["system"]
     title = ENSEMBLES[COCO] if system == "ensemble" else detector("VGG-16" if "VGG-16" in system else "ResNet-101")
     protocol = {"ensemble": TESTED_MULTI_SCALE}.get(system, SINGLE_SCALE if "baseline" in system else system)
@@ -172,7 +176,7 @@ def _table_9(row: dict[str, Any]) -> dict[str, Number]:
     }
 
 
-def _tables_10_and_11(year: str, row: dict[str, Any]) -> dict[str, Number]:
+def _tables_10_and_11(year: str, row: Row) -> dict[str, Number]:
     """'baseline+++' has box refinement, context and multi-scale testing. Each class's AP is a measure of its own."""
     protocol = {"baseline": SINGLE_SCALE, "baseline+++": TESTED_MULTI_SCALE}[row["system"]]
     names = zip(paper.table("table_10")["classes"], VOC_CLASSES, strict=True)
@@ -180,30 +184,30 @@ def _tables_10_and_11(year: str, row: dict[str, Any]) -> dict[str, Number]:
     return {name: voc(year, row["net"], protocol, measure) for name, measure in measures.items()}
 
 
-def _table_12(row: dict[str, Any]) -> dict[str, Number]:
+def _table_12(row: Row) -> dict[str, Number]:
     if "our" not in row["method"]:
         return {}
     title = ENSEMBLES[DET] if "ensemble" in row["method"] else detector("ResNet-101")
     return {split: det(title, split) for split in ("val2", "test")}
 
 
-def _table_13(row: dict[str, Any]) -> dict[str, Number]:
+def _table_13(row: Row) -> dict[str, Number]:
     if row["loc_net"] == "VGG-16":
         return {}
     title = ENSEMBLES[LOCALISATION] if row["loc_net"] == "ensemble" else f"{row['loc_method']}, {row['loc_net']}"
-    protocol = {"1-crop": CENTRE}.get(row["testing"], row["testing"])
+    protocol: str = CENTRE if row["testing"] == "1-crop" else row["testing"]
     measures = {"loc_err_gt_cls": LOCALISED_CLASS, "top5_loc_err": LOCALISED}
     return {name: localised(title, protocol, measure) for name, measure in measures.items() if row[name] is not None}
 
 
-def _table_14(row: dict[str, Any]) -> dict[str, Number]:
+def _table_14(row: Row) -> dict[str, Number]:
     if "ours" not in row["method"]:
         return {}
     splits = {"val": VALIDATION, "test": TEST_SPLIT}
     return {name: localised(ENSEMBLES[LOCALISATION], DENSE, LOCALISED, split) for name, split in splits.items()}
 
 
-_NUMBERS: dict[int, Callable[[dict[str, Any]], dict[str, Number]]] = {
+_NUMBERS: dict[int, Callable[[Row], dict[str, Number]]] = {
     2: _table_2,
     3: lambda row: _tables_3_and_4(TEN_CROP, row),
     4: lambda row: _tables_3_and_4(MULTI_SCALE, row),

@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nbformat
 import pandas as pd
 import pyarrow as pa
@@ -26,34 +25,29 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
-from analysis import charts, figures, files, tables, verdicts
+from analysis import charts, figures, files, tables, templates, verdicts
 from analysis.decision import evaluate
+from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import NAMED, Problem, problems
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
+from analysis.tables import printing, results
 from analysis.verdicts import Verdict
 from experiments.profiles import Profile
+from experiments.recipes import Deviation
 from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic
-from study.store.account import RESULTS
+from study.store.account import RESULTS, Outcome
 
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
-MANIFEST = "manifest.json"  # of a results folder: its files with their SHA-256, and what they were made of
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
-DECISIONS = "decisions"  # folder of what `run --until-decided` found: beside the report, and no part of it
 FRAMES = ("runs", "curves", "layers", "evaluations")  # files of the frames a report is rendered from
 MLFLOW = "http://127.0.0.1:5000"  # where `make ui` serves first; the reader can type another on the page
 ROWS = 2**18  # of a row group, more or less
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
 
-_PAGES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent / "pages"),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
+_PAGES = templates.environment(Path(__file__).parent / "pages")
 
 
 def write(
@@ -78,7 +72,7 @@ def write(
             _write_frame(frame, path)
     rendered = tables.every(frames, profile.name)
     for table in rendered:
-        tables.write(table, folder / "tables")
+        printing.write(table, folder / "tables")
     shown, pictures = {chart.name: chart for chart in charts.drawn(frames)}, []
     for name, figure in figures.drawn(frames, profile.name):
         figures.save(figure, folder / "figures", name)
@@ -112,11 +106,15 @@ def read(folder: Path) -> Frames:
     runs, curves, layers, evaluations = (pq.ParquetFile(folder / f"{name}.parquet") for name in FRAMES)
     parts = [thinned(curves.read_row_group(part).to_pandas()) for part in range(curves.num_row_groups)]
     shown = pd.concat(parts, ignore_index=True) if parts else curves.read().to_pandas()
-    return Frames(runs.read().to_pandas(), shown, layers.read().to_pandas(), evaluations.read().to_pandas())
+    finals = runs.read().to_pandas()
+    finals["deviations"] = [tuple(Deviation(**deviation) for deviation in row) for row in finals["deviations"]]
+    return Frames(finals, shown, layers.read().to_pandas(), evaluations.read().to_pandas())
 
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:
     """Write every row. A row group ends where a trial does, so that curves can be thinned one group after another."""
+    if "deviations" in frame:
+        frame = frame.assign(deviations=frame["deviations"].map(lambda row: [asdict(deviation) for deviation in row]))
     table = pa.Table.from_pandas(frame, preserve_index=False)
     trial = "ids" if "ids" in frame else "id"  # of an evaluation, which may be of several
     lengths, start = frame.groupby(trial, sort=False, observed=True).size(), 0
@@ -171,13 +169,13 @@ def summary(
         lines.append(f"  {verdict.kind:12} {verdict.claim.id:7} {first:36} {verdict.effect_text}".rstrip())
         lines += [f"{'':23}{line}" for line in rest]
     lines += ["", "Table 6 (errors in percent, mean ± standard deviation over n seeds)", ""]
-    shown = tables.printed(table_6)
+    shown = results.printed(table_6)
     columns = {"net": 12, "iterations": 10, "training error": 17, "test error": 14, "n": 2, "paper": 16}
     lines.append("  " + " ".join(f"{name:{width}}" for name, width in columns.items()).rstrip())
     for row in shown.to_dict("records"):
         lines.append("  " + " ".join(f"{row[name]:{width}}" for name, width in columns.items()).rstrip())
         lines += [f"    {row['note']}"] if row.get("note") else []
-    for note in tables.caveats(table_6):
+    for note in results.caveats(table_6):
         lines += textwrap.wrap(note, 78, initial_indent="  ", subsequent_indent="  ")
     lines += ["", "Problems and gaps", ""] if known else []
     for problem in known:
@@ -188,36 +186,11 @@ def summary(
     return "\n".join(lines) + "\n"
 
 
-def verdict_table(judged: Sequence[Verdict]) -> pd.DataFrame:
-    """The claims that the profile tests, as text: verdict, claim, statement, effect [interval], n."""
-    rows = [
-        (
-            verdict.text,
-            verdict.claim.id,
-            verdict.statement,
-            verdict.effect_text or tables.DASH,
-            str(verdict.n or tables.DASH),
-        )
-        for verdict in verdicts.ranked(judged)
-    ]
-    return pd.DataFrame(rows, columns=["verdict", "claim", "statement", "effect [interval]", "n"])
-
-
-def untestable_table(judged: Sequence[Verdict]) -> pd.DataFrame:
-    """Why the profile cannot test the other claims, as text: reason, number of claims, claims."""
-    concerned: dict[str, list[str]] = {}
-    for verdict in judged:
-        if not verdict.testable:
-            concerned.setdefault(verdict.reason, []).append(verdict.claim.id)
-    rows = [(reason, str(len(ids)), ", ".join(ids)) for reason, ids in concerned.items()]
-    return pd.DataFrame(rows, columns=["reason", "claims", "which"])
-
-
 def _page(
     frames: Frames,
     profile: Profile,
     judged: Sequence[Verdict],
-    rendered: Sequence[tables.Table],
+    rendered: Sequence[printing.Table],
     shown: Mapping[str, charts.Chart],
     pictures: Sequence[Mapping[str, str]],
     facts: Mapping[str, str],
@@ -247,9 +220,9 @@ def _page(
         figures=[picture for picture in pictures if picture["name"].startswith("figure_")],
         pictures=[picture for picture in pictures if not picture["name"].startswith("figure_")],
         timed=_timed(frames.finals),
-        tables=[table for table in rendered if table.place == "measured" and len(table.numbers)],
-        ledger=[table for table in rendered if table.place == "deviations"],
-        other_tables=[table for table in rendered if table.place == "paper"],
+        tables=[table for table in rendered if table.place is printing.Place.MEASURED and len(table.numbers)],
+        ledger=[table for table in rendered if table.place is printing.Place.DEVIATIONS],
+        other_tables=[table for table in rendered if table.place is printing.Place.PAPER],
         facts=_versions() | dict(facts),
         runs=frames.finals[frames.finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),
         notebooks=[source.stem for source in sorted(NOTEBOOKS.glob("*.ipynb"))] if lecture else [],
@@ -312,7 +285,7 @@ def _outcomes(finals: pd.DataFrame) -> dict[str, int]:
     return {
         name: int(counts.get(name, 0))
         for name in (*RESULTS, *WITHOUT_RESULT)
-        if name in counts or name in ("finished", "diverged", "missing")
+        if name in counts or name in (Outcome.FINISHED, Outcome.DIVERGED, Outcome.MISSING)
     }
 
 

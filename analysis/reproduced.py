@@ -1,16 +1,17 @@
-"""What of the paper this study reproduces: every number its tables print, every curve it draws, and what covers it.
+"""What this study reproduces: every number that the paper's tables print, every curve that it draws, and by what.
 
-Owns the match of a value to the net that it is of. Which experiments reproduce it, or why none does, is the line of its
-table or figure in paper/coverage.yaml. Knows plans, not runs: that a value is reproduced does not say that it was.
+Owns which net each value is of. The experiments that reproduce it, or the reason why none does, are the line of its
+table or figure in paper/coverage.yaml. Knows plans, not runs: a reproduced value may not have been run yet.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import pandas as pd
 
 from analysis import paper
+from analysis.paper import Row, Table
+from experiments.recipes import COCO_DATA, VOC12_DATA
 from study.spec import Trial
 
 FIGURES = {1: "cifar10", 4: "imagenet", 6: "cifar10"}  # with curves of errors against iterations
@@ -48,16 +49,28 @@ def values() -> Iterator[Value]:
             yield from _cells(name)
 
 
-def covered(value: Value) -> dict[str, Any]:
-    """`by` and `measure` (a column of our frames), or `counted`, or the `reason` why it is not reproduced."""
+@dataclass(frozen=True)
+class Coverage:
+    """How a value is reproduced: `by` experiments in a column of the frames (`measure`), or what `counted` it.
+
+    Otherwise the `reason` why it is not reproduced.
+    """
+
+    by: tuple[str, ...] = ()
+    measure: str = ""
+    counted: str = ""
+    reason: str = ""
+
+
+def covered(value: Value) -> Coverage:
     line = paper.coverage()[value.place]
     if value.quoted:
-        return {"reason": QUOTED}
+        return Coverage(reason=QUOTED)
     if not value.measured:
-        return {"counted": line["counted"]}
+        return Coverage(counted=line["counted"])
     if "by" in line and value.measured != SERVER:
-        return {"by": line["by"], "measure": line["measure"][value.measured]}
-    return {"reason": line.get("reason", SERVER)}
+        return Coverage(by=tuple(line["by"]), measure=line["measure"][value.measured])
+    return Coverage(reason=line.get("reason", SERVER))
 
 
 def trains(trial: Trial, value: Value) -> bool:
@@ -73,17 +86,17 @@ def counts() -> pd.DataFrame:
     """
     everything, rows = list(values()), []
     for place, line in paper.coverage().items():
-        found = [covered(value) for value in everything if value.place == place]
+        coverages = [covered(value) for value in everything if value.place == place]
         by = line.get("by", [])
-        needs = [NEEDS[each["reason"]] for each in found if each.get("reason", QUOTED) != QUOTED]
-        quoted = len([each for each in found if each.get("reason") == QUOTED])
+        reasons = [coverage.reason for coverage in coverages if coverage.reason]
+        needs = [NEEDS[reason] for reason in reasons if reason != QUOTED]
         rows.append(
             {
                 "place": place,
-                "values": len(found),
-                "reproduced": sum("by" in each for each in found),
-                "counted": sum("counted" in each for each in found),
-                "quoted": quoted,
+                "values": len(coverages),
+                "reproduced": sum(bool(coverage.by) for coverage in coverages),
+                "counted": sum(bool(coverage.counted) for coverage in coverages),
+                "quoted": reasons.count(QUOTED),
                 "not_reproduced": len(needs),
                 "how": "; ".join([*by, *(f"the rest {need}" if by else need for need in dict.fromkeys(needs))]),
             }
@@ -99,11 +112,11 @@ def _cells(name: str) -> Iterator[Value]:
             if row.get(column) is None:
                 continue
             result = column in table.get("results", ())
-            of = _net(row) if result else None
+            net = _net(row) if result else None
             data, measured = (_data(row, table), _measured(row, column)) if result else ("", "")
             cells = table["classes"] if column == "ap" else [column]
             for cell in cells:
-                yield Value(name, f"{_said(row, table)}: {cell}", quoted, of, data, measured)
+                yield Value(name, f"{_which(row, table)}: {cell}", quoted, net, data, measured)
 
 
 def _curves(number: int) -> Iterator[Value]:
@@ -116,7 +129,7 @@ def _curves(number: int) -> Iterator[Value]:
         yield Value(f"figure_{number}", f"{panel}, {net}, {series}", False, _titled(net), FIGURES[number], measured)
 
 
-def _net(row: Mapping[str, Any]) -> tuple[str, int, str] | None:
+def _net(row: Row) -> tuple[str, int, str] | None:
     detector = f"{row.get('net', '')} {row.get('system', '')}"
     if "VGG-16" in detector:
         return "vgg", 16, "none"
@@ -125,18 +138,25 @@ def _net(row: Mapping[str, Any]) -> tuple[str, int, str] | None:
     if "shortcut" not in row:
         return None
     family = "plain" if row["shortcut"] == "none" else "residual"
-    return family, row.get("depth", row.get("layers")), row["shortcut"]
+    depth = row["depth"] if "depth" in row else row["layers"]
+    return family, depth, row["shortcut"]
 
 
-def _data(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
-    """The training set of the row's net: of VOC's, the years that it names last; COCO's is that of 2014."""
-    years = row.get("train", row.get("data", "")).removeprefix("COCO+")
-    return {"voc": f"voc{years}", "coco": "coco14"}.get(table["data"], table["data"])
+def _data(row: Row, table: Table) -> str:
+    """The training set of the row's net: VOC's years without the COCO images before them; COCO's is that of 2014."""
+    if table["data"] == "coco":
+        return COCO_DATA.name
+    return f"voc{_years(row)}" if table["data"] == "voc" else table["data"]
 
 
-def _measured(row: Mapping[str, Any], column: str) -> str:
+def _years(row: Row) -> str:
+    printed: str = row["train"] if "train" in row else row.get("data", "")
+    return printed.removeprefix("COCO+")
+
+
+def _measured(row: Row, column: str) -> str:
     """VOC 2012's and COCO's test annotations are with their servers."""
-    return SERVER if column.startswith("testdev") or "07++12" in _data(row, {"data": "voc"}) else "test"
+    return SERVER if column.startswith("testdev") or f"voc{_years(row)}" == VOC12_DATA.name else "test"
 
 
 def _titled(net: str) -> tuple[str, int, str]:
@@ -145,7 +165,7 @@ def _titled(net: str) -> tuple[str, int, str]:
     return ("plain", int(depth), "none") if family == "plain" else ("residual", int(depth), "A")
 
 
-def _said(row: Mapping[str, Any], table: Mapping[str, Any]) -> str:
+def _which(row: Row, table: Table) -> str:
     """The cells of the row that say which net it is of."""
     results = (*table.get("results", ()), *table.get("counts", ()))
     return ", ".join(str(cell) for column, cell in row.items() if column not in results)

@@ -1,7 +1,7 @@
 """Frames: one row per planned trial, one row per record, one row per evaluation beyond the records.
 
-Owns the columns that claims, tables and figures read. Must not know where runs are kept: it is handed plans and runs,
-and touches neither tracking nor files.
+Owns the columns that claims, tables and pictures read: pure functions of plans and runs. Must not know where runs are
+kept, neither tracking nor files.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from experiments.recipes import deviations
 from study import cost
-from study.spec import Trial
+from study.spec import DetectionTrial, Trial
 from study.store.account import Outcome
 from study.store.finals import final_mean
 from study.store.records import COLUMNS, LAYERS, MEND, RECALIBRATED, Run, flaw_of, table_digest
@@ -28,8 +28,14 @@ MEASURES = (
     "validated_test_error_pct",
     *RECALIBRATED,
 )
+ON_TEST_IMAGES = (
+    "test_error_pct",
+    "best_test_error_pct",
+    "validated_test_error_pct",
+    "recalibrated_test_error_pct",
+)
 RECORD = tuple(COLUMNS.names)
-TARGETS_PCT = (50, 20, 10)  # running training errors of which `finals` says when a trial first reached them
+TARGETS_PCT = (50, 20, 10)  # running training errors; `finals` has the iteration at which a trial first reached each
 WITHOUT_RESULT = (
     Outcome.FAILED,
     Outcome.INTERRUPTED,
@@ -37,17 +43,33 @@ WITHOUT_RESULT = (
     Outcome.UNUSABLE,
     Outcome.MISSING,
 )  # outcomes that enter nothing
-# Of an evaluation: the trials of its net, or of its nets with commas between them; what they are; what was measured.
+# Of an evaluation. `ids`: the trial of its net; of an ensemble, its nets' trials with commas between them.
 EVALUATIONS = (
-    *("ids", "experiments", "title", "seed", "data", "split", "protocol", "measure", "value", "images", "run_id"),
+    "ids",
+    "experiments",
+    "title",
+    "seed",
+    "data",
+    "split",
+    "protocol",
+    "measure",
+    "value",
+    "images",
+    "run_id",
 )
 TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
-PIXELS = 640  # of a panel's width in the finest file that has pixels, and so the most points of a curve that it shows
+PIXELS = 640  # width of a panel in the finest bitmap, hence the most points of a curve that are visible
+
+CLASSIFICATION, DETECTION = "classification", "detection"  # values of the column `task`
+Row = dict[str, Any]  # of a frame: a value a column
 
 NEVER = {f"reached_{target}_pct": float("nan") for target in TARGETS_PCT}
-MISSING: dict[str, Any] = {
-    **{"outcome": "missing", "problem": "", "run_id": "", **dict.fromkeys((*TRACE, "evaluations_sha256"), "")},
+MISSING: Row = {
+    "outcome": Outcome.MISSING.value,
+    "problem": "",
+    "run_id": "",
+    **dict.fromkeys((*TRACE, "evaluations_sha256"), ""),
     **dict.fromkeys(("diverged_at", "seconds", "predicted_seconds", *MEASURES), float("nan")),
     **NEVER,
 }
@@ -66,7 +88,7 @@ IMAGES_ELSE = (1_000, 1_000)  # a folder's size is not in the frames: a coarse r
 def one_image_pct(data: str, measure: str) -> float:
     """The resolution of an error on the data set of that name: one of the images it is counted over, in percent."""
     train, test = IMAGES.get(data, IMAGES_ELSE)
-    return 100 / (test if "test" in measure else train)
+    return 100 / (test if measure in ON_TEST_IMAGES else train)
 
 
 @dataclass(frozen=True)
@@ -96,14 +118,16 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
     `reached_50_pct` and the others of `TARGETS_PCT`: iteration of the first record whose running training error is at
     most that, for trials with a result; NaN if none is. The records of other runs are curves that may still change.
 
-    Lets go of each run when it comes to the next, so that runs from a generator are in memory once.
+    Only one run is held at a time, so that runs from a generator need little memory.
 
-    A result that cannot be one is a row with the outcome 'unusable', whose `problem` says what is wrong and what to do
-    ('' elsewhere); neither its curve nor its layers are in the frames. So are two runs of one trial.
+    A result that cannot be one is a row with the outcome 'unusable'; its `problem` is what is wrong and what to do (''
+    elsewhere), and neither its curve nor its layers are in the frames. Two runs of one trial are treated alike.
     """
-    found, curves, layers = dict[str, dict[str, Any]](), dict[str, pa.Table](), dict[str, pa.Table]()
+    measured: dict[str, Row] = {}
+    curves: dict[str, pa.Table] = {}
+    layers: dict[str, pa.Table] = {}
     seen: dict[str, list[str]] = {}
-    evaluations: list[dict[str, Any]] = []
+    evaluations: list[Row] = []
     for run in runs:
         if run.trial not in planned:
             continue
@@ -111,11 +135,15 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
         seen.setdefault(id, []).append(run.run_id)
         run = _checked(run, seen[id])
         curves[id], layers[id] = _with(COLUMNS, run.records), _with(LAYERS, run.layers)
-        found[id] = _found(run, curves[id].to_pandas())
+        measured[id] = _measured(run, curves[id].to_pandas())
         if run.evaluations is not None:
             evaluations += _evaluated(run.trial, planned[run.trial], run.run_id, run.evaluations.to_pylist())
+    starts = {trial.id: trial for trial in planned}
     finals = pd.DataFrame(
-        [_planned(trial, experiments) | found.get(trial.id, MISSING) for trial, experiments in planned.items()]
+        [
+            _planned(trial, experiments, starts) | measured.get(trial.id, MISSING)
+            for trial, experiments in planned.items()
+        ]
     )
     return Frames(
         finals,
@@ -125,15 +153,19 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
     )
 
 
-def _evaluated(
-    trial: Trial, experiments: list[str], run_id: str, evaluations: list[dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
+def _evaluated(trial: Trial, experiments: list[str], run_id: str, evaluations: list[Row]) -> Iterator[Row]:
     """The rows of `evaluations` that one run has."""
     for row in evaluations:
         nets = row.pop("nets")
-        net = f"ensemble of {nets.count(',') + 1}" if nets else trial.title
-        of = {"ids": nets or trial.id, "experiments": ",".join(experiments), "title": net, "run_id": run_id}
-        yield of | {"seed": trial.seed, "data": trial.data.name} | row
+        yield {
+            "ids": nets or trial.id,
+            "experiments": ",".join(experiments),
+            "title": f"ensemble of {nets.count(',') + 1}" if nets else trial.title,
+            "run_id": run_id,
+            "seed": trial.seed,
+            "data": trial.data.name,
+            **row,
+        }
 
 
 def _checked(run: Run, run_ids: list[str]) -> Run:
@@ -149,11 +181,11 @@ def _checked(run: Run, run_ids: list[str]) -> Run:
 
 
 def thinned(curves: pd.DataFrame) -> pd.DataFrame:
-    """The curves as finely as a figure can show them: a trial has at most `PIXELS` rows, and is as it was if it had.
+    """The curves as finely as a picture can show them: at most `PIXELS` rows a trial.
 
     A longer curve becomes the means over equal windows of its iterations, one for each column of pixels, so that every
-    record counts and a spike narrower than a pixel is not drawn by chance. What was not measured is left out of a mean.
-    The first and the last record stand alone: a curve begins and ends where the trial did.
+    record counts and a spike narrower than a pixel is not drawn by chance. A mean leaves out what was not measured. The
+    first and the last record are kept: a curve begins and ends where the trial did. Shorter curves stay as they are.
     """
     shown = []
     for _, curve in curves.groupby("id", sort=False, observed=True):
@@ -171,8 +203,8 @@ def _with(schema: pa.Schema, table: pa.Table | None) -> pa.Table:
     """The table with these columns; one that it lacks is empty."""
     if table is None:
         return schema.empty_table()
-    there = set(table.column_names)
-    columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type) for f in schema]
+    present = set(table.column_names)
+    columns = [table[f.name].cast(f.type) if f.name in present else pa.nulls(len(table), f.type) for f in schema]
     return pa.table(columns, schema=schema)
 
 
@@ -191,12 +223,13 @@ def _identified(finals: pd.DataFrame, tables: dict[str, pa.Table], schema: pa.Sc
     return pd.concat([pd.DataFrame(identity).take(rows).reset_index(drop=True), measured], axis=1)
 
 
-def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
+def _planned(trial: Trial, experiments: list[str], starts: Mapping[str, Trial]) -> Row:
     return {
         "id": trial.id,
         "condition": trial.condition,
         "experiments": ",".join(experiments),
         "title": trial.title,
+        "task": DETECTION if isinstance(trial, DetectionTrial) else CLASSIFICATION,
         "family": trial.model.family,
         "block": trial.model.block,
         "depth": trial.model.depth,
@@ -207,14 +240,15 @@ def _planned(trial: Trial, experiments: list[str]) -> dict[str, Any]:
         "classes": trial.data.classes,
         "seed": trial.seed,
         "iterations": trial.recipe.iterations,
-        "recipe": trial.condition.rpartition("-")[2],
+        "recipe": trial.condition.removeprefix(f"{trial.label}-"),
         "learning_rate": trial.recipe.learning_rate,
         "params": cost.size(trial)[0],
-        "deviations": "; ".join(deviations(trial)),
+        "deviations": deviations(trial, starts),
     }
 
 
-def _found(run: Run, records: pd.DataFrame) -> dict[str, Any]:
+def _measured(run: Run, records: pd.DataFrame) -> Row:
+    """The columns of `finals` that a run fills."""
     if run.outcome == Outcome.UNUSABLE:
         return MISSING | {"outcome": run.outcome.value, "problem": run.tags["reason"]}
     return {

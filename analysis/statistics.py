@@ -1,13 +1,13 @@
 """Numbers with their uncertainty: intervals, paired tests, equivalence, correction for many claims.
 
-Owns the arithmetic of a verdict. Must not know claims, frames or figures: it is given numbers.
+Owns the arithmetic of a verdict: functions of numbers. Must not know claims, frames or figures.
 
 Verdicts rest on t tests of one number per seed, for example the difference of two nets that share the seed; sign flips
-and the bootstrap, which assume no normal distribution, stand beside them. With few seeds several such numbers may be
-equal, because an error is a whole number of wrong images. A standard deviation of 0 would then claim certainty that a
-count of images cannot give, so the t tests take the `resolution` of one error (one image, in percent): rounding two
-errors to it leaves a deviation of resolution / sqrt(6) in their difference, and no smaller one is believed. With
-resolution 0, equal non-zero differences have p = 0 and an interval of width 0.
+and the bootstrap, which assume no normal distribution, are reported beside them. With few seeds several such numbers
+may be equal, because an error is a whole number of wrong images. A standard deviation of 0 would then claim certainty
+that a count of images cannot give, so the t tests take the `resolution` of one error (one image, in percent): rounding
+two errors to it leaves a deviation of resolution / sqrt(6) in their difference, which is the least that the tests use.
+With resolution 0, equal non-zero differences have p = 0 and an interval of width 0.
 """
 
 import math
@@ -19,7 +19,7 @@ from scipy import stats
 
 ALPHA = 0.05
 MOST_SEEDS = 1000
-RESAMPLED = 8  # the fewest values that resampling is asked of: five have 126 different resamples and 32 sign patterns
+RESAMPLED = 8  # the fewest values that are resampled: five have 126 different resamples and 32 sign patterns
 RESAMPLES = 9999  # sign patterns of up to 13 values are all counted, of more so many are drawn
 Greater = Callable[[Sequence[float], float, float], float]  # (values, than, resolution) -> one-sided p
 
@@ -39,7 +39,7 @@ def estimate(values: Iterable[float], resolution: float = 0.0, level: float = 1 
     """Mean and t interval of values that are one per seed. One value has no deviation and no interval."""
     x = np.asarray(list(values), dtype=float)
     if np.isnan(x).any():
-        raise ValueError("a missing value cannot be averaged; drop it and say so")
+        raise ValueError("a missing value cannot be averaged; drop it and report how many were dropped")
     n = len(x)
     mean = float(x.mean()) if n else math.nan
     if n < 2:
@@ -49,29 +49,29 @@ def estimate(values: Iterable[float], resolution: float = 0.0, level: float = 1 
     return Estimate(n, mean, sd, mean - half, mean + half)
 
 
-def proportion_interval(found: int, of: int, level: float = 1 - ALPHA) -> tuple[float, float]:
-    """Clopper and Pearson's interval for a proportion of independent cases; NaN where there is none."""
-    if not of:
+def proportion_interval(count: int, n: int, level: float = 1 - ALPHA) -> tuple[float, float]:
+    """Clopper and Pearson's interval for a proportion of n independent cases; NaN for n = 0."""
+    if not n:
         return math.nan, math.nan
-    interval = stats.binomtest(found, of).proportion_ci(level)
+    interval = stats.binomtest(count, n).proportion_ci(level)
     return float(interval.low), float(interval.high)
 
 
 def p_greater(values: Iterable[float], than: float = 0.0, resolution: float = 0.0) -> float:
     """One-sided p of 'the mean is not greater than `than`'; NaN for fewer than two values."""
-    found = estimate(values, resolution)
-    if found.n < 2:
+    sample = estimate(values, resolution)
+    if sample.n < 2:
         return math.nan
-    error = _believed(found.sd, resolution) / math.sqrt(found.n)
+    error = _believed(sample.sd, resolution) / math.sqrt(sample.n)
     if error == 0:
-        return 0.0 if found.mean > than else 1.0
-    return float(stats.t.sf((found.mean - than) / error, found.n - 1))
+        return 0.0 if sample.mean > than else 1.0
+    return float(stats.t.sf((sample.mean - than) / error, sample.n - 1))
 
 
 def p_sign_flips(values: Iterable[float], than: float = 0.0, resolution: float = 0.0) -> float:
     """As `p_greater`, for any symmetric distribution: the share of sign patterns with a mean at least as great.
 
-    No p is below 1 / 2^n. There is no deviation to mistrust, so the `resolution` that the t test needs changes nothing.
+    No p is below 1 / 2^n. The test uses no deviation, so the `resolution` that the t test needs changes nothing.
     """
     x = np.asarray(list(values), dtype=float) - than
     if len(x) < 2:
@@ -87,8 +87,8 @@ def bootstrap_interval(values: Iterable[float], level: float = 1 - ALPHA) -> tup
     x = np.asarray(list(values), dtype=float)
     if len(x) < RESAMPLED or np.ptp(x) == 0:
         return None
-    found = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa", rng=0)
-    low, high = found.confidence_interval
+    resampled = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa", rng=0)
+    low, high = resampled.confidence_interval
     return float(low), float(high)
 
 

@@ -1,168 +1,74 @@
 """`run --until-decided CLAIM`: paired seeds are added until one claim is decided, or seeds or budget end.
 
-Owns the rule of such a sequence, its rounds and its record. Must not know any particular claim.
-
-A claim is looked at with 2, 3, 4, 6, 8, 12, 16, 24, ... seeds. Look k decides at level ALPHA / (k (k + 1)). These
-levels sum to ALPHA over all looks that there could ever be, so that whichever are taken, and wherever and why ever a
-sequence ends, a difference that is not there is decided in at most 5 % of sequences (union bound). Both directions
-share a look's level, which is therefore two-sided: with one-sided support, as in a report, the two would sum to more.
-The interval at 1 - level is one of a confidence sequence. What a claim decides by counting, such as a net that
-diverged, has no p value and takes no level.
+Owns the rounds of such a sequence and its record. The rule is `analysis/sequential.py`. Must not know any particular
+claim.
 """
 
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 
 from analysis import claims, files, paper, runs
 from analysis.comparisons import Counted, Study, Tested
-from analysis.decision import in_figures, in_words, outcome_of, remarks, runs_of, seeds_to_decide, weigh
+from analysis.decision import in_figures, outcome_of
+from analysis.files import DECISIONS
 from analysis.paper import Claim
-from analysis.report import DECISIONS
-from analysis.statistics import ALPHA, MOST_SEEDS, estimate
-from analysis.verdicts import Kind
-from analysis.verdicts import in_words as verdict_in_words
-from commands.options import Selection
-from commands.plan import over_budget, plan_of
-from commands.run import accounts, run_missing
+from analysis.sequential import Look, Seen, further_seeds, looks, next_look, see
+from analysis.statistics import ALPHA
+from analysis.verdicts import Kind, in_words
+from commands.accounts import accounts
+from commands.budget import over_budget
+from commands.options import PROBE, RUN_OPTIONS, Costs, Deciding, Selection, costs, deciding, selecting
+from commands.plan import HERE, plan_of, probe_conditions
+from commands.train import run_missing
 from experiments import planned, with_needed
 from study.run.forecast import Accounts, Forecast, Plan, has_result, make_plan
 from study.spec import InputError, check_at_least, check_choice
 from study.store import provenance
 from study.store.records import Run
 
-SEEDS = 24  # the most, unless --max-seeds says otherwise
+SEEDS = 24  # the most, without --max-seeds
 
 
-@dataclass(frozen=True)
-class Look:
-    number: int
-    seeds: int
-    level: float
+@click.command("decide")
+@selecting(*RUN_OPTIONS)
+@costs
+@PROBE
+@deciding
+def decide_command(selected: Selection, costs: Costs, probe: bool, deciding: Deciding) -> int:
+    """Add paired seeds until a claim is decided. Exit code 1 if seeds or budget end before."""
+    return decide(selected, costs, probe, deciding, Console(highlight=False))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A claim at one look, with the effect of the part that speaks most; None where it cannot be tested."""
-
-    look: Look
-    outcome: Tested | Counted
-    verdict: Kind
-    reason: str
-    n: int  # paired seeds
-    runs: tuple[str, ...]
-    p: float | None = None  # two-sided
-    effect: float | None = None
-    interval: tuple[float, float] | None = None  # at 1 - level
-    unit: str = ""
-
-
-def looks(most: int) -> list[Look]:
-    """The looks with at most so many seeds."""
-    seeds = chain.from_iterable((2 * 2**i, 3 * 2**i) for i in count())
-    return [Look(k, n, ALPHA / (k * (k + 1))) for k, n in enumerate(takewhile(lambda n: n <= most, seeds), 1)]
-
-
-def see(outcome: Tested | Counted, look: Look) -> Seen:
-    """Judge a claim on the seeds of one look."""
-    if isinstance(outcome, Counted):
-        runs_counted = tuple(run for rows in outcome.nets for run in rows["run_id"])
-        verdict, reason = outcome.kind, outcome.reason
-        return Seen(look=look, outcome=outcome, verdict=verdict, reason=reason, n=look.seeds, runs=runs_counted)
-    parts, used = outcome.parts, runs_of(outcome.parts)
-    n = min(len(part.values) for part in parts)
-    if n < 2:
-        reason = f"Only {n} of {look.seeds} seeds have every number that is needed.{remarks(outcome)}"
-        return Seen(look=look, outcome=outcome, verdict=Kind.UNDECIDED, reason=reason, n=n, runs=used)
-    p, side, part = weigh(parts)
-    p = min(1.0, 2 * p) if side is Kind.SUPPORTED else p  # against, it is two-sided
-    found = estimate(part.values, part.resolution, 1 - look.level)
-    at = f"; two-sided p {in_figures(p)} at look {look.number}, of level {look.level:.2g}."
-    return Seen(
-        look=look,
-        outcome=outcome,
-        verdict=Kind.UNDECIDED if p >= look.level else side,
-        reason=in_words(part, side, parts, 1 - look.level) + at + remarks(outcome),
-        n=n,
-        runs=used,
-        p=p,
-        effect=found.mean,
-        interval=(found.low, found.high),
-        unit=part.unit,
-    )
-
-
-def further(seen: Seen, later: Iterable[Look]) -> Look | None:
-    """The first of these looks that would decide, if effect and deviation stayed as they are seen."""
-    if seen.p is None:
-        return None
-    assert isinstance(seen.outcome, Tested)
-    parts = seen.outcome.parts
-    _, side, part = weigh(parts)
-    for look in later:
-        seeds = seeds_to_decide(part, look.level / (1 if side is Kind.SUPPORTED else len(parts)))
-        if seeds is not None and seeds <= look.seeds - seen.look.seeds:
-            return look
-    return None
-
-
-def following(seen: Seen, later: Sequence[Look]) -> Look:
-    """The look to train for: the next, or where that would not decide the one after, which doubles the seeds."""
-    return further(seen, later[:1]) or later[min(1, len(later) - 1)]
-
-
-def decide(selected: Selection, console: Console) -> int:
+def decide(selected: Selection, costs: Costs, probe: bool, deciding: Deciding, console: Console) -> int:
     """Add seeds until the claim is decided; print every look and write the record. 0 if it is decided, else 1.
 
     A look is a function of the runs of its seeds, so that the same command again goes on where this one stopped.
     Raises `InputError` for a claim that seeds of this profile cannot decide.
     """
-    from study.store.mlflow import reader  # and with it mlflow
-
-    arguments = selected.arguments
-    most = SEEDS if arguments["max_seeds"] is None else arguments["max_seeds"]
+    most = SEEDS if deciding.max_seeds is None else deciding.max_seeds
     check_at_least("max-seeds", most, 2)
-    for other in ("seeds", "profile_trace"):
-        if arguments[other]:
-            raise InputError(f"--{other.replace('_', '-')} does not go with --until-decided; leave one of them out")
-    claim, sequence = _claim(arguments["until_decided"]), looks(most)
-    conditions = _conditions(claim, selected)
-
-    def asked(look: Look) -> Selection:
-        profile = selected.profile.with_seeds(look.seeds)
-        serves = planned(profile, arguments["experiments"].split())
-        ours = {
-            trial: names
-            for trial, names in serves.items()
-            if trial.condition in conditions and trial.seed < look.seeds  # the controls' further seeds are not asked
-        }
-        return replace(selected, profile=profile, serves=with_needed(ours, serves))
-
-    done = accounts(asked(sequence[-1]))
-    reached = [look for look in sequence if all(has_result(done, trial) for trial in asked(look).trials)]
-    target = reached[-1] if reached else sequence[0]
+    for name, value in (("seeds", selected.choice.seeds), ("profile-trace", selected.execution.profile_trace)):
+        if value:
+            raise InputError(f"--{name} does not go with --until-decided; leave one of them out")
+    claim, sequence = _claim(deciding.until_decided), looks(most)
+    question = Question(claim, _conditions(claim, selected), selected)
+    target = _reached(question, sequence) or sequence[0]
     seen: list[Seen] = []
     spent: list[Forecast] = []
     while True:
-        chosen = asked(target)
-        plan = plan_of(chosen, accounts(chosen), console.print)
-        if over := _over_budget(spent, plan, arguments):
-            ended = f"{target.seeds} seeds would {over}"
+        if ended := _train(question, target, spent, costs, probe, console):
             break
-        if lacking := run_missing(chosen, console):
-            ended = f"{lacking} trials have no result"
-            break
-        spent += _taken(plan, accounts(chosen))
-        logged = reader.read(chosen.execution, chosen.trials)
+        logged = _logged(question.at(target))
         for look in sequence[len(seen) : target.number]:
-            seen.append(see(_outcome(claim, asked(look), logged), look))
+            seen.append(see(_outcome(claim, question.at(look), logged), look))
             console.print(_line(seen[-1]), markup=False, soft_wrap=True)
             if seen[-1].verdict is not Kind.UNDECIDED:
                 break
@@ -170,8 +76,56 @@ def decide(selected: Selection, console: Console) -> int:
         if seen[-1].verdict is not Kind.UNDECIDED or not later:
             ended = f"more than {most} seeds were not asked for"
             break
-        target = following(seen[-1], later)
-    return _conclude(selected, seen, ended, console)
+        target = next_look(seen[-1], later)
+    return _conclude(selected, deciding, seen, ended, console)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A claim, and the conditions that it compares."""
+
+    claim: Claim
+    conditions: set[str]
+    selected: Selection
+
+    def at(self, look: Look) -> Selection:
+        """The trials of one look: of the compared conditions, and those whose nets they start from."""
+        profile = self.selected.profile.with_seeds(look.seeds)
+        serves = planned(profile, self.selected.choice.experiments.split())
+        compared = {
+            trial: names
+            for trial, names in serves.items()
+            if trial.condition in self.conditions and trial.seed < look.seeds  # not the controls' further seeds
+        }
+        return replace(self.selected, profile=profile, serves=with_needed(compared, serves))
+
+
+def _reached(question: Question, sequence: Sequence[Look]) -> Look | None:
+    """The last look of which every trial has a result."""
+    known = accounts(question.at(sequence[-1]))
+    reached = [look for look in sequence if all(has_result(known, trial) for trial in question.at(look).trials)]
+    return reached[-1] if reached else None
+
+
+def _train(question: Question, target: Look, spent: list[Forecast], costs: Costs, probe: bool, console: Console) -> str:
+    """Train what a look lacks, and add it to what is `spent`; why the sequence ends here, or ''."""
+    selected = question.at(target)
+    known = accounts(selected)
+    if probe:
+        probe_conditions(selected, known, HERE, lambda text: console.print(text, soft_wrap=True))
+    plan = plan_of(selected, known)
+    if over := _over_budget(spent, plan, costs):
+        return f"{target.seeds} seeds would {over}"
+    if lacking := run_missing(selected, costs, False, console):
+        return f"{lacking} trials have no result"
+    spent += _taken(plan, accounts(selected))
+    return ""
+
+
+def _logged(selected: Selection) -> list[Run]:
+    from study.store.mlflow import reader  # with mlflow: seconds before a claim is known to be one
+
+    return reader.read(selected.execution, selected.trials)
 
 
 def _claim(name: str) -> Claim:
@@ -201,10 +155,10 @@ def _outcome(claim: Claim, selected: Selection, logged: Iterable[Run] = ()) -> T
     return outcome
 
 
-def _over_budget(spent: Iterable[Forecast], plan: Plan, arguments: Mapping[str, Any]) -> str:
+def _over_budget(spent: Iterable[Forecast], plan: Plan, costs: Costs) -> str:
     """How far what this command has spent and what the plan would add are over its budget; '' where they are not."""
     together = [*spent, *plan.todo]
-    return over_budget(make_plan(together, {each.trial.id for each in together}, plan.nodes), arguments)
+    return over_budget(make_plan(together, {each.trial.id for each in together}, plan.nodes), costs)
 
 
 def _taken(plan: Plan, said: Accounts) -> Iterator[Forecast]:
@@ -223,13 +177,13 @@ def _line(seen: Seen) -> str:
     return f"look {seen.look.number}, {seen.n} seeds: {numbers}level {seen.look.level:.2g}: {seen.verdict}"
 
 
-def _conclude(selected: Selection, seen: Sequence[Seen], ended: str, console: Console) -> int:
+def _conclude(selected: Selection, deciding: Deciding, seen: Sequence[Seen], ended: str, console: Console) -> int:
     """Print the verdict, write the record, and return the exit code."""
-    name, profile = selected.arguments["until_decided"], selected.profile
+    name, profile = deciding.until_decided, selected.profile
     (claim,) = (claim for claim in paper.claims() if claim.id == name)
     verdict, reason = (seen[-1].verdict, seen[-1].reason) if seen else (Kind.UNDECIDED, "")
     decided = verdict is not Kind.UNDECIDED
-    text = verdict_in_words(verdict, None if decided else _needed(seen))
+    text = in_words(verdict, None if decided else further_seeds(seen))
     if not decided:
         reason = f"{reason} Ended: {ended}.".strip()
     record = {
@@ -246,19 +200,10 @@ def _conclude(selected: Selection, seen: Sequence[Seen], ended: str, console: Co
         "command": shlex.join(["python", "-m", "experiments", "run", *sys.argv[2:]]),
         "provenance": provenance.tags(),
     }
-    folder = (selected.arguments["results"] or Path("results")) / profile.name / DECISIONS
+    folder = (deciding.results or Path("results")) / profile.name / DECISIONS
     path = files.write(folder / f"{name}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     console.print(f"{text}: {name} {claim.statement}\n{reason}\n{path}", markup=False, soft_wrap=True)
     return 0 if decided else 1
-
-
-def _needed(seen: Sequence[Seen]) -> int | None:
-    """Seeds beyond the last look with which a later one would decide; two are the least."""
-    if not seen or seen[-1].p is None:
-        return 2 - (seen[-1].n if seen else 0)
-    now = seen[-1].look
-    look = further(seen[-1], looks(now.seeds + MOST_SEEDS)[now.number :])
-    return None if look is None else look.seeds - now.seeds
 
 
 def _row(seen: Seen) -> dict[str, Any]:

@@ -7,6 +7,7 @@ weights to the reader alone. How nets are tested is `study/run/evaluate.py`, and
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from commands.options import Selection, accepting, print_aligned, select
-from commands.run import accounts
+from commands.accounts import accounts
+from commands.options import DEVICE, JSON, Choice, Selection, choosing, grouped, print_aligned, select
 from study.execution import Execution
 from study.spec import InputError, Model, Trial, check_choice, detection_of
 from study.store.account import Outcome
@@ -40,69 +41,102 @@ MEASURES = {
     MAP_50: "mAP@.5",
     MAP_50_95: "mAP@[.5, .95]",
 }
-OF_WEIGHTS = ("weights", "model", "stride", "protocol", "data", "data_root", "device", "threads", "as_json")
+# Options that say something about a file of weights; all others are about trials.
+OF_WEIGHTS = ("weights", "model", "stride", "protocols", "data", "data_root", "device", "threads", "as_json")
 
 
-@click.command("evaluate")
-@accepting(
+@dataclass(frozen=True, kw_only=True)
+class Imported:
+    """A file of weights that no trial made, and what its net is."""
+
+    weights: Path | None = None
+    model: str = ""
+    stride: str = ""
+
+
+imported = grouped(
+    Imported,
+    click.option("--weights", type=Path, help="Instead of trials: a state dict under torchvision's names."),
+    click.option("--model", default="", help=f"The net that --weights are of: {', '.join(TORCHVISION)}."),
+    click.option("--stride", default="", help="Where bottlenecks of --weights stride: 3x3 (torchvision's) or first."),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Which of the selected trials are tested, and how."""
+
+    protocols: tuple[str, ...] = ()
+    ids: str = ""
+    ensemble: bool = False
+    again: bool = False
+
+
+asked = grouped(
+    Asked,
     click.option(
         "--protocol",
+        "protocols",
         multiple=True,
         help=f"{CENTRE!r} (default), {TEN_CROP!r}, {MULTI_SCALE!r}, or of detectors one of Table 9's; may be repeated.",
     ),
     click.option("--trials", "ids", default="", help="Of the selected trials only these ids, separated by spaces."),
     click.option("--ensemble", is_flag=True, help="Also the selected nets together: the mean of their probabilities."),
     click.option("--again", is_flag=True, help="Also what has been evaluated, in place of its older numbers."),
-    click.option("--weights", type=Path, help="Instead of trials: a state dict under torchvision's names."),
-    click.option("--model", default="", help=f"The net that --weights are of: {', '.join(TORCHVISION)}."),
-    click.option("--stride", default="", help="Where bottlenecks of --weights stride: 3x3 (torchvision's) or first."),
-    click.option("--device", default="auto", help="auto, cpu or cuda (default: auto)."),
-    click.option("--json", "as_json", is_flag=True, help="Machine-readable output."),
 )
+
+
+@click.command("evaluate")
+@choosing(DEVICE)
+@asked
+@imported
+@JSON
 @click.pass_context
-def evaluate_command(context: click.Context, **arguments: Any) -> int:
+def evaluate_command(
+    context: click.Context, choice: Choice, execution: Execution, asked: Asked, imported: Imported, as_json: bool
+) -> int:
     """Test finished nets on the validation images (of digits and CIFAR the test images), and log what they do.
 
     Exit code 1 if the weights of a finished net are not on this machine.
     """
-    protocols = list(dict.fromkeys(arguments["protocol"])) or [CENTRE]
-    if arguments["weights"] is None:
-        if wrong := [name for name in ("model", "stride") if arguments[name]]:
-            raise InputError(f"--{wrong[0]} is for --weights; leave it out, or name a file of weights")
-        return _of_trials(select(arguments))
+    if imported.weights is None:
+        for name, value in (("model", imported.model), ("stride", imported.stride)):
+            if value:
+                raise InputError(f"--{name} is for --weights; leave it out, or name a file of weights")
+        return _of_trials(select(choice, execution), asked, as_json)
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
         if given and option.name not in OF_WEIGHTS:
             raise InputError(f"{option.opts[0]} is for trials; leave it out, or leave out --weights")
-    rows = _of_weights(arguments, protocols)
-    _print({"weights": str(arguments["weights"]), "evaluations": rows}, arguments["as_json"])
+    rows = _of_weights(imported, choice, execution, list(dict.fromkeys(asked.protocols)) or [CENTRE])
+    _print({"weights": str(imported.weights), "evaluations": rows}, as_json)
     return 0
 
 
-def _of_trials(selected: Selection) -> int:
+def _of_trials(selected: Selection, asked: Asked, as_json: bool) -> int:
     """Test those of the selected trials that are finished."""
-    execution, arguments = selected.execution, selected.arguments
-    said, trials = accounts(selected, checked=True), _chosen(selected.trials, arguments["ids"].split())
-    finished = [trial for trial in trials if trial.id in said and said[trial.id].outcome == Outcome.FINISHED]
+    execution = selected.execution
+    known, trials = accounts(selected, checked=True), _chosen(selected.trials, asked.ids.split())
+    finished = [trial for trial in trials if trial.id in known and known[trial.id].outcome == Outcome.FINISHED]
     if not finished:
         raise InputError(
             f"none of the {len(trials)} selected trials is finished in {execution.storage}; run them:"
             f" python -m experiments run --profile {selected.profile.name}"
         )
-    if arguments["ensemble"]:
+    if asked.ensemble:
         _check_ensemble(trials, finished)
     from study.run.evaluate import Testing
     from study.run.launch import only_launcher
     from study.store.mlflow import client, mirror
 
-    tasks = _tasks(finished, arguments["protocol"])
+    tasks = _tasks(finished, asked.protocols)
     client.create_store(execution)
     rows: list[Row] = []
     lacking: dict[str, str] = {}
     with only_launcher(execution.storage):
         for tested, protocols in tasks:
-            testing = Testing(execution, {trial.id: said[trial.id].tags for trial in tested}, arguments["again"])
-            if arguments["ensemble"]:  # by id: the same nets are one ensemble, whatever selected them
+            testing = Testing(execution, {trial.id: known[trial.id].tags for trial in tested}, asked.again)
+            if asked.ensemble:  # by id: the same nets are one ensemble, whatever selected them
                 testing.test(sorted(tested, key=lambda trial: trial.id), protocols, together=True)
             else:
                 for trial in sorted(tested, key=lambda trial: trial.data.name):
@@ -114,7 +148,7 @@ def _of_trials(selected: Selection) -> int:
         **{"profile": selected.profile.name, "evaluations": rows, "without_weights": lacking},
         "not_finished": [trial.id for trial in trials if trial not in finished],
     }
-    _print(found, arguments["as_json"])
+    _print(found, as_json)
     return 1 if lacking else 0
 
 
@@ -178,24 +212,24 @@ def _check_ensemble(trials: Sequence[Trial], finished: Sequence[Trial]) -> None:
         )
 
 
-def _of_weights(arguments: dict[str, Any], protocols: Sequence[str]) -> list[Row]:
+def _of_weights(imported: Imported, choice: Choice, execution: Execution, protocols: Sequence[str]) -> list[Row]:
     """Test a file of weights."""
-    check_choice("model", arguments["model"], TORCHVISION)
-    depth, stride = int(arguments["model"].removeprefix("resnet")), arguments["stride"]
-    if depth >= 50 and not stride:
+    assert imported.weights is not None
+    check_choice("model", imported.model, TORCHVISION)
+    depth = int(imported.model.removeprefix("resnet"))
+    if depth >= 50 and not imported.stride:
         raise InputError(
-            f"weights do not say where the bottlenecks of {arguments['model']} stride; say --stride 3x3, as"
+            f"weights do not say where the bottlenecks of {imported.model} stride; say --stride 3x3, as"
             " torchvision's, or --stride first, as the paper's"
         )
-    model = Model.imagenet(family="residual", depth=depth, shortcut="B", stride=stride or "first")
-    if not arguments["data"]:
+    model = Model.imagenet(family="residual", depth=depth, shortcut="B", stride=imported.stride or "first")
+    if not choice.data:
         raise InputError("--weights are tested on data of their own: say --data imagenet, or --data images:NAME")
-    from study.data.arrays import describe
+    from study.data.arrays import describe  # with torch: seconds before a wrong option is refused
     from study.run.evaluate import tested_weights
 
-    data = describe(arguments["data"], arguments["data_root"], normalise="imagenet")  # as torchvision's nets are fed
-    execution = Execution(storage=Path(), **{name: arguments[name] for name in ("data_root", "device", "threads")})
-    return tested_weights(arguments["weights"], model, data, protocols, execution)
+    data = describe(choice.data, execution.data_root, normalise="imagenet")  # as torchvision's nets are fed
+    return tested_weights(imported.weights, model, data, protocols, execution)
 
 
 def _print(found: dict[str, Any], as_json: bool) -> None:

@@ -16,9 +16,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.figures import FAMILY_COLOURS, styled
-from analysis.report import MANIFEST, verdict_table
+from analysis.files import MANIFEST
 from analysis.runs import Frames, thinned
-from analysis.tables import markdown
+from analysis.tables.claims import verdict_table
+from analysis.tables.printing import markdown
 from analysis.verdicts import Kind, Verdict, counted, counts
 from experiments.profiles import Profile
 from study.execution import Execution
@@ -59,7 +60,9 @@ def note(verdicts: Sequence[Verdict], profile: Profile, folder: Path, left_out: 
         f" rendered it; `make report PROFILE={profile.name}` renders it again.",
     ]
     lines += [f"Too large to be here, and in `{folder}`: {', '.join(left_out)}."] if left_out else []
-    return "\n\n".join([*lines, markdown(verdict_table(verdicts))])  # last: MLflow cuts a tag after 8,000 characters
+    table = markdown(verdict_table(verdicts)).splitlines()
+    unpadded = "\n".join(" ".join(line.split()) for line in table)
+    return "\n\n".join([*lines, unpadded])  # last: MLflow cuts a tag after 8,000 characters
 
 
 def pictures(curves: pd.DataFrame, runs: Mapping[str, str]) -> Iterator[tuple[str, bytes]]:

@@ -1,15 +1,11 @@
-"""What every command line of the study shares: the options that select trials, plain tables, and the exit codes.
+"""The options that several commands share, as typed values, and the trials that they select.
 
-Exit codes: 0 done, 1 something failed or is missing, 2 the user's input is wrong (one line, no traceback), 130
-interrupted (the same command continues).
+Each group of options is decorated once and reaches its command as one dataclass. Owns no command.
 """
 
 import functools
-import logging
-import signal
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,20 @@ from experiments import planned
 from experiments.profiles import PROFILES, Profile, profile
 from study.execution import Execution
 from study.spec import InputError, Trial
-from study.store import atomic, mlflow
+from study.store import atomic
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a person chose, before it is looked up: names, not trials."""
+
+    profile: str = "quick"
+    experiments: str = ""  # names, separated by spaces; '' is all
+    seeds: int | None = None  # None: the profile's
+    data: str = ""  # '' is the profile's
+    held_out: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,14 +38,40 @@ class Selection:
     profile: Profile
     serves: dict[Trial, list[str]]
     execution: Execution
-    arguments: dict[str, Any] = field(repr=False)
+    choice: Choice = Choice()
 
     @property
     def trials(self) -> list[Trial]:
         return list(self.serves)
 
 
-OPTIONS = (
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """What running costs, and how much of it is allowed."""
+
+    price: float | None = None  # of an hour of one GPU in use; without GPUs, of one core
+    watts: float | None = None  # of the same
+    budget: str = ""  # '12h', '5kWh', a number of money, or '' for none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The nodes that a plan is made for."""
+
+    gpus: int | None = None  # of each node; None: this machine's
+    nodes: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """A sequence of paired seeds."""
+
+    until_decided: str = ""  # id of a claim; '' is no sequence
+    max_seeds: int | None = None
+    results: Path | None = None
+
+
+CHOICE_OPTIONS = (
     click.option("--profile", default="quick", help=f"{', '.join(p.name for p in PROFILES)} (default: quick)."),
     click.option("--experiments", default="", help="Names, separated by spaces; all if none is given."),
     click.option("--seeds", type=int, help="Seeds of every condition, instead of the profile's."),
@@ -44,6 +79,9 @@ OPTIONS = (
     click.option(
         "--held-out", type=int, default=0, help="Training images kept for validation: 5000 is the 45k/5k split."
     ),
+)
+# Each of the following is a field of `Execution`.
+PLACE_OPTIONS = (
     click.option("--data-root", type=Path, default=Path("data"), help="Where data sets are kept (default: data)."),
     click.option("--storage", default="store", help="Folder of the store, or s3://bucket/folder (default: store)."),
     click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database."),
@@ -51,8 +89,9 @@ OPTIONS = (
     click.option("--processes", type=int, default=1, help="Processes that share each batch of a trial (default: 1)."),
     click.option("--threads", type=int, default=1, help="CPU threads of each process (default: 1)."),
 )
-COST_OPTIONS = (
-    click.option("--device", default="auto", help="auto, cpu or cuda (default: auto)."),
+DEVICE = click.option("--device", default="auto", help="auto, cpu or cuda (default: auto).")
+DEVICE_OPTIONS = (
+    DEVICE,
     click.option(
         "--gpus-per-trial",
         type=float,
@@ -63,17 +102,9 @@ COST_OPTIONS = (
         "--memory-gib", type=float, default=0.0, help="Memory each process may take (default: an equal share)."
     ),
     click.option("--local", is_flag=True, help="A plain for-loop in this process, without Ray."),
-    click.option("--probe", is_flag=True, help="First time some updates of each condition, for better predictions."),
-    click.option("--price", type=float, help="Money for an hour of one GPU in use; without GPUs, of one core."),
-    click.option("--watts", type=float, help="Power of one GPU in use; without GPUs, of one core."),
-    click.option(
-        "--budget",
-        default="",
-        help="Refuse more: GPU-hours (without GPUs core-hours) as 12h, energy as 5kWh, or money as a number.",
-    ),
 )
 RUN_OPTIONS = (
-    *COST_OPTIONS,
+    *DEVICE_OPTIONS,
     click.option("--retries", type=int, default=2, help="Further attempts at a trial that failed (default: 2)."),
     click.option("--checkpoint-seconds", type=float, default=30.0, help="Work lost by a kill, at most (default: 30)."),
     click.option("--compile", is_flag=True, help="torch.compile the training pass: for trials of an hour and more."),
@@ -87,7 +118,86 @@ RUN_OPTIONS = (
     ),
     click.option("--address", default="", help="A running Ray cluster, instead of this machine."),
 )
-DECIDING_OPTIONS = (
+JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+PROBE = click.option("--probe", is_flag=True, help="First time some updates of each condition: better predictions.")
+RESULTS = click.option("--results", type=Path, default=Path("results"), help="Folder of results (default: results).")
+STORAGE = click.option("--storage", default="store", help="Folder of the store (default: store).")
+
+
+def _taken(values: dict[str, Any], kind: type[Any]) -> dict[str, Any]:
+    """The values of the fields of a dataclass, removed from `values`."""
+    return {field.name: values.pop(field.name) for field in fields(kind) if field.name in values}
+
+
+def grouped(kind: type[Any], *options: Decorator) -> Decorator:
+    """Decorate a click command: the options become one `kind`, its keyword of that name in lower case."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> Any:
+            group = kind(**_taken(values, kind))
+            return command(**values, **{kind.__name__.lower(): group})
+
+        return _with(options, wrapped)
+
+    return decorate
+
+
+def choosing(*more: Decorator) -> Decorator:
+    """Decorate a click command that gets a `choice`, and an `execution` of `PLACE_OPTIONS` and `more`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> Any:
+            choice, execution = Choice(**_taken(values, Choice)), _taken(values, Execution)
+            execution["storage"] = place = atomic.place(execution["storage"])
+            if not atomic.is_local(place) and not execution["tracking_uri"]:
+                raise InputError(
+                    f"storage {place} cannot hold the tracking database; name an MLflow server with --tracking-uri"
+                )
+            return command(choice=choice, execution=Execution(**execution), **values)
+
+        return _with((*CHOICE_OPTIONS, *PLACE_OPTIONS, *more), wrapped)
+
+    return decorate
+
+
+def selecting(*more: Decorator) -> Decorator:
+    """Decorate a click command that gets the `selected` trials; `more` are further options of `Execution`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def wrapped(choice: Choice, execution: Execution, **values: Any) -> Any:
+            return command(selected=select(choice, execution), **values)
+
+        return choosing(*more)(wrapped)
+
+    return decorate
+
+
+def _with(options: Sequence[Decorator], command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+costs = grouped(
+    Costs,
+    click.option("--price", type=float, help="Money for an hour of one GPU in use; without GPUs, of one core."),
+    click.option("--watts", type=float, help="Power of one GPU in use; without GPUs, of one core."),
+    click.option(
+        "--budget",
+        default="",
+        help="Refuse more: GPU-hours (without GPUs core-hours) as 12h, energy as 5kWh, or money as a number.",
+    ),
+)
+hardware = grouped(
+    Hardware,
+    click.option("--gpus", type=int, help="GPUs of each node to plan for (default: this machine's)."),
+    click.option("--nodes", type=int, default=1, help="Nodes to plan for, all alike (default: 1)."),
+)
+deciding = grouped(
+    Deciding,
     click.option(
         "--until-decided",
         metavar="CLAIM",
@@ -99,50 +209,20 @@ DECIDING_OPTIONS = (
 )
 
 
-def selecting(*more: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a click command: `OPTIONS` and `more` become its first argument, a `Selection`."""
+def select(choice: Choice, execution: Execution) -> Selection:
+    """The trials that were chosen. Raises `InputError` for names and data that do not exist."""
+    chosen = profile(choice.profile)
+    if choice.seeds is not None:
+        chosen = chosen.with_seeds(choice.seeds)
+    own = chosen.data
+    if choice.data and choice.data != own.name:
+        from study.data.arrays import describe  # with torch: a second that the profile's own data do not take
 
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(command)
-        def wrapped(**arguments: Any) -> Any:
-            return command(select(arguments))
-
-        return accepting(*more)(wrapped)
-
-    return decorate
-
-
-def accepting(*more: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a click command: `OPTIONS` and `more` become its keywords, from which `select` makes a `Selection`."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed((*OPTIONS, *more)):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-def select(arguments: dict[str, Any]) -> Selection:
-    """The trials that these values of `OPTIONS` select."""
-    chosen = profile(arguments["profile"])
-    if arguments["seeds"] is not None:
-        chosen = chosen.with_seeds(arguments["seeds"])
-    name, root, ours = arguments["data"], arguments["data_root"], chosen.data
-    if name and name != ours.name:
-        from study.data.arrays import describe
-
-        theirs = describe(name, root, padding=ours.padding, flip=ours.flip, normalise=ours.normalise)
-        chosen = chosen.with_data(theirs)
-    if arguments["held_out"]:
-        chosen = chosen.with_data(replace(chosen.data, held_out=arguments["held_out"]))
-    place = arguments["storage"] = atomic.place(arguments["storage"])
-    if not atomic.is_local(place) and not arguments["tracking_uri"]:
-        raise InputError(
-            f"storage {place} cannot hold the tracking database; name an MLflow server with --tracking-uri"
-        )
-    execution = Execution(**{name: arguments[name] for name in Execution.__dataclass_fields__ if name in arguments})
-    return Selection(chosen, planned(chosen, arguments["experiments"].split()), execution, arguments)
+        other = describe(choice.data, execution.data_root, padding=own.padding, flip=own.flip, normalise=own.normalise)
+        chosen = chosen.with_data(other)
+    if choice.held_out:
+        chosen = chosen.with_data(replace(chosen.data, held_out=choice.held_out))
+    return Selection(chosen, planned(chosen, choice.experiments.split()), execution, choice)
 
 
 def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
@@ -151,21 +231,3 @@ def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:
     for first, *others in lines:
         cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))]
         print("  ".join(cells).rstrip())
-
-
-def main(cli: click.Command) -> None:
-    """Run a command line and exit with the study's exit codes."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    mlflow.configure()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
-    try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
-    except InputError as error:
-        message = str(error)
-    except click.ClickException as error:
-        message = error.format_message()
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted; the same command continues where this one stopped", file=sys.stderr)
-        sys.exit(130)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)

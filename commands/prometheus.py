@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from commands.onlooker import Onlooker, tracked
 from commands.options import Selection, selecting
-from commands.status import STATES, Onlooker, Standing, tracked
+from commands.status import STATES, Standing
 from study.spec import InputError
 from study.store.account import Outcome
 
@@ -25,15 +26,14 @@ NAME = "degradation"
 
 
 @click.command("metrics")
-@selecting(
-    click.option("--port", type=click.IntRange(0, 65535), default=9464, help="Port (default: 9464)."),
-    click.option(
-        "--host",
-        default="127.0.0.1",
-        help="Address to listen on (default: loopback). 0.0.0.0: whoever reaches this machine reads ids of trials.",
-    ),
+@selecting()
+@click.option("--port", type=click.IntRange(0, 65535), default=9464, help="Port (default: 9464).")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    help="Address to listen on (default: loopback). 0.0.0.0: whoever reaches this machine reads ids of trials.",
 )
-def metrics_command(selected: Selection) -> None:
+def metrics_command(selected: Selection, port: int, host: str) -> None:
     """Serve where the study stands as Prometheus metrics, until Ctrl-C.
 
     There is no password and no encryption. On loopback only this machine reads them; with --host 0.0.0.0 everybody who
@@ -43,7 +43,6 @@ def metrics_command(selected: Selection) -> None:
         from prometheus_client import CollectorRegistry, start_http_server
     except ImportError:
         raise InputError("metrics need the package prometheus-client; `pip install '.[cluster]'` adds it") from None
-    host, port = selected.arguments["host"], selected.arguments["port"]
     with tracked(selected) as tracker:
         registry = CollectorRegistry()
         registry.register(Exporter(Onlooker(selected, tracker)))

@@ -1,11 +1,11 @@
-"""`python -m analysis study | report | figures | notebooks | decide`: render results from logged runs.
+"""`python -m analysis study | report | figures | notebooks`: render results from logged runs.
 
-Only `study`, the whole of `make degradation-study` in one process, and `decide`, which is `python -m experiments run
---until-decided`, train what is missing first. The others also render a bundle, `--bundle FILE`, for which neither
-torch, ray nor mlflow need be installed.
+Only `study`, the whole of `make degradation-study` in one process, trains what is missing first. The others also render
+a bundle, `--bundle FILE`, for which neither torch, ray nor mlflow need be installed.
 """
 
-from dataclasses import replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -13,19 +13,20 @@ import pyarrow as pa
 from rich.console import Console
 
 from analysis import report as page
-from analysis import runs, tables
+from analysis import runs
 from analysis.gaps import Problem, problems
+from analysis.tables.results import table_6
 from analysis.verdicts import Verdict
-from commands import decide as deciding
 from commands import mlflow_report
-from commands.options import DECIDING_OPTIONS, RUN_OPTIONS, Selection, selecting
-from commands.run import run_missing
+from commands.options import PROBE, RESULTS, RUN_OPTIONS, Costs, Selection, costs, selecting
+from commands.train import run_missing
 from experiments import planned
 from experiments.profiles import PAPER
 from study import cost
 from study.cost import duration
 from study.execution import Execution
-from study.store import bundle, provenance
+from study.store import bundle as bundles
+from study.store import provenance
 from study.store.account import RESULTS as OUTCOMES_WITH_RESULT
 from study.store.account import Outcome
 from study.store.bundle import Bundle
@@ -37,92 +38,97 @@ def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bu
     """Read the bundle before any other option: what it was exported with are their defaults."""
     if path is None:
         return None
-    found = bundle.read(path)
+    found = bundles.read(path)
     scope = found.scope
     context.default_map = {"profile": found.profile, "experiments": scope.experiments, "seeds": scope.seeds}
     return found
 
 
-RESULTS = click.option("--results", type=Path, default=Path("results"), help="Folder of results (default: results).")
 BUNDLE = click.option(
     "--bundle", type=Path, is_eager=True, callback=_bundle, help="Render this exported bundle instead of a store."
 )
-console = Console(highlight=False)
 
 
-@click.group()
-def cli() -> None:
-    """The paper's tables, figures and claims from the logged runs alone."""
-
-
-@cli.command()
-@selecting(RESULTS, *RUN_OPTIONS)
-def study(selected: Selection) -> int:
+@click.command("study")
+@selecting(*RUN_OPTIONS)
+@costs
+@PROBE
+@RESULTS
+def study_command(selected: Selection, costs: Costs, probe: bool, results: Path) -> int:
     """Run what is missing, then report. Exit code 1 if a trial still has no result that can be used."""
-    missing = run_missing(selected, console)
-    frames = show(selected)
+    missing = run_missing(selected, costs, probe, Console(highlight=False))
+    frames = show(selected, results)
     return 0 if not missing and frames.finals["outcome"].isin(OUTCOMES_WITH_RESULT).all() else 1
 
 
-@cli.command()
-@selecting(RESULTS, BUNDLE)
-def report(selected: Selection) -> None:
+@click.command("report")
+@selecting()
+@RESULTS
+@BUNDLE
+def report_command(selected: Selection, results: Path, bundle: Bundle | None) -> None:
     """Render everything, then print verdicts, Table 6, where things are and what the paper's profile would cost."""
-    show(of_bundle(selected))
+    show(of_bundle(selected, bundle), results, bundle)
 
 
-@cli.command()
-@selecting(RESULTS, BUNDLE)
-def figures(selected: Selection) -> None:
+@click.command("figures")
+@selecting()
+@RESULTS
+@BUNDLE
+def figures_command(selected: Selection, results: Path, bundle: Bundle | None) -> None:
     """Render everything."""
-    *_, folder = render(of_bundle(selected))
-    print(f"rendered {folder / 'index.html'}, with its figures and tables beside it")
+    rendering = render(of_bundle(selected, bundle), results, bundle)
+    print(f"rendered {rendering.folder / 'index.html'}, with its figures and tables beside it")
 
 
-@cli.command()
-@selecting(RESULTS, BUNDLE)
-def notebooks(selected: Selection) -> None:
-    """Render everything, and say where the executed notebooks are."""
-    *_, folder = render(of_bundle(selected))
-    for path in sorted((folder / "notebooks").glob("*.html")):
+@click.command("notebooks")
+@selecting()
+@RESULTS
+@BUNDLE
+def notebooks_command(selected: Selection, results: Path, bundle: Bundle | None) -> None:
+    """Render everything, and print where the executed notebooks are."""
+    rendering = render(of_bundle(selected, bundle), results, bundle)
+    for path in sorted((rendering.folder / "notebooks").glob("*.html")):
         print(path)
 
 
-@cli.command()
-@selecting(*DECIDING_OPTIONS, *RUN_OPTIONS)
-def decide(selected: Selection) -> int:
-    """Add paired seeds until a claim is decided. Exit code 1 if seeds or budget end before."""
-    return deciding.decide(selected, console)
+@dataclass(frozen=True)
+class Rendering:
+    """What was rendered, and the folder that now holds it."""
+
+    frames: runs.Frames
+    verdicts: list[Verdict]
+    problems: list[Problem]
+    folder: Path
 
 
-def show(selected: Selection) -> runs.Frames:
-    """Render everything and print what it says."""
-    frames, verdicts, known, folder = render(selected)
-    table = tables.table_6(frames, selected.profile.name)
-    found = selected.arguments.get("bundle")
-    ui = f"python -m experiments import {found.path}, then make ui" if found else "make ui"
-    print(page.summary(verdicts, table, folder, paper_cost(selected, frames), ui, known))
-    return frames
+def show(selected: Selection, results: Path, bundle: Bundle | None = None) -> runs.Frames:
+    """Render everything and print a summary."""
+    rendering = render(selected, results, bundle)
+    table = table_6(rendering.frames, selected.profile.name)
+    ui = f"python -m experiments import {bundle.path}, then make ui" if bundle else "make ui"
+    cost_of_paper = paper_cost(selected, rendering.frames)
+    print(page.summary(rendering.verdicts, table, rendering.folder, cost_of_paper, ui, rendering.problems))
+    return rendering.frames
 
 
-def render(selected: Selection) -> tuple[runs.Frames, list[Verdict], list[Problem], Path]:
-    """The frames of the selected trials, verdicts, problems, and the folder that now holds everything rendered."""
-    profile = selected.profile
+def render(selected: Selection, results: Path, bundle: Bundle | None = None) -> Rendering:
+    """Render the selected trials, as they are in the store or in the bundle."""
+    profile, facts = selected.profile, provenance.tags()
     others: dict[str, list[str]] = {}
-    folder, facts = selected.arguments["results"] / profile.name, provenance.tags()
-    found = selected.arguments.get("bundle")
-    if found:
-        logged, facts = found.runs, {**facts, "bundle": found.path.name, "bundle_written_by": found.manifest["code"]}
+    folder = results / profile.name
+    if bundle:
+        logged: Iterable[Run] = bundle.runs
+        facts = {**facts, "bundle": bundle.path.name, "bundle_written_by": bundle.manifest["code"]}
     else:
-        from study.store.mlflow import reader  # and with it mlflow
+        from study.store.mlflow import reader  # with mlflow, which a bundle does not need
 
         logged = (so_far(run, selected.execution) for run in reader.iterate(selected.execution, selected.trials))
         others = reader.foreign(selected.execution, profile.name, selected.trials)
     frames = runs.load(selected.serves, logged)
     verdicts = page.write(frames, profile, folder, facts, others)
-    if not found:
+    if not bundle:
         mlflow_report.show(frames, verdicts, profile, selected.execution, folder)
-    return frames, verdicts, problems(frames.finals, profile, others), folder
+    return Rendering(frames, verdicts, problems(frames.finals, profile, others), folder)
 
 
 def so_far(run: Run, execution: Execution) -> Run:
@@ -137,20 +143,20 @@ def so_far(run: Run, execution: Execution) -> Run:
         return replace(run, outcome=Outcome.UNUSABLE, tags=run.tags | {"reason": reason})
 
 
-def of_bundle(selected: Selection) -> Selection:
+def of_bundle(selected: Selection, bundle: Bundle | None) -> Selection:
     """The selection, on a bundle's data if it is of a bundle and no other data were asked for.
 
-    Says how many of its results are not shown, because they are of trials that are not selected.
+    Prints how many of its results are not shown, because they are of trials that are not selected.
     """
-    found, chosen, arguments = selected.arguments.get("bundle"), selected.profile, selected.arguments
-    if found is None:
+    if bundle is None:
         return selected
-    if found.scope.data and chosen.name == found.profile and not arguments["data"] and not arguments["held_out"]:
-        chosen = chosen.with_data(found.scope.data)
-        selected = replace(selected, profile=chosen, serves=planned(chosen, arguments["experiments"].split()))
-    others = sum(run.trial not in selected.serves for run in found.runs if run.records is not None)
+    choice, data = selected.choice, bundle.scope.data
+    if data and selected.profile.name == bundle.profile and not choice.data and not choice.held_out:
+        chosen = selected.profile.with_data(data)
+        selected = replace(selected, profile=chosen, serves=planned(chosen, choice.experiments.split()))
+    others = sum(run.trial not in selected.serves for run in bundle.runs if run.records is not None)
     if others:
-        print(f"{others} results of {found.path} are not shown: their trials are not selected")
+        print(f"{others} results of {bundle.path} are not shown: their trials are not selected")
     return selected
 
 

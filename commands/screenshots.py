@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from commands.ui import free_port
+from commands.ports import free_port
 from dashboards.views import LANGUAGE_MODELS_ASIDE, address, views
 from experiments import planned
 from experiments.profiles import profile
@@ -44,7 +44,7 @@ Shoot = Callable[..., None]
     "--results", type=Path, default=Path("results"), help="Folder of its rendered results (default: results)."
 )
 @click.option("--to", type=Path, default=Path("docs/screens"), help="Folder of the pictures (default: docs/screens).")
-def command(name: str, storage: Path, results: Path, to: Path) -> None:
+def screenshots_command(name: str, storage: Path, results: Path, to: Path) -> None:
     """Photograph the study page, the MLflow UI, and the watch page while the smoke profile is trained."""
     page = results / name / "index.html"
     if not page.exists():

@@ -13,41 +13,39 @@ from typing import Any
 
 import click
 
-from commands.options import Selection, selecting
+from commands.options import JSON, STORAGE, Selection, selecting
 from experiments import most_seeds
 from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError, check_choice
 from study.store import atomic, bundle, heartbeat, provenance
-from study.store.account import Account, Outcome, read_account
+from study.store.account import Account, Outcome, claim, has_result, read_account
 from study.store.bundle import Bundle, Conflict, Scope, Weights
 from study.store.heartbeat import Progress
 from study.store.layout import TrialFolder
 from study.store.records import (
+    MEND,
     Run,
     add_evaluations,
     joined_evaluations,
     read_evaluations,
-    read_layers,
-    read_records,
+    run_in,
     seal_result,
 )
 
-JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 OWN = ("study", "trial_id", "outcome", "spec", "storage", "reason")  # tags that a store says of its own runs
 
 
 @click.command("export")
-@selecting(
-    click.argument("out", type=Path),
-    click.option("--weights", default="none", help="Last states to add: none, all, or ids (default: none)."),
-    JSON,
-)
-def export_command(selected: Selection) -> None:
+@selecting()
+@click.argument("out", type=Path)
+@click.option("--weights", "chosen", default="none", help="Last states to add: none, all, or ids (default: none).")
+@JSON
+def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -> None:
     """Write the selected trials' results to one file, OUT: curves, specifications and, if asked for, weights."""
-    from study.store.mlflow import reader
+    from study.store.mlflow import reader  # with mlflow, which `merge` does not need
 
-    execution, out = selected.execution, selected.arguments["out"]
+    execution = selected.execution
     logged = reader.read(execution, selected.trials)
     runs = [_travelling(run, execution) for run in logged if run.outcome.is_result]
     if not runs:
@@ -55,29 +53,29 @@ def export_command(selected: Selection) -> None:
             f"none of the {len(selected.trials)} selected trials has a result in {execution.storage}; run them:"
             f" python -m experiments run --profile {selected.profile.name}"
         )
-    weights = _chosen_weights(selected.arguments["weights"], runs, execution)
-    scope = Scope(selected.arguments["experiments"], selected.arguments["seeds"], selected.profile.data)
+    weights = _chosen_weights(chosen, runs, execution)
+    scope = Scope(selected.choice.experiments, selected.choice.seeds, selected.profile.data)
     commit = provenance.tags()["git_commit"]
     bundle.write(out, runs, selected.profile.name, weights, scope=scope, code=commit)
     has = {run.trial.id for run in runs}
     said = {**_counts(out, runs, weights), "missing": [trial.id for trial in selected.trials if trial.id not in has]}
     unusable = [f"{run.trial.id}: {run.tags['reason']}" for run in logged if run.outcome == Outcome.UNUSABLE]
     said |= {"unusable": unusable} if unusable else {}
-    _print(said, selected.arguments["as_json"])
+    _print(said, as_json)
 
 
 @click.command("import")
 @click.argument("path", metavar="BUNDLE", type=Path)
-@click.option("--storage", "where", default="store", help="Folder of the store (default: store).")
+@STORAGE
 @click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database.")
 @JSON
-def import_command(path: Path, where: str, tracking_uri: str, as_json: bool) -> int:
+def import_command(path: Path, storage: str, tracking_uri: str, as_json: bool) -> int:
     """Add a bundle's results to a store that lacks them. Exit code 1 if the store has other results of a trial."""
     from study.run.launch import only_launcher
     from study.store.mlflow import client
 
     found = bundle.read(path)
-    execution = Execution(storage=atomic.place(where), data_root=Path("data"), tracking_uri=tracking_uri)
+    execution = Execution(storage=atomic.place(storage), data_root=Path("data"), tracking_uri=tracking_uri)
     client.create_store(execution)
     with only_launcher(execution.storage):
         said = _import(found, execution)
@@ -111,9 +109,6 @@ def merge_command(paths: Sequence[Path], output: Path, prefer: Path | None, as_j
     return 0
 
 
-COMMANDS = (export_command, import_command, merge_command)
-
-
 def _travelling(run: Run, execution: Execution) -> Run:
     """The run with the tags that mean the same elsewhere, and when it started."""
     tags = {name: value for name, value in run.tags.items() if name not in OWN and not name.startswith("mlflow.")}
@@ -144,7 +139,7 @@ def _chosen_weights(chosen: str, runs: Iterable[Run], execution: Execution) -> d
 
 
 def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
-    """Seal what the store lacks in its ledger, then show it in MLflow. After a kill or an outage it may be repeated."""
+    """Seal what the store lacks, then show it in MLflow. After a kill or an outage it may be repeated."""
     from study.store.mlflow import mirror, reader
 
     results = [run for run in found.runs if run.records is not None]
@@ -180,30 +175,21 @@ def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
 
 
 def _sealed(run: Run, execution: Execution) -> Run | None:
-    """The result of the same trial in the store's ledger, also one that MLflow does not show yet."""
+    """The result of the same trial in the store's folders, also one that MLflow does not show yet."""
     folder = execution.trial_folder(run.trial.id)
-    account = read_account(folder)
-    if not account.has_result:
+    if not has_result(folder):
         return None
-    return Run(
-        run_id="",
-        trial=run.trial,
-        outcome=account.outcome,
-        tags=account.tags,
-        records=read_records(folder),
-        layers=read_layers(folder),
-        evaluations=read_evaluations(folder),
-    )
+    try:
+        return run_in(folder, run.trial)
+    except InputError as error:
+        raise InputError(f"{error}; {MEND}") from None
 
 
 def _seal(run: Run, found: Bundle, execution: Execution) -> None:
-    """Write the run into the ledger as if it had been trained here; its tags say that it was not."""
+    """Write the run into its folder as if it had been trained here; its tags say that it was not."""
     assert run.records is not None
     folder = execution.trial_folder(run.trial.id)
-    path, spec = TrialFolder(folder).spec, json.dumps(run.trial.to_dict(), indent=2).encode()
-    if atomic.read(path) not in (None, spec):
-        raise InputError(f"{path} holds another specification than {run.trial.id}; move {folder} away")
-    atomic.write(path, spec)
+    claim(folder, run.trial)
     for path in (TrialFolder(folder).patch, TrialFolder(folder).trace):
         path.unlink(missing_ok=True)  # of an unfinished attempt; MLflow would show them as this run's
     exported = int(datetime.fromisoformat(found.manifest["when"]).timestamp() * 1000)
@@ -223,7 +209,7 @@ def _seal(run: Run, found: Bundle, execution: Execution) -> None:
 
 
 def _import_evaluations(run: Run, execution: Execution) -> bool:
-    """Add the evaluations that the store's trial lacks, if its ledger has the trial; whether there were any."""
+    """Add the evaluations that the store's trial lacks, if its folder has the result; whether there were any."""
     folder = execution.trial_folder(run.trial.id)
     if run.evaluations is None or read_account(folder).outcome != Outcome.FINISHED:
         return False

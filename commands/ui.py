@@ -5,19 +5,18 @@ Owns the server's command line. It runs in this process's place, and nothing out
 
 import logging
 import os
-import socket
 import sys
 from pathlib import Path
 
 import click
 
+from commands.ports import HOST, free_port
 from dashboards.views import address, note, views
 from experiments.profiles import PROFILES
 from study.execution import Execution
 from study.spec import InputError
 from study.store.layout import Store, is_store
 
-HOST = "127.0.0.1"
 # What else the server would do: ask MLflow's makers what to tell them, start seven processes that judge language
 # models, offer a gateway to them, and fetch their prices from GitHub.
 QUIET = {
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 @click.option("--storage", type=Path, default=Path("store"), help="Folder of the store (default: store).")
 @click.option("--port", type=int, default=5000, help="Port to try first (default: 5000).")
 @click.option("--tracking-uri", default="", help="Describe the runs of this MLflow server, and serve nothing.")
-def command(storage: Path, port: int, tracking_uri: str) -> None:
+def ui_command(storage: Path, port: int, tracking_uri: str) -> None:
     """Serve the MLflow UI on loopback until Ctrl-C."""
     if not tracking_uri and not is_store(storage):
         raise InputError(f"store {storage} does not exist; run `make degradation-study` first, or name another store")
@@ -74,16 +73,3 @@ def serve(storage: Path, server: str) -> None:
     words += ["--default-artifact-root", Store(store).artifacts.as_uri(), "--no-serve-artifacts"]
     os.environ.update(QUIET)
     os.execv(sys.executable, words)  # so that nothing outlives Ctrl-C
-
-
-def free_port(first: int) -> int:
-    """`first`, or the next port that nothing on loopback listens on."""
-    for port in range(first, first + 100):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    raise InputError(f"ports {first} to {first + 99} are all taken; name another with --port")

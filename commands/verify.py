@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from analysis.report import MANIFEST
+from analysis.files import MANIFEST
+from commands.options import JSON, STORAGE
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic, provenance
 from study.store.account import read_account
@@ -22,12 +23,12 @@ CURRENT, STALE, ALTERED = "current", "stale", "altered"
 
 @click.command("verify")
 @click.argument("path", metavar="FILE", type=Path)
-@click.option("--storage", "where", default="store", help="Folder of the store (default: store).")
-@click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
-def verify_command(path: Path, where: str, as_json: bool) -> int:
+@STORAGE
+@JSON
+def verify_command(path: Path, storage: str, as_json: bool) -> int:
     """Say whether FILE, of a results folder, is current, stale or altered. Exit code 1 unless it is current."""
     manifest, folder = manifest_of(path)
-    verdict, reasons = judged(path, folder, manifest, atomic.place(where))
+    verdict, reasons = judged(path, folder, manifest, atomic.place(storage))
     if as_json:
         print(json.dumps({"file": str(path), "verdict": verdict, "reasons": reasons}, indent=2))
     else:

@@ -1,55 +1,50 @@
-"""`python -m dashboards watch`: the study page on loopback while trials run, with where the study stands above it.
+"""`python -m dashboards watch`: the study page on loopback while trials run, below the live numbers.
 
-Owns the server and when the page is rendered anew. Reads only: what it renders goes into a temporary folder, never into
-results or the store, and it takes no lock that a launch needs. The numbers are those of `commands/status.py`.
+Owns when the page is rendered anew; `commands/server.py` serves it. Reads only: a rendering goes into a temporary
+folder, never into results or the store, and takes no lock that a launch needs.
 """
 
 import json
-import mimetypes
 import multiprocessing
 import os
 import shutil
 import signal
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import click
-import jinja2
 
-from commands.follow import rest_seconds
-from commands.options import Selection, select, selecting
-from commands.status import WAITING, Onlooker, Standing, tracked
-from commands.verify import MANIFEST
-from study.spec import InputError
+from analysis.files import MANIFEST
+from analysis.templates import environment
+from commands.onlooker import Onlooker, tracked
+from commands.options import Choice, Selection, select, selecting
+from commands.ports import HOST
+from commands.server import serving
+from commands.status import WAITING, Standing
+from study.execution import Execution
 from study.store.account import Outcome
 from study.store.layout import Store
 
-HOST = "127.0.0.1"
-# Names of this machine. A page of another name, which might be made to lead here (DNS rebinding), must not read ours.
-NAMES = ("127.0.0.1", "localhost", "[::1]")
+PAGES = Path(__file__).parents[1] / "dashboards" / "pages"
 NEWEST = 8  # results that are listed
 RENDER_SECONDS = 30.0  # between the starts of two renderings, at least
 RENDER_PART = 0.25  # of the time may be spent on rendering, on a processor that trials want
 RUNNING_SECONDS = 600.0  # after which curves of running trials alone are worth a rendering
-PORT = click.option("--port", type=int, default=8000, help="Port to try first (default: 8000).")
 
 
 @click.command("watch")
-@selecting(PORT)
-def watch_command(selected: Selection) -> None:
+@selecting()
+@click.option("--port", type=int, default=8000, help="Port to try first (default: 8000).")
+def watch_command(selected: Selection, port: int) -> None:
     """Serve the study page on loopback, refreshed from the store while trials run, until Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="study-page-") as folder, tracked(selected) as tracker:
         site = Site(selected, Path(folder), Onlooker(selected, tracker))
-        with serving(site, selected.arguments["port"]) as port:
+        with serving(site, port) as port:
             print(f"study page: http://{HOST}:{port} (Ctrl-C stops it)", flush=True)
             try:
                 site.keep()
@@ -69,13 +64,7 @@ class Site:
         self.rendering: set[str] = set()  # what MLflow, of which pages are made, had when the last one was begun
         self.started, self.took = 0.0, 0.0
         self.standing, self.at = onlooker.look(), time.monotonic()
-        pages = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "dashboards" / "pages"),
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            undefined=jinja2.StrictUndefined,
-        )
+        pages = environment(PAGES)
         self.html = pages.get_template("watch.html").render(profile=selected.profile).encode()
 
     def keep(self) -> None:
@@ -83,7 +72,7 @@ class Site:
         try:
             while True:
                 self.look()
-                time.sleep(rest_seconds(self.selected))
+                time.sleep(self.onlooker.rest_seconds)
         finally:
             if self.process:
                 self.process.kill()
@@ -109,7 +98,9 @@ class Site:
     def _render(self) -> None:
         self.started, self.rendering = time.monotonic(), self.onlooker.tracker.results()
         self.process = multiprocessing.get_context("spawn").Process(
-            target=render, args=(self.selected.arguments, self.folder / str(self.page + 1)), daemon=True
+            target=render,
+            args=(self.selected.choice, self.selected.execution, self.folder / str(self.page + 1)),
+            daemon=True,
         )
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is ours alone
         try:
@@ -132,7 +123,7 @@ class Site:
         standing = self.standing
         rows = {row.id: row for row in standing.rows}
         counts, interval = standing.counts, standing.interval
-        results = [asdict(rows[id]) for id in reversed(standing.ended[-NEWEST:])]
+        results = [rows[id].plain() for id in reversed(standing.ended[-NEWEST:])]
         return {
             "sentence": standing.sentence() + ".",
             "planned": len(rows),
@@ -141,9 +132,11 @@ class Site:
             "interval": asdict(interval) if interval else None,
             "rate": standing.rate,
             "remarks": [text for text in (remark(standing), self.problem, self.onlooker.tracker.problem) if text],
-            "running": [asdict(row) for row in standing.of(Outcome.RUNNING)],
+            "running": [
+                row.plain() | {"title": f"{row.title}, seed {row.seed}"} for row in standing.of(Outcome.RUNNING)
+            ],
             "results": results,
-            "failures": [asdict(row) for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE)],
+            "failures": [row.plain() for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE)],
             "page": self.page,
             "page_results": self.shown,
             "age_seconds": time.monotonic() - self.at,
@@ -167,89 +160,21 @@ def remark(standing: Standing) -> str:
     return ""
 
 
-def render(arguments: dict[str, Any], folder: Path) -> None:
-    """Render the study page of what the options select into `folder`, without the lecture; for a process of its own."""
+def render(choice: Choice, execution: Execution, folder: Path) -> None:
+    """Render the study page of what was chosen into `folder`, without the lecture; for a process of its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(5)  # trials go first, but not so far that the page never comes
+    # Only this process renders: the server spares itself pandas, matplotlib and mlflow.
     from analysis import report, runs
     from commands.render import so_far
     from study.store import provenance
     from study.store.mlflow import reader
 
-    selected = select(arguments)
-    execution, profile = selected.execution, selected.profile
-    there = execution.tracking_uri or Store(execution.storage).database.exists()  # reading would create it
-    trials = selected.trials if there else []
-    logged = (so_far(run, execution) for run in (reader.iterate(execution, trials) if there else ()))
+    selected = select(choice, execution)
+    profile = selected.profile
+    logged_anywhere = execution.tracking_uri or Store(execution.storage).database.exists()  # reading would create it
+    trials = selected.trials if logged_anywhere else []
+    logged = (so_far(run, execution) for run in (reader.iterate(execution, trials) if trials else ()))
     frames = runs.load(selected.serves, logged)
-    others = reader.foreign(execution, profile.name, trials) if there else {}
+    others = reader.foreign(execution, profile.name, trials) if trials else {}
     report.write(frames, profile, folder, provenance.tags(), others, lecture=False)
-
-
-@contextmanager
-def serving(site: Site, first: int) -> Iterator[int]:
-    """Serve the site on loopback while the block runs; gives the port, `first` or the next free one."""
-    server = _bound(site, first)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _bound(site: Site, first: int) -> ThreadingHTTPServer:
-    for port in range(first, first + 100):
-        try:
-            return _Server((HOST, port), _handler(site))
-        except OSError:
-            continue
-        except OverflowError:
-            break
-    raise InputError(f"ports {first} to {first + 99} cannot be had; name another with --port")
-
-
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, *_: Any) -> None:
-        """Nothing: a browser that went away is no news."""
-
-
-def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 30  # of a client that says nothing
-
-        def do_GET(self) -> None:
-            host, path = self.headers.get("Host", ""), unquote(urlsplit(self.path).path)
-            if host.rpartition(":")[0] not in NAMES and host not in NAMES:
-                self._answer(403, "text/plain", b"this server answers to 127.0.0.1 and localhost only\n")
-            elif path == "/":
-                self._answer(200, "text/html; charset=utf-8", site.html)
-            elif path == "/status.json":
-                self._answer(200, "application/json", json.dumps(site.status(), allow_nan=False).encode())
-            elif path.startswith("/page/") and (content := site.file(path.removeprefix("/page/"))) is not None:
-                self._answer(200, mimetypes.guess_type(path)[0] or "application/octet-stream", content)
-            else:
-                self._answer(404, "text/plain", b"there is no such page\n")
-
-        def _answer(self, status: int, kind: str, content: bytes) -> None:
-            self.send_response(status)
-            headers = {
-                "Content-Type": kind,
-                "Content-Length": str(len(content)),
-                "Cache-Control": "no-store",
-                "Content-Security-Policy": "frame-ancestors 'self'",
-                "Cross-Origin-Resource-Policy": "same-origin",
-                "X-Content-Type-Options": "nosniff",
-                "Referrer-Policy": "no-referrer",
-            }
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Nothing: a line every two seconds would hide what matters."""
-
-    return Handler

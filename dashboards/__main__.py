@@ -1,7 +1,6 @@
-"""`python -m dashboards ui | watch | metrics | screenshots`: an entry point into `commands/`."""
+"""`python -m dashboards`: an entry point into `commands/`."""
 
-from commands.look import cli
-from commands.options import main
+from commands.app import main
 
 if __name__ == "__main__":
-    main(cli)
+    main("dashboards")

@@ -8,15 +8,12 @@ from typing import Any
 import click
 
 from analysis import paper
-from commands.look import cli as dashboards
-from commands.render import cli as analysis
-from commands.study import cli as study
+from commands.app import app
 from experiments import EXPERIMENTS, name_of
 from experiments.profiles import PROFILES
 from experiments.recipes import DEVIATIONS
 
 MARK = re.compile(r"<!-- generated: (\w+) -->")
-ENTRY_POINTS = {"python -m experiments": study, "python -m analysis": analysis, "python -m dashboards": dashboards}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -26,9 +23,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> Iterator[str]:
     """Every command with its options, from click."""
-    for entry, group in ENTRY_POINTS.items():
+    for package, group in app.commands.items():
+        assert isinstance(group, click.Group)
+        entry, outer = f"python -m {package}", click.Context(group)
         yield f"## {entry}\n"
-        for name, command in sorted(group.commands.items()):
+        for name in sorted(group.list_commands(outer)):
+            command = group.get_command(outer, name)
+            assert command is not None
             context = click.Context(command, info_name=name)
             usage = " ".join(command.collect_usage_pieces(context))
             yield f"### {name}\n\n{inspect.cleandoc(command.help or '')}\n\n```\n{entry} {name} {usage}\n```\n"
@@ -46,7 +47,7 @@ def experiments() -> Iterator[str]:
 
 def claims() -> Iterator[str]:
     """The paper's claims, in its order."""
-    rows = [(claim["id"], claim["section"], claim["statement"], claim["kind"]) for claim in paper.claims()]
+    rows = [(claim.id, claim.section, claim.statement, claim.kind) for claim in paper.claims()]
     yield from table(("claim", "section", "statement", "kind"), rows)
 
 

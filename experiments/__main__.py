@@ -1,7 +1,6 @@
 """`python -m experiments`: an entry point into `commands/`."""
 
-from commands.options import main
-from commands.study import cli
+from commands.app import main
 
 if __name__ == "__main__":
-    main(cli)
+    main("experiments")

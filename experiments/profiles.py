@@ -3,6 +3,7 @@
 How large an experiment is in each profile, its depths, seeds and rates, is stated in the experiment's own file.
 """
 
+import runpy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
@@ -14,6 +15,7 @@ from study.spec import (
     Data,
     Detection,
     DetectionTrial,
+    InputError,
     Model,
     Recipe,
     Trial,
@@ -263,7 +265,26 @@ PROFILES = (SMOKE, QUICK, CLASS, PAPER)
 
 
 def profile(name: str) -> Profile:
-    """The profile of that name; raises `InputError` for another."""
+    """The profile of that name, or that which a Python file defines: `FILE.py:VARIABLE`. Raises `InputError`."""
     by_name = {profile.name: profile for profile in PROFILES}
+    if ".py:" in name:
+        own = _defined(name)
+        if own.name in by_name:
+            raise InputError(f"profile {name} is named {own.name!r} as one of the study's; choose another name")
+        return own
     check_choice("profile", name, by_name)
     return by_name[name]
+
+
+def _defined(place: str) -> Profile:
+    """The `Profile` that a Python file, which is executed, assigns to a variable."""
+    file, _, variable = place.rpartition(":")
+    try:
+        defined = runpy.run_path(file)
+    except OSError as error:
+        raise InputError(
+            f"profile {place} cannot be read: {error.strerror}; name an existing FILE.py:VARIABLE"
+        ) from None
+    if not isinstance(own := defined.get(variable), Profile):
+        raise InputError(f"{file} has no profile {variable}; assign a Profile to it")
+    return own

@@ -3,9 +3,8 @@
 Every recipe is a pure function of the net, because the paper's own depends on depth (Sec. 4.2: warm-up at 110 layers).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from study.data.detection_sets import SETS, Metric
 from study.spec import TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial
@@ -81,8 +80,8 @@ def paper_cifar(model: Model) -> Recipe:
 def paper_imagenet(model: Model) -> Recipe:
     """Sec. 3.4: 600,000 iterations of 256 images, lr 0.1, divided by 10 where Fig. 4 shows it; BatchNorm over 32.
 
-    The paper says 'when the error plateaus': schedule 'plateau' does that. How many GPUs there were it does not say; 32
-    images each are those of 8.
+    The paper says 'when the error plateaus': schedule 'plateau' does that. It does not give the number of GPUs; 32
+    images each correspond to 8.
     """
     return replace(
         paper_cifar(model),  # with its optimiser; no warm-up at any depth
@@ -128,7 +127,7 @@ def paper_detection(data: Data) -> Recipe:
 
 
 def minute_of_detection(data: Data) -> Recipe:
-    """A minute on generated scenes: the machinery, until a detector finds something."""
+    """A minute on generated scenes: long enough for a detector to find some objects."""
     return replace(
         paper_detection(data),
         iterations=300,
@@ -298,10 +297,10 @@ def kuangliu(model: Model) -> Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """How a public repository trains, as far as the fields of a trial can say it; its recipe says what they cannot.
+    """How a public repository trains, as far as a trial's fields can express it; its recipe's docstring has the rest.
 
-    Where epochs are counted, there one ends with a ragged batch and is 391 updates, and so it is here; but here every
-    batch is full, and 390 of them are a pass over the images.
+    Schedules that the repositories count in epochs are converted at 391 updates an epoch, the last one on a ragged
+    batch there. Here every batch is full, and a pass over the images takes 390 of them.
     """
 
     recipe: Callable[[Model], Recipe]
@@ -309,24 +308,24 @@ class Preset:
     normalise: str
 
     def data(self, data: Data) -> Data:
-        """A profile's data in its normalisation: all of them crop and flip as the paper does, and hold nothing out.
+        """The data in the preset's normalisation. All presets crop and flip as the paper does, and hold nothing out.
 
-        ImageNet's constants are of three colours; other images have their own.
+        ImageNet's constants exist for three channels only: other images are normalised by their own.
         """
         foreign = self.normalise == "imagenet" and data.channels != 3
         return replace(data, normalise="channel" if foreign else self.normalise)
 
-    def as_long_as(self, ours: Callable[[Model], Recipe]) -> "Preset":
-        """The preset for a shorter profile: as many iterations and records as `ours`, its schedule in proportion."""
+    def as_long_as(self, shorter: Callable[[Model], Recipe]) -> "Preset":
+        """The preset with the iterations and records of `shorter`; its schedule keeps its proportions."""
 
         def recipe(model: Model) -> Recipe:
-            theirs, length = self.recipe(model), ours(model)
-            share = length.iterations / theirs.iterations
+            full, length = self.recipe(model), shorter(model)
+            share = length.iterations / full.iterations
             return replace(
-                theirs,
+                full,
                 iterations=length.iterations,
-                drops=tuple(round(share * drop) for drop in theirs.drops),
-                warmup_iterations=round(share * theirs.warmup_iterations),
+                drops=tuple(round(share * drop) for drop in full.drops),
+                warmup_iterations=round(share * full.warmup_iterations),
                 record_every=length.record_every,
                 evaluate_every=length.evaluate_every,
             )
@@ -343,11 +342,26 @@ PRESETS = {
 }
 
 
-def deviations(trial: Trial) -> list[str]:
-    """Each field in which a trial departs from the paper's, as `field: ours (paper: theirs)`."""
+@dataclass(frozen=True)
+class Deviation:
+    """A field in which a trial departs from the paper's, with both values as they are printed."""
+
+    field: str
+    ours: str
+    paper: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.ours} (paper: {self.paper})"
+
+
+def deviations(trial: Trial, starts: Mapping[str, Trial]) -> tuple[Deviation, ...]:
+    """Each field in which a trial departs from the paper's.
+
+    `starts`: by id, trials among which are those that a detector's weights may be of.
+    """
     model = trial.model
     if isinstance(trial, DetectionTrial):
-        return _detection_deviations(trial)
+        return _detection_deviations(trial, starts)
     shortcut = "A" if model.shortcut == "A-average" else model.shortcut  # the others are the paper's own
     ours = {
         "width": model.width,
@@ -365,13 +379,15 @@ def deviations(trial: Trial) -> list[str]:
     return _differences(ours, theirs)
 
 
-def _detection_deviations(trial: DetectionTrial) -> list[str]:
+def _detection_deviations(trial: DetectionTrial, starts: Mapping[str, Trial]) -> tuple[Deviation, ...]:
     """Of the paper's detector on the same kind of data set; the weights of a trial are of the net that it names."""
     named = {data.name: data for data in (COCO_DATA, VOC_DATA, VOC12_DATA)}
     data = named.get(trial.data.name, COCO_DATA if SETS[trial.data.name].metric is Metric.COCO else VOC_DATA)
     paper = asdict(replace(FASTER_RCNN, context=trial.detection.context))
     paper["weights"], source = "of ImageNet's training", trial.detection.weights
-    if source == TORCHVISION or "-imagenet-" in source or trial.detection.context and f"-{COCO_DATA.name}-" in source:
+    trained_on = {starts[id].data.name for id in trial.needs if id in starts}
+    fine_tuned = trial.detection.context and COCO_DATA.name in trained_on  # Table 10: baseline+++ comes from COCO
+    if source == TORCHVISION or IMAGENET_DATA.name in trained_on or fine_tuned:
         source = paper["weights"]
     recalibrated = {"recalibrate": "all of ImageNet" if trial.recipe.recalibrate else 0}
     return _differences(
@@ -382,10 +398,10 @@ def _detection_deviations(trial: DetectionTrial) -> list[str]:
     )
 
 
-def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+def _differences(ours: Mapping[str, object], paper: Mapping[str, object]) -> tuple[Deviation, ...]:
     how_recorded = {"record_every", "evaluate_every"}
-    return [
-        f"{field}: {value} (paper: {theirs[field]})"
+    return tuple(
+        Deviation(field, str(value), str(paper[field]))
         for field, value in ours.items()
-        if value != theirs[field] and field not in how_recorded
-    ]
+        if value != paper[field] and field not in how_recorded
+    )

@@ -1,14 +1,17 @@
-"""What several tests share: a trial of a second, an execution in a temporary folder, one thread."""
+"""What several tests share: a trial of a second, an execution in a temporary folder, one thread, the command line."""
 
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
+from commands.app import main
 from experiments.profiles import DIGITS
 from experiments.recipes import minutes
 from study.execution import Execution
@@ -60,3 +63,26 @@ def store(execution: Execution, empty_store: Path) -> Execution:
 @pytest.fixture
 def execution(tmp_path: Path) -> Execution:
     return Execution(storage=tmp_path / "store", data_root=tmp_path / "data", local=True)
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Done]]:
+    """The command line in this process: words as they are typed after `python -m ENTRY`."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*words: object, entry: str = "experiments") -> Done:
+        monkeypatch.setattr(sys, "argv", [entry, *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main(entry)
+        return Done(int(stopped.value.code or 0), *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, before)

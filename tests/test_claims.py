@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import cache
 
 import pytest
 from planted import degradation, frames
@@ -46,6 +47,7 @@ TWO_DEPTHS = replace(
         learning_rate.NAME: None,
     }
 )
+STUDIES = {"smoke": SMOKE, "quick": QUICK, "class": CLASS, "paper": PAPER, "thin": THIN}
 CIFAR = [
     claim.id
     for claim in paper.claims()
@@ -86,13 +88,19 @@ def verdicts(profile: Profile, **planting) -> dict[str, Verdict]:
     return by_claim(frames(profile, **planting), profile)
 
 
+@cache
+def as_the_paper_tells(name: str) -> dict[str, Verdict]:
+    """The verdicts on a study with the paper's errors planted."""
+    return verdicts(STUDIES[name])
+
+
 def null(trial: Trial) -> float:
     return 10.0
 
 
 @pytest.mark.parametrize("name", ["smoke", "quick", "class", "paper"])
 def test_every_claim_has_exactly_one_entry_in_the_papers_order(name):
-    judged = evaluate(frames(profile(name)), profile(name))
+    judged = list(as_the_paper_tells(name).values())
     assert [verdict.claim for verdict in judged] == list(paper.claims())
     for verdict in judged:
         assert list(entry(verdict)) == [*KEYS, "interval_bootstrap", "p_permutation"]
@@ -116,7 +124,7 @@ def test_a_study_without_any_run_decides_only_what_can_be_counted():
 
 
 def test_planted_degradation_is_supported():
-    found = verdicts(QUICK)
+    found = as_the_paper_tells("quick")
     for name in (*PLAIN, "S1-4", "S41-15", "S42-3", "S42-6", "S42-10"):
         assert found[name].kind == Kind.SUPPORTED, found[name]
     assert found["S1-1"].effect == pytest.approx(36 * 1.2, abs=0.5)
@@ -255,7 +263,7 @@ def test_recipes_are_never_mixed():
     def other_recipes_are_bad(trial: Trial) -> float:
         return degradation(trial) if trial.recipe == QUICK.recipe(trial.model) else 50.0
 
-    found, reference = verdicts(QUICK, error=other_recipes_are_bad), verdicts(QUICK)
+    found, reference = verdicts(QUICK, error=other_recipes_are_bad), as_the_paper_tells("quick")
     for name in (*PLAIN, "S42-3", "S42-6", "S42-10"):
         assert found[name] == reference[name]
 
@@ -281,7 +289,7 @@ def test_a_true_effect_that_three_seeds_leave_open_is_supported_by_thirty():
 
 
 def test_sign_flips_stand_beside_the_t_test_with_the_least_that_they_can_give():
-    found = verdicts(QUICK)
+    found = as_the_paper_tells("quick")
     assert found["S1-1"].p_permutation == 1 / 8 and found["S1-1"].interval_bootstrap is None
     assert "sign flips: p = 0.125, the least that 3 seeds can give." in found["S1-1"].reason
     assert found["S42-4"].p_permutation is None  # not testable
@@ -308,11 +316,11 @@ def test_a_reason_says_where_resampling_disagrees_with_the_t_test():
 
 
 def test_what_a_profile_calls_untestable_is_not_tested():
-    found = verdicts(SMOKE)
+    found = as_the_paper_tells("smoke")
     for name in (*claims.MEASURED, *claims.SAME):
         assert found[name].kind == Kind.NOT_TESTABLE
     assert "few iterations" in found["S1-1"].reason
-    quick = verdicts(QUICK)
+    quick = as_the_paper_tells("quick")
     for name, reason in QUICK.untestable.items():
         assert quick[name].kind == Kind.NOT_TESTABLE
         assert reason[1:] in quick[name].reason
@@ -322,7 +330,7 @@ RESPONSES = ("S3-4", "S42-12", "S42-13", "S42-14")
 
 
 def test_smaller_responses_in_residual_and_in_deeper_nets_are_found():
-    found = verdicts(THIN)
+    found = as_the_paper_tells("thin")
     assert all(found[name].kind == Kind.SUPPORTED for name in (*RESPONSES, "S41-3", "S41-4"))
     assert "mean layer response of ResNet-20 minus plain-20: -0.20 [" in found["S42-12"].reason
     opposite = verdicts(THIN, response=lambda trial: 2.0 if trial.model.family == "residual" else 1.0)
@@ -356,7 +364,7 @@ def test_cifar_numbers_are_not_compared_with_other_data():
 
 
 def test_claims_that_the_study_cannot_test_say_what_they_need():
-    found = verdicts(THIN)
+    found = as_the_paper_tells("thin")
     for name, needs in (
         ("S41-1", "plain-34: make degradation-study PROFILE=paper EXPERIMENTS=imagenet-plain-vs-residual"),
         ("S43-1", "Faster R-CNN, ResNet-101: make degradation-study PROFILE=paper EXPERIMENTS=detection-voc"),
@@ -400,13 +408,13 @@ def test_convergence_is_exponentially_slow_only_where_iterations_grow_so(iterati
 
 
 def test_where_two_depths_alone_come_below_20_percent_growth_cannot_be_seen():
-    assert "at 2 depths; growth takes three" in verdicts(QUICK)["S41-7"].reason
+    assert "at 2 depths; growth takes three" in as_the_paper_tells("quick")["S41-7"].reason
 
 
 def test_free_claims_agree_with_the_papers_numbers():
     free = {claim.id for claim in paper.claims() if claim.cost == "free"}
     assert free == set(counted_claims.CLAIMS)
-    found = verdicts(SMOKE)
+    found = as_the_paper_tells("smoke")
     assert all(found[name].kind == Kind.SUPPORTED for name in free)
 
 

@@ -24,15 +24,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from commands.look import cli as dashboards_cli
-from commands.render import cli as analysis_cli
-from commands.study import cli as experiments_cli
+from commands.app import analysis, dashboards, experiments
 from experiments.profiles import profile
 from study.run.launch import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "cluster"
-OURS = {"analysis": analysis_cli, "experiments": experiments_cli, "dashboards": dashboards_cli}
+OURS = {"analysis": analysis, "experiments": experiments, "dashboards": dashboards}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMAGE = f"degradation-study:{PROJECT['version']}"
 KUBERAY = ("rayjob.yaml", "raycluster.yaml")

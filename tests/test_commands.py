@@ -4,31 +4,55 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from commands import app
 from experiments import EXPERIMENTS, detection_coco, detection_voc, name_of, planned, recipes, reimplementations
 from experiments.profiles import CLASS, PAPER, PROFILES, QUICK, SMOKE, Profile
 from study.cost import duration
 from study.spec import DetectionTrial, Trial
 
 ROOT = Path(__file__).parents[1]
+Command = Callable[..., Any]
 
 
-def command(*arguments: str, module: str = "experiments") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120
-    )
+@pytest.mark.parametrize(
+    ("entry", "words", "code", "says"),
+    [
+        ("experiments", ["list"], 0, "plain-vs-residual"),
+        ("analysis", ["report", "--bundle", "none.zip"], 2, "there is no bundle none.zip"),
+        ("dashboards", ["ui", "--storage", "none"], 2, "run `make degradation-study` first"),
+    ],
+)
+def test_each_entry_point_leads_into_the_application(entry: str, words: list[str], code: int, says: str) -> None:
+    line = [sys.executable, "-m", entry, *words]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == code and says in done.stdout + done.stderr
 
 
-def test_the_papers_trials_are_listed_with_their_ids_and_costs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("entry", ["experiments", "analysis", "dashboards"])
+def test_every_command_has_a_summary(command: Command, entry: str) -> None:
+    code, out, _ = command("--help", entry=entry)
+    listed = dict(line.split(maxsplit=1) for line in out.partition("Commands:")[2].strip().splitlines())
+    assert code == 0 and all(listed.values()) and set(listed) == set(getattr(app, entry.upper()))
+
+
+def test_a_command_that_does_not_exist_is_one_line_and_exit_code_2(command: Command) -> None:
+    code, out, err = command("train")
+    assert (code, out) == (2, "") and "No such command 'train'" in err
+
+
+def test_the_papers_trials_are_listed_with_their_ids_and_costs(command: Command, tmp_path: Path) -> None:
     done = command("plan", "--profile", "paper", "--json", "--storage", str(tmp_path / "none"))
-    plan = json.loads(done.stdout)
+    plan = json.loads(done.out)
     assert set(plan) == {
         *("profile", "trials", "total_seconds", "makespan_seconds"),
-        *("cpu_hours", "gpu_hours", "storage_bytes", "money", "kwh"),
+        *("cpu_hours", "gpu_hours", "storage_bytes", "money", "kwh", "other_versions"),
     }
     assert {row["id"] for row in plan["trials"]} == {trial.id for trial in planned(PAPER)}
     row = next(row for row in plan["trials"] if row["depth"] == 1202 and row["family"] == "residual")
@@ -54,15 +78,15 @@ def test_the_papers_trials_are_listed_with_their_ids_and_costs(tmp_path: Path) -
     assert not (tmp_path / "none").exists()  # looking makes nothing
 
 
-def test_status_before_the_first_launch_is_all_missing(tmp_path: Path) -> None:
+def test_status_before_the_first_launch_is_all_missing(command: Command, tmp_path: Path) -> None:
     done = command("status", "--profile", "smoke", "--json", "--storage", str(tmp_path / "none"))
-    trials = json.loads(done.stdout)["trials"]
+    trials = json.loads(done.out)["trials"]
     assert {row["outcome"] for row in trials} == {"missing"} and {row["iteration"] for row in trials} == {0}
     assert all(row["predicted_seconds"] > 0 and row["seconds"] is None and row["reason"] == "" for row in trials)
 
 
-def test_list_names_every_experiment_and_profile() -> None:
-    listed = json.loads(command("list", "--json").stdout)
+def test_list_names_every_experiment_and_profile(command: Command) -> None:
+    listed = json.loads(command("list", "--json").out)
     assert list(listed["experiments"]) == [name_of(experiment) for experiment in EXPERIMENTS]
     assert list(listed["profiles"]) == ["smoke", "quick", "class", "paper"]
 
@@ -82,14 +106,14 @@ def test_list_names_every_experiment_and_profile() -> None:
         (["run", "--threads", "0"], "threads 0 is too small"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], says: str) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(command: Command, arguments: list[str], says: str) -> None:
     done = command(*arguments)
-    assert done.returncode == 2
-    assert says in done.stderr
-    assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ") and not done.stdout
+    assert done.code == 2
+    assert says in done.err
+    assert done.err.count("\n") == 1 and done.err.startswith("error: ") and not done.out
 
 
-def test_missing_data_are_named_before_anything_runs_and_never_replaced(tmp_path: Path) -> None:
+def test_missing_data_are_named_before_anything_runs_and_never_replaced(command: Command, tmp_path: Path) -> None:
     storage, data = str(tmp_path / "store"), str(tmp_path / "data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STUDY_OFFLINE", "1")
@@ -99,14 +123,9 @@ def test_missing_data_are_named_before_anything_runs_and_never_replaced(tmp_path
         ):
             where = "--storage", storage, "--data-root", data
             done = command("run", "--profile", "paper", "--experiments", experiment, *where)
-            assert done.returncode == 2 and done.stderr.count("\n") == 1
-            assert all(part in done.stderr for part in (*parts, data, "PROFILE=quick"))
+            assert done.code == 2 and done.err.count("\n") == 1
+            assert all(part in done.err for part in (*parts, data, "PROFILE=quick"))
     assert not list((tmp_path / "store").glob("trials/*"))
-
-
-def test_the_ui_of_a_study_that_was_never_run_says_so(tmp_path: Path) -> None:
-    done = command("ui", "--storage", str(tmp_path / "none"), module="dashboards")
-    assert done.returncode == 2 and "run `make degradation-study` first" in done.stderr
 
 
 def test_every_trial_of_a_profile_has_its_data_and_width() -> None:
@@ -146,7 +165,7 @@ def test_every_reimplementation_departs_from_the_paper_in_its_own_fields() -> No
     for name, preset in recipes.PRESETS.items():
         model = PAPER.model("residual", 20, preset.shortcut)
         trial = Trial(model=model, data=preset.data(PAPER.data), recipe=preset.recipe(model), seed=0)
-        departs[name] = {deviation.split(":")[0] for deviation in recipes.deviations(trial)}
+        departs[name] = {deviation.field for deviation in recipes.deviations(trial, {})}
     length = {"normalise", "momentum_rule", "iterations", "drops"}
     assert departs == {
         "akamaster": {*length, "bn_batch"},

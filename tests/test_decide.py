@@ -7,22 +7,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import click
 import numpy as np
 import pandas as pd
 import pytest
 from planted import frames
 from test_share import study
 
-import commands.render as analysis
-import commands.study as experiments
 from analysis import comparisons, paper, report
 from analysis.comparisons import Part, Study
 from analysis.decision import outcome_of
+from analysis.sequential import Seen, further, looks, next_look, see
 from analysis.statistics import ALPHA, estimate
 from analysis.verdicts import Kind
-from commands.decide import Seen, following, further, looks, see
-from commands.options import main
 from experiments import depth_scaling, learning_rate, plain_vs_residual, profiles, shortcut_options
 from experiments.profiles import QUICK, SMOKE, Depths
 from study.spec import Trial
@@ -97,10 +93,10 @@ def test_the_interval_of_the_look_that_decides_is_the_first_without_zero() -> No
 def test_a_look_that_would_not_decide_is_passed_over_and_seeds_at_most_doubled() -> None:
     every = looks(24)
     clear = see(comparisons.Tested([part(np.array([1.0, 1.2]))]), every[0])
-    assert (clear.verdict, following(clear, every[1:]).seeds) == (Kind.UNDECIDED, 3)
+    assert (clear.verdict, next_look(clear, every[1:]).seeds) == (Kind.UNDECIDED, 3)
     for values in ([1.0, 3.0], [0.1, -0.1]):  # decided by 6 seeds, or by none
-        assert following(see(comparisons.Tested([part(np.array(values))]), every[0]), every[1:]).seeds == 4
-    assert following(clear, every[7:]).seeds == 24  # the last there is
+        assert next_look(see(comparisons.Tested([part(np.array(values))]), every[0]), every[1:]).seeds == 4
+    assert next_look(clear, every[7:]).seeds == 24  # the last there is
     needs = further(see(comparisons.Tested([part(np.array([1.0, 3.0]))]), every[0]), every[1:])
     assert needs is not None and needs.seeds > 4
 
@@ -148,14 +144,11 @@ def test_planted_studies_are_decided_where_there_is_an_effect() -> None:
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A command on a store of its own, in this process: exit code, output, errors."""
+def decide(command: Command, tmp_path: Path) -> Command:
+    """The command on a store of its own: exit code, output, errors."""
 
-    def run(*arguments: str, cli: click.Group = analysis.cli) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["study", *arguments, "--storage", str(tmp_path / "store")])
-        with pytest.raises(SystemExit) as stopped:
-            main(cli)
-        return int(stopped.value.code or 0), *capsys.readouterr()
+    def run(*words: object, entry: str = "analysis") -> tuple[int, str, str]:
+        return command(*words, "--storage", tmp_path / "store", entry=entry)
 
     return run
 
@@ -165,7 +158,7 @@ def options(tmp_path: Path) -> list[str]:
     return ["--local", "--results", str(tmp_path), "--data-root", str(tmp_path)]
 
 
-def plant(command: Command, folder: Path, effect: float, seeds: int) -> None:
+def plant(decide: Command, folder: Path, effect: float, seeds: int) -> None:
     """Import runs of quick's plain-20 and plain-56, the deeper worse by so many points; noise of one."""
 
     def outcome(trial: Trial) -> str:
@@ -178,13 +171,13 @@ def plant(command: Command, folder: Path, effect: float, seeds: int) -> None:
     bundle.write(
         folder / "planted.zip", study(QUICK.with_seeds(seeds), outcomes=outcome, error=error, noise=1.0), "quick"
     )
-    assert command("import", str(folder / "planted.zip"), cli=experiments.cli)[0] == 0
+    assert decide("import", str(folder / "planted.zip"), entry="experiments")[0] == 0
 
 
 def test_run_decides_a_claim_on_the_runs_there_are_and_the_same_again(
-    command: Command, options: list[str], tmp_path: Path
+    decide: Command, options: list[str], tmp_path: Path
 ) -> None:
-    plant(command, tmp_path, effect=5.0, seeds=6)
+    plant(decide, tmp_path, effect=5.0, seeds=6)
     asked = ["--until-decided", "S1-5", "--max-seeds", "6", *options]  # the same test as S1-1
     line = [sys.executable, "-m", "experiments", "run", *asked, "--storage", str(tmp_path / "store")]
     done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=120)
@@ -195,16 +188,16 @@ def test_run_decides_a_claim_on_the_runs_there_are_and_the_same_again(
     assert len(record["runs"]) == 2 * record["looks"][-1]["seeds"]
     assert done.stdout.count("\nlook ") == len(record["looks"]) and "supported: S1-5" in done.stdout
     assert not report._digests(tmp_path / "quick")  # it is no part of a report, which would make it out of date
-    code, said, _ = command("decide", *asked)
+    code, said, _ = decide("decide", *asked)
     assert code == 0 and "to run" not in said
     assert json.loads((tmp_path / "quick" / "decisions" / "S1-5.json").read_text()) == record
 
 
 def test_what_stays_undecided_says_how_many_seeds_are_missing(
-    command: Command, options: list[str], tmp_path: Path
+    decide: Command, options: list[str], tmp_path: Path
 ) -> None:
-    plant(command, tmp_path, effect=0.0, seeds=4)
-    code, said, _ = command("decide", "--until-decided", "S1-1", "--max-seeds", "4", *options)
+    plant(decide, tmp_path, effect=0.0, seeds=4)
+    code, said, _ = decide("decide", "--until-decided", "S1-1", "--max-seeds", "4", *options)
     record = json.loads((tmp_path / "quick" / "decisions" / "S1-1.json").read_text())
     assert code == 1 and record["verdict"].startswith("undecided (needs ") and record["verdict"] in said
     assert [look["seeds"] for look in record["looks"]] == [2, 3, 4]
@@ -212,9 +205,9 @@ def test_what_stays_undecided_says_how_many_seeds_are_missing(
 
 
 def test_a_budget_that_two_seeds_exceed_ends_the_sequence_before_anything_runs(
-    command: Command, options: list[str], tmp_path: Path
+    decide: Command, options: list[str], tmp_path: Path
 ) -> None:
-    code, said, _ = command("decide", "--until-decided", "S1-1", "--budget", "0.001h", *options)
+    code, said, _ = decide("decide", "--until-decided", "S1-1", "--budget", "0.001h", *options)
     assert code == 1 and "undecided (needs 2 more seeds)" in said
     assert "2 seeds would take 0.00" in said and "core-hours, more than the budget of 0.001" in said
     assert not (tmp_path / "store").exists()
@@ -232,26 +225,26 @@ def test_a_budget_that_two_seeds_exceed_ends_the_sequence_before_anything_runs(
         (["--until-decided", "S1-1", "--budget", "a lot"], "budget 'a lot' is not understood"),
     ],
 )
-def test_what_cannot_be_decided_is_one_line_and_exit_code_2(command: Command, arguments: list[str], says: str) -> None:
-    code, said, error = command("decide", *arguments)
+def test_what_cannot_be_decided_is_one_line_and_exit_code_2(decide: Command, arguments: list[str], says: str) -> None:
+    code, said, error = decide("decide", *arguments)
     assert code == 2 and says in error and not said
     assert error.count("\n") == 1 and error.startswith("error: ")
 
 
-def test_no_option_of_deciding_is_ignored_without_a_claim(command: Command) -> None:
-    code, _, error = command("run", "--max-seeds", "4", cli=experiments.cli)
+def test_no_option_of_deciding_is_ignored_without_a_claim(decide: Command) -> None:
+    code, _, error = decide("run", "--max-seeds", "4", entry="experiments")
     assert code == 2 and "--max-seeds is for --until-decided; leave it out, or name a claim" in error
 
 
 def test_seeds_are_trained_in_rounds_of_the_compared_nets_alone_and_taken_up_again(
-    command: Command, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    decide: Command, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(profiles, "PROFILES", (TESTABLE,))
     nets = [TESTABLE.model("plain", depth) for depth in (20, 56)]
 
     def trained_and_looks(seeds: int, *more: str) -> tuple[set[str], int]:
         asked = ["--profile", "smoke", "--until-decided", "S1-2", "--max-seeds", str(seeds)]
-        code, said, _ = command("decide", *asked, *more, *options)
+        code, said, _ = decide("decide", *asked, *more, *options)
         assert code == 1
         return {path.name for path in tmp_path.glob("store/trials/*")}, said.count("\nlook ")
 

@@ -13,7 +13,7 @@ import torch
 
 from experiments import detection_voc, planned
 from experiments.profiles import PAPER, SMOKE, Detectors
-from experiments.recipes import deviations
+from experiments.recipes import Deviation, deviations
 from study import cost
 from study.data import scenes
 from study.data.scenes import Scenes
@@ -420,11 +420,10 @@ def test_a_detection_trial_comes_back_from_json_and_any_field_changes_its_id() -
 
 
 def test_the_papers_detectors_depart_from_the_paper_where_it_is_said() -> None:
-    departures = {
-        trial.title: deviations(trial) for trial in planned(PAPER, ["detection-coco"]) if "R-CNN" in trial.title
-    }
-    assert departures["Faster R-CNN, ResNet-101"] == ["recalibrate: 10000 (paper: all of ImageNet)"]
-    assert departures["Faster R-CNN, VGG-16"] == ["normalise: imagenet (paper: pixel-mean)"]
+    plan = {trial.id: trial for trial in planned(PAPER, ["detection-coco"])}
+    departures = {trial.title: deviations(trial, plan) for trial in plan.values()}
+    assert departures["Faster R-CNN, ResNet-101"] == (Deviation("recalibrate", "10000", "all of ImageNet"),)
+    assert departures["Faster R-CNN, VGG-16"] == (Deviation("normalise", "imagenet", "pixel-mean"),)
     assert all(isinstance(t, DetectionTrial) is t.id.startswith("faster-rcnn") for t in planned(PAPER))
     vgg = next(
         t for t in planned(PAPER, ["detection-voc"]) if isinstance(t, DetectionTrial) and t.model.family == "vgg"

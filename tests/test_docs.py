@@ -5,16 +5,15 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import click
 import pytest
 
-from commands.look import cli as dashboards
-from commands.render import cli as analysis
-from commands.study import cli as study
+from commands.app import analysis, dashboards, experiments
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 README_LINES = 150  # two screens
-ENTRY_POINTS = {"experiments": study, "analysis": analysis, "dashboards": dashboards}
+ENTRY_POINTS = {"experiments": experiments, "analysis": analysis, "dashboards": dashboards}
 PYTHON = re.compile(r"python -m (experiments|analysis|dashboards) ([^`\n]+)")
 MAKE = re.compile(r"`(make [a-z-]+[^`\n]*)`|^(make [a-z-]+[^#\n]*)", re.M)
 
@@ -40,12 +39,14 @@ def test_commands_of_the_documentation_are_commands_with_such_options(page: Path
     """Blocks hold whole command lines, which click parses without running them; in a sentence a command is a name."""
     text = page.read_text()
     for entry, rest in PYTHON.findall(text):
-        assert rest.split()[0] in ENTRY_POINTS[entry].commands
+        assert rest.split()[0] in ENTRY_POINTS[entry].modules
     blocks = "\n".join(re.findall(r"^```\n(.*?)^```$", text, re.S | re.M))
     for entry, rest in PYTHON.findall(blocks):
         name, *options = shlex.split(rest.replace("NAMES", "plain-vs-residual"), comments=True)
         if "--bundle" not in options:  # an option that reads its file at once, and there is none here
-            ENTRY_POINTS[entry].commands[name].make_context(name, options)
+            command = ENTRY_POINTS[entry].get_command(click.Context(ENTRY_POINTS[entry]), name)
+            assert command is not None
+            command.make_context(name, options)
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,6 @@ import torchvision
 from PIL import Image
 from test_protocols import SPEC, Photographs
 
-from commands.options import main
-from commands.study import cli
 from experiments import planned
 from experiments.profiles import SMOKE
 from experiments.recipes import minutes
@@ -57,18 +54,14 @@ def trained(template: Execution, execution: Execution) -> Execution:
 
 
 @pytest.fixture
-def evaluate(execution: Execution, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def evaluate(execution: Execution, command: Command) -> Command:
     """The command on this store, as text or, with --json, decoded: exit code, output, errors."""
 
     def run(*arguments: object) -> tuple[int, Any, str]:
         weights = "--weights" in arguments
         where = () if weights else ("--profile", "smoke", "--storage", execution.storage)
-        line = ["study", "evaluate", *where, "--data-root", execution.data_root, *arguments]
-        monkeypatch.setattr(sys, "argv", list(map(str, line)))
-        with pytest.raises(SystemExit) as stopped:
-            main(cli)
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), json.loads(out) if "--json" in arguments and out else out, err
+        code, out, err = command("evaluate", *where, "--data-root", execution.data_root, *arguments)
+        return code, json.loads(out) if "--json" in arguments and out else out, err
 
     return run
 

@@ -62,3 +62,28 @@ def test_another_scale_replaces_the_stated_one_and_none_leaves_the_experiment_ou
     assert planned(QUICK.on_scales({plain_vs_residual.NAME: None}), [plain_vs_residual.NAME]) == {}
     with pytest.raises(InputError, match="experiment 'plain_vs_residual' is unknown"):
         planned(replace(QUICK, scales={"plain_vs_residual": None}))
+
+
+def test_a_profile_may_be_defined_in_a_file_of_its_users(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from dataclasses import replace\n"
+        "from experiments import plain_vs_residual, profiles\n"
+        "scales = {plain_vs_residual.NAME: profiles.Depths(depths=(26,), seeds=1)}\n"
+        "WIDE = replace(profiles.QUICK, name='wide', width=32, scales=scales)\n"
+        "TAKEN = profiles.QUICK\n"
+    )
+    own = profile(f"{file}:WIDE")
+    assert own.name == "wide" and {trial.model.width for trial in planned(own)} == {32}
+    assert {name for names in planned(own).values() for name in names} == {plain_vs_residual.NAME}
+    for place, message in (
+        (f"{file}:NARROW", "has no profile NARROW; assign a Profile to it"),
+        (f"{file}:TAKEN", "is named 'quick' as one of the study's; choose another name"),
+        (
+            f"{tmp_path / 'none.py'}:WIDE",
+            "cannot be read: No such file or directory; name an existing FILE",
+        ),
+        ("wide", "profile 'wide' is unknown; choose one of smoke, quick, class, paper"),
+    ):
+        with pytest.raises(InputError, match=message):
+            profile(place)

@@ -15,7 +15,7 @@ from pictures import jpeg, load, refused, same, shards, tar, write, zoo
 from PIL import Image
 from torchvision.datasets import imagenet as torchvisions
 
-from commands.study import cli
+from commands.app import experiments as cli
 from study.data import arrays, indexes
 from study.data.photographs import Photographs
 from study.spec import Data, InputError

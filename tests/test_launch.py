@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny import TINY
+from tiny import PROFILE, TINY
 
 from experiments import planned
 from study.execution import Execution
@@ -28,7 +28,7 @@ from study.store.mlflow import client, reader
 
 ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
-STUDY = ("--profile", "tiny", "--experiments", "learning-rate", "--checkpoint-seconds", "0.5")
+STUDY = ("--profile", PROFILE, "--experiments", "learning-rate", "--checkpoint-seconds", "0.5")
 
 
 def start(storage: Path, *more: str) -> subprocess.Popen[str]:

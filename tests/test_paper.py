@@ -182,20 +182,17 @@ def trained(value: Value) -> set[str]:
 
 def wrong(value: Value) -> str:
     """What is wrong with the account of a value; '' where it is what is planned."""
-    found = reproduced.covered(value)
-    if "by" in found:
-        if not trained(value) & set(found["by"]):
-            return f"no trial of {found['by']} is of it"
-        return (
-            ""
-            if found["measure"] in (*MEASURES, *RECORD, *LAYERS.names, *names.WORDS)
-            else f"nothing measures {found['measure']}"
-        )
-    if "counted" in found:
-        return "" if callable(named(found["counted"])) else f"{found['counted']} does not count"
-    if found["reason"] not in (*reproduced.NEEDS, reproduced.QUOTED):
-        return f"unknown reason {found['reason']}"
-    if found["reason"] == reproduced.SERVER:  # whether or not its net is trained
+    coverage = reproduced.covered(value)
+    if coverage.by:
+        if not trained(value) & set(coverage.by):
+            return f"no trial of {coverage.by} is of it"
+        known = coverage.measure in (*MEASURES, *RECORD, *LAYERS.names, *names.WORDS)
+        return "" if known else f"nothing measures {coverage.measure}"
+    if coverage.counted:
+        return "" if callable(named(coverage.counted)) else f"{coverage.counted} does not count"
+    if coverage.reason not in (*reproduced.NEEDS, reproduced.QUOTED):
+        return f"unknown reason {coverage.reason}"
+    if coverage.reason == reproduced.SERVER:  # whether or not its net is trained
         return ""
     listed = [trial for trial in PLANNED if reproduced.trains(trial, value)]
     return f"listed as not reproduced, but {listed[0].id} is planned" if listed else ""

@@ -182,7 +182,7 @@ def test_an_experiment_that_exists_is_named_by_its_command() -> None:
 def test_two_nets_of_one_name_are_refused_not_averaged(base: Frames) -> None:
     rows = tabled(base).evaluations
     with pytest.raises(InputError, match="several nets have a top-1 error of plain-18 .10-crop, validation.*titles"):
-        paper_numbers.found(pd.concat([rows, rows]), paper_numbers.imagenet(paper_numbers.PLAIN_RESIDUAL, "plain-18"))
+        paper_numbers.rows_of(pd.concat([rows, rows]), paper_numbers.imagenet(paper_numbers.PLAIN_RESIDUAL, "plain-18"))
 
 
 def test_a_gain_on_both_vocs_is_tested_on_the_one_whose_labels_are_public(base: Frames) -> None:

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
+from commands.onlooker import Onlooker, Tracked
 from commands.options import Selection
 from commands.prometheus import Exporter, Rising, reason_class
-from commands.status import Onlooker, Tracked
 from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.spec import Trial
@@ -43,7 +43,7 @@ def said(execution: Execution, trial: Trial, outcome: str, iteration: int, **mor
 
 
 def exporter_of(execution: Execution, trials: list[Trial], tracker: Tracked, clock: Callable[[], float]) -> Exporter:
-    selected = Selection(SMOKE, {trial: ["test"] for trial in trials}, execution, {})
+    selected = Selection(SMOKE, {trial: ["test"] for trial in trials}, execution)
     return Exporter(Onlooker(selected, tracker), clock)
 
 

@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from planted import DAMAGES, frames, planted, tabled
 
-from analysis import files, paper, report, tables
+from analysis import files, paper, report
 from analysis.decision import evaluate
 from analysis.gaps import problems
 from analysis.runs import load
+from analysis.tables import claims, results
 from analysis.verdicts import Kind, Verdict, entry
-from commands.render import cli
+from commands.app import analysis as cli
 from experiments import planned
 from experiments.profiles import QUICK, SMOKE
 from study.spec import InputError, Trial
@@ -162,7 +163,7 @@ def damaged(tmp_path_factory):
 
 def test_damaged_runs_are_named_with_their_reason_on_the_page_the_terminal_and_in_the_manifest(damaged):
     where, study, _, hit = damaged
-    table, known = tables.table_6(study, "quick"), problems(study.finals, QUICK, OLD)
+    table, known = results.table_6(study, "quick"), problems(study.finals, QUICK, OLD)
     page = " ".join(html.unescape((where / "index.html").read_text()).split())
     terminal = " ".join(report.summary(VERDICTS, table, where, known=known).split())
     manifest = json.loads((where / "manifest.json").read_text())
@@ -177,7 +178,7 @@ def test_damaged_runs_are_named_with_their_reason_on_the_page_the_terminal_and_i
 
 def test_no_mean_verdict_or_curve_knows_of_a_damaged_run(damaged):
     where, study, without, _ = damaged
-    for draw in (tables.table_6, tables.shortcut_table):
+    for draw in (results.table_6, results.shortcut_table):
         seen, expected = draw(study, "quick"), draw(without, "quick")
         pd.testing.assert_frame_equal(seen.drop(columns="note"), expected.drop(columns="note"))
     numbers = ("verdict", "effect", "interval", "n")
@@ -190,11 +191,9 @@ def test_gaps_single_seeds_and_other_versions_are_named(damaged):
     where, study, *_ = damaged
     page = " ".join(html.unescape((where / "index.html").read_text()).split())
     known = [str(problem) for problem in problems(study.finals, QUICK, OLD)]
-    terminal = " ".join(report.summary([], tables.table_6(study, "quick"), where, known=known).split())
+    terminal = " ".join(report.summary([], results.table_6(study, "quick"), where, known=known).split())
     for text in (page, terminal):
-        assert (
-            "no run of learning-rate is there; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
-        )
+        assert "learning-rate has no run; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
         assert "20 runs of schema 1, protocol 1 are not shown: this code has schema" in text
         assert "one finished seed only, hence no deviation, interval or test" in text and "(depth-scaling)" in text
     assert OLD["schema 1, protocol 1"][-1] in page and "and 12 more" in terminal
@@ -247,7 +246,9 @@ VERDICTS = [
 
 
 def test_the_summary_keeps_its_order_and_fits_80_columns(study, folder):
-    text = report.summary(VERDICTS, tables.table_6(study, "quick"), folder.relative_to(folder.parent), "Five GPU days.")
+    text = report.summary(
+        VERDICTS, results.table_6(study, "quick"), folder.relative_to(folder.parent), "Five GPU days."
+    )
     parts = ["1 supported, 1 contradicted, 1 undecided, 1 not testable", "S42-3", "+61.2 [55, 67.4]", "S42-6",
              "Table 6", "plain-1202", "figures", "make ui", "Five GPU days."]  # fmt: skip
     words = " ".join(text.split())
@@ -260,7 +261,7 @@ def test_the_summary_keeps_its_order_and_fits_80_columns(study, folder):
 
 def test_untestable_claims_are_grouped_by_their_reason():
     untestable = VERDICTS[-1]
-    table = report.untestable_table([*VERDICTS, untestable.of(claim("S43-2"), untestable.reason)])
+    table = claims.untestable_table([*VERDICTS, untestable.of(claim("S43-2"), untestable.reason)])
     assert table.values.tolist() == [["no detection here", "2", "S43-1, S43-2"]]
 
 
@@ -269,7 +270,7 @@ def test_a_study_without_any_run_renders_and_says_what_is_missing(tmp_path):
     verdicts = report.write(empty, QUICK, tmp_path / "quick", lecture=False)
     manifest = json.loads((tmp_path / "quick" / "manifest.json").read_text())
     assert manifest["outcomes"] == {"finished": 0, "diverged": 0, "missing": len(empty.finals)}
-    assert "PROFILE=quick" in report.summary(verdicts, tables.table_6(empty, "quick"), tmp_path)
+    assert "PROFILE=quick" in report.summary(verdicts, results.table_6(empty, "quick"), tmp_path)
     assert len(report.read(tmp_path / "quick").curves) == 0
 
 

@@ -12,6 +12,7 @@ from analysis.runs import MEASURES, PIXELS, load, thinned
 from commands.render import so_far
 from experiments import planned
 from experiments.profiles import profile
+from experiments.recipes import Deviation
 from study.execution import Execution
 from study.spec import Trial
 from study.store.account import Outcome
@@ -90,9 +91,9 @@ def test_recipes_of_one_net_are_told_apart():
 
 
 def test_departures_from_the_paper_are_listed_and_the_paper_has_one():
-    assert frames(QUICK).finals["deviations"].str.contains("width: 8 (paper: 16)", regex=False).all()
+    assert all(Deviation("width", "8", "16") in row for row in frames(QUICK).finals["deviations"])
     at_20 = frames(profile("paper")).finals.query("title == 'plain-20' and labels == 'true'")
-    assert set(at_20["deviations"]) == {"bn_batch: 128 (paper: 64)"}
+    assert set(at_20["deviations"]) == {(Deviation("bn_batch", "128", "64"),)}
 
 
 def test_a_run_of_an_unplanned_trial_is_ignored():

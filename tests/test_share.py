@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import click
 import pandas as pd
 import planted
 import pyarrow as pa
@@ -20,21 +19,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-import commands.render as analysis
 from analysis import report
 from analysis.runs import Frames, load
 from commands import share
-from commands.options import main
 from experiments import most_seeds, planned
 from experiments.profiles import QUICK, SMOKE, Profile
 from study.execution import Execution
 from study.run.launch import only_launcher
 from study.run.worker import run_trial
 from study.spec import InputError, Trial
-from study.store import bundle, provenance
+from study.store import bundle, layout, provenance
 from study.store.account import RESULTS, Account, Outcome, read_account, write_account
 from study.store.mlflow import client, mirror, reader
-from study.store.records import COLUMNS, EVALUATIONS, Run, columns, read_records, seal_result, table_digest
+from study.store.records import COLUMNS, EVALUATIONS, LAYERS, Run, columns, read_records, seal_result, table_digest
 from study.training.state import TrainState
 
 ROOT = Path(__file__).parents[1]
@@ -106,20 +103,6 @@ def there(tmp_path: Path) -> Path:
     return tmp_path / "there.zip"
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """A command line in this process: exit code, output, errors."""
-    sharing_cli = click.Group(commands={one.name or "": one for one in share.COMMANDS})
-
-    def run(*arguments: object, cli: click.Group = sharing_cli) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["study", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            main(cli)
-        return int(stopped.value.code or 0), *capsys.readouterr()
-
-    return run
-
-
 # The file
 
 
@@ -151,19 +134,29 @@ def test_equal_runs_make_equal_members_in_whatever_order_they_come(tmp_path: Pat
     for name, runs in (("a.zip", study()), ("b.zip", study()[::-1])):
         bundle.write(tmp_path / name, runs, "smoke")
         members.append(bundle.read(tmp_path / name).manifest["members"])
-    assert members[0] == members[1] and set(members[0]) == {
-        *("runs.parquet", "curves.parquet", "layers.parquet", "evaluations.parquet"),
-    }
+    assert members[0] == members[1]
+    folders = {name.split("/")[1] for name in members[0]}
+    assert folders == {run.trial.id for run in study()} and all(name.startswith("trials/") for name in members[0])
+
+
+def test_a_bundle_holds_the_files_that_a_store_has(filled: Execution, there: Path) -> None:
+    folder = filled.trial_folder(one_result(study()).trial.id)
+    with zipfile.ZipFile(there) as archive:
+        for path in (layout.TrialFolder(folder).records, layout.TrialFolder(folder).layers):
+            assert archive.read(f"trials/{folder.name}/{path.name}") == path.read_bytes()
 
 
 def test_a_bundle_can_be_read_with_pandas_alone(there: Path) -> None:
     with zipfile.ZipFile(there) as archive:
-        trials, curves = (
-            pd.read_parquet(io.BytesIO(archive.read(name))) for name in ("runs.parquet", "curves.parquet")
-        )
-    assert list(trials["id"]) == [run.trial.id for run in study()]
-    assert set(curves["id"]) == {run.trial.id for run in study() if run.records is not None}
-    assert json.loads(trials["spec"][0]) == json.loads(json.dumps(study()[0].trial.to_dict()))
+        manifest = json.loads(archive.read("manifest.json"))
+        assert [entry["id"] for entry in manifest["trials"]] == [run.trial.id for run in study()]
+        for run in study():
+            folder = f"trials/{run.trial.id}"
+            assert json.loads(archive.read(f"{folder}/spec.json")) == json.loads(json.dumps(run.trial.to_dict()))
+            assert json.loads(archive.read(f"{folder}/run.json"))["outcome"] == run.outcome
+            if run.records is not None:
+                curve = pd.read_parquet(io.BytesIO(archive.read(f"{folder}/records.parquet")))
+                assert list(curve["iteration"]) == run.records["iteration"].to_pylist()
 
 
 def test_a_write_that_dies_leaves_the_old_bundle(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,9 +197,73 @@ def test_a_bundle_from_before_layers_were_measured_is_read(tmp_path: Path) -> No
     run = one_result(study())
     tags = {name: value for name, value in run.tags.items() if name != "layers_sha256"}
     run = replace(run, tags=tags, layers=None)
-    bundle.write(tmp_path / "old.zip", [run], "smoke")
-    resealed(tmp_path / "old.zip", lambda manifest, members: members.pop("layers.parquet"))
-    assert bundle.read(tmp_path / "old.zip").runs == [run]
+    assert bundle.read(of_format_1(tmp_path / "old.zip", [run], lacking="layers.parquet")).runs == [run]
+
+
+def of_format_1(path: Path, runs: list[Run], weights: dict[str, bytes] | None = None, lacking: str = "") -> Path:
+    """The bundle as it was written before bundles held the folders of trials."""
+
+    def joined(tables: list[tuple[Run, pa.Table]], schema: pa.Schema) -> bytes:
+        empty = pa.schema([("id", pa.string()), *schema]).empty_table()
+        rows = [table.add_column(0, "id", pa.array([run.trial.id] * table.num_rows)) for run, table in tables]
+        buffer = io.BytesIO()
+        pq.write_table(pa.concat_tables([empty, *rows], promote_options="default"), buffer)
+        return buffer.getvalue()
+
+    seals = ("records", "records_sha256")
+    entries = [
+        {
+            "id": run.trial.id,
+            "spec": run.trial.to_dict(),
+            "run_id": run.run_id,
+            "outcome": run.outcome,
+            "records": run.tags.get("records"),
+            "sha256": run.tags.get("records_sha256"),
+            "tags": {name: run.tags[name] for name in sorted(run.tags) if name not in seals},
+        }
+        for run in runs
+    ]
+    members = {
+        "curves.parquet": joined([(run, run.records) for run in runs if run.records is not None], COLUMNS),
+        "layers.parquet": joined([(run, run.layers) for run in runs if run.layers is not None], LAYERS),
+        "evaluations.parquet": joined([(run, run.evaluations) for run in runs if run.evaluations], EVALUATIONS),
+        **{f"weights/{id}.checkpoint": content for id, content in (weights or {}).items()},
+    }
+    members.pop(lacking, None)
+    manifest = {
+        "format": 1,
+        "schema": 3,
+        "protocol": 1,
+        "code": "abc",
+        "when": "2026-11-27T12:00:00+00:00",
+        "profile": "smoke",
+        "scope": {"experiments": "", "seeds": None, "data": None},
+        "resolved": [],
+        "trials": entries,
+        "members": {name: hashlib.sha256(content).hexdigest() for name, content in members.items()},
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**members, "manifest.json": json.dumps(manifest).encode()}.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_bundle_of_format_1_gives_back_every_run_and_its_weights(tmp_path: Path) -> None:
+    runs = study()
+    runs = [evaluated(run, mirrored=3.0) if run == one_result(runs) else run for run in runs]
+    chosen = one_result(runs).trial.id
+    found = bundle.read(of_format_1(tmp_path / "old.zip", runs, {chosen: b"weights"}))
+    assert found.runs == runs and found.weights[chosen].read_bytes() == b"weights" and len(found.weights) == 1
+    assert bundle.merge([found]) == (runs, [])
+
+
+def test_a_bundle_of_format_1_is_imported(store: Execution, tmp_path: Path, command: Command) -> None:
+    run = one_result(study())
+    path = of_format_1(tmp_path / "old.zip", [run], {run.trial.id: b"weights"})
+    assert command("import", path, "--storage", store.storage)[0] == 0
+    (shown,) = reader.read(store, [run.trial])
+    assert shown.records == run.records and shown.layers == run.layers
+    assert layout.TrialFolder(store.trial_folder(run.trial.id)).checkpoint(6).read_bytes() == b"weights"
 
 
 def evaluated(run: Run, **values: float) -> Run:
@@ -223,9 +280,8 @@ def test_evaluations_travel_and_bundles_from_before_there_were_any_are_read(tmp_
     runs = [evaluated(run, mirrored=3.0) if run == one_result(runs) else run for run in runs]
     bundle.write(tmp_path / "new.zip", runs, "smoke")
     assert bundle.read(tmp_path / "new.zip").runs == runs
-    bundle.write(tmp_path / "old.zip", study(), "smoke")
-    resealed(tmp_path / "old.zip", lambda manifest, members: members.pop("evaluations.parquet"))
-    assert bundle.read(tmp_path / "old.zip").runs == study()
+    old = of_format_1(tmp_path / "old.zip", study(), lacking="evaluations.parquet")
+    assert bundle.read(old).runs == study()
 
 
 def test_equal_results_evaluated_in_different_ways_have_the_evaluations_of_both(tmp_path: Path) -> None:
@@ -271,22 +327,31 @@ def of(name: str, value: Any) -> Callable[[dict[str, Any], dict[str, bytes]], No
 
 
 def specification(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
-    return lambda manifest, members: change(manifest["trials"][0])
-
-
-def curves(change: Callable[[pa.Table], pa.Table]) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
     def apply(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
-        buffer = io.BytesIO()
-        pq.write_table(change(pq.read_table(io.BytesIO(members["curves.parquet"]))), buffer)
-        members["curves.parquet"] = buffer.getvalue()
+        name = f"trials/{manifest['trials'][0]['id']}/spec.json"
+        spec = json.loads(members[name])
+        change(spec)
+        members[name] = json.dumps(spec).encode()
 
     return apply
 
 
-def elsewhere(entry: dict[str, Any]) -> None:
+def curve(change: Callable[[pa.Table], pa.Table]) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
+    def apply(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
+        buffer, name = io.BytesIO(), f"trials/{one_result(study()).trial.id}/records.parquet"
+        pq.write_table(change(pq.read_table(io.BytesIO(members[name]))), buffer)
+        members[name] = buffer.getvalue()
+
+    return apply
+
+
+def without(name: str) -> Callable[[dict[str, Any], dict[str, bytes]], object]:
+    return lambda _, members: members.pop(f"trials/{one_result(study()).trial.id}/{name}")
+
+
+def elsewhere(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
     """An id that climbs out of the store."""
-    entry["spec"]["data"]["name"] = "folder:x/../../.."
-    entry["id"] = Trial.from_dict(entry["spec"]).id
+    manifest["trials"][0]["id"] = "folder:x/../../.."
 
 
 AGAIN = "copy it again, or export it again where its trials were run"
@@ -295,19 +360,21 @@ AGAIN = "copy it again, or export it again where its trials were run"
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (of("format", 2), "has format 2, this code reads up to 1; update this code"),
+        (of("format", 3), "has format 3, this code reads up to 2; update this code"),
         (of("schema", 1), "has ids of schema 1 and protocol 1, this code of schema 3 .* read it with the code that"),
         (of("trials", 7), f"manifest.json is not as this code writes it .*; {AGAIN}"),
         (of("format", "one"), f"manifest.json is not as this code writes it .*; {AGAIN}"),
         (lambda manifest, _: manifest.pop("profile"), f"is not as this code writes it \\(KeyError.*; {AGAIN}"),
-        (lambda _, members: members.pop("curves.parquet"), f"not as this code writes it \\(KeyError.*; {AGAIN}"),
-        (specification(lambda trial: trial["spec"].update(seed=77)), f"gives the id .*-s77; {AGAIN}"),
-        (specification(lambda trial: trial["spec"]["model"].update(skip=1)), f"is wrong .*skip\\); {AGAIN}"),
-        (specification(lambda trial: trial["spec"]["model"].update(depth=21)), f"is wrong .*depth .*21 .*; {AGAIN}"),
-        (specification(elsewhere), f"cannot be the name of a folder; {AGAIN}"),
-        (specification(lambda trial: trial.update(run_id="mine")), f"say different things of the trials; {AGAIN}"),
-        (curves(lambda table: table.slice(1)), f"the curve of .* was altered after it was sealed; {AGAIN}"),
-        (curves(lambda table: table.take(list(range(len(table)))[::-1])), f"curve of .* was altered .*; {AGAIN}"),
+        (without("spec.json"), f"the specification of .* is wrong .*; {AGAIN}"),
+        (without("run.json"), f"the account of .* cannot be read; {AGAIN}"),
+        (without("records.parquet"), f"the curve of .* was altered after it was sealed; {AGAIN}"),
+        (without("layers.parquet"), f"the layers of .* were altered after they were sealed; {AGAIN}"),
+        (specification(lambda spec: spec.update(seed=77)), f"gives the id .*-s77; {AGAIN}"),
+        (specification(lambda spec: spec["model"].update(skip=1)), f"is wrong .*skip\\); {AGAIN}"),
+        (specification(lambda spec: spec["model"].update(depth=21)), f"is wrong .*depth .*21 .*; {AGAIN}"),
+        (elsewhere, f"cannot be the name of a folder; {AGAIN}"),
+        (curve(lambda table: table.slice(1)), f"the curve of .* was altered after it was sealed; {AGAIN}"),
+        (curve(lambda table: table.take(list(range(len(table)))[::-1])), f"curve of .* was altered .*; {AGAIN}"),
     ],
 )
 def test_a_bundle_that_was_tampered_with_is_refused(there: Path, change: Any, says: str) -> None:
@@ -317,7 +384,8 @@ def test_a_bundle_that_was_tampered_with_is_refused(there: Path, change: Any, sa
 
 
 def test_a_damaged_member_is_named(there: Path) -> None:
-    for name in ("runs.parquet", "curves.parquet"):
+    folder = f"trials/{one_result(study()).trial.id}"
+    for name in (f"{folder}/run.json", f"{folder}/records.parquet"):
         bundle.write(there, study(), "smoke")
         resealed(there, lambda _, members, name=name: members.update({name: members[name][:-1]}), checksums=False)
         with pytest.raises(InputError, match=f"there.zip: {name} is damaged or missing .*; {AGAIN}"):
@@ -534,7 +602,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Frames, Pro
 def test_a_bundle_brings_its_profile_and_what_it_lacks_is_missing(
     there: Path, command: Command, rendered: list[Any]
 ) -> None:
-    code, said, _ = command("figures", "--bundle", there, cli=analysis.cli)
+    code, said, _ = command("figures", "--bundle", there, entry="analysis")
     ((frames, profile),) = rendered
     assert code == 0 and said.startswith("rendered results/smoke/index.html") and profile == SMOKE
     assert list(frames.finals["id"]) == [trial.id for trial in planned(SMOKE)]
@@ -549,16 +617,16 @@ def test_a_bundle_of_other_data_more_seeds_and_some_experiments_brings_these_too
     scope = bundle.Scope("shortcut-options", 3, profile.data)
     meant = planned(profile, ["shortcut-options"])
     bundle.write(there, [run for run in study(profile) if run.trial in meant], "smoke", scope=scope)
-    code, said, _ = command("figures", "--bundle", there, cli=analysis.cli)
+    code, said, _ = command("figures", "--bundle", there, entry="analysis")
     frames, shown = rendered.pop()
     assert code == 0 and shown == profile and list(frames.finals["id"]) == [trial.id for trial in meant]
 
-    command("figures", "--bundle", there, "--seeds", "1", "--experiments", "", cli=analysis.cli)
+    command("figures", "--bundle", there, "--seeds", "1", "--experiments", "", entry="analysis")
     frames, shown = rendered.pop()
     main = frames.finals[frames.finals["experiments"] != "controls"]
     assert set(main["seed"]) == {0} and shown == profile.with_seeds(1)
 
-    code, said, _ = command("figures", "--bundle", there, "--held-out", "5", cli=analysis.cli)
+    code, said, _ = command("figures", "--bundle", there, "--held-out", "5", entry="analysis")
     frames, _ = rendered.pop()
     assert set(frames.finals["outcome"]) == {"missing"}
     results = sum(run.records is not None for run in bundle.read(there).runs)
@@ -567,7 +635,7 @@ def test_a_bundle_of_other_data_more_seeds_and_some_experiments_brings_these_too
 
 def test_rendering_what_is_no_bundle_is_one_line_and_exit_code_2(tmp_path: Path, command: Command) -> None:
     for name in ("report", "figures", "notebooks"):
-        code, said, error = command(name, "--bundle", tmp_path / "none.zip", cli=analysis.cli)
+        code, said, error = command(name, "--bundle", tmp_path / "none.zip", entry="analysis")
         assert (code, said) == (2, "") and "there is no bundle" in error and error.count("\n") == 1
 
 

@@ -12,10 +12,11 @@ import pytest
 from planted import frames, tabled
 
 from analysis import paper, paper_numbers, reproduced, tables
-from analysis.runs import Frames, load
-from experiments import planned
+from analysis.runs import DETECTION, Frames, load
+from analysis.tables import detection, meta, paper_tables, printing, results
+from experiments import detection_normalisation, planned
 from experiments.profiles import PAPER, QUICK
-from experiments.recipes import DEVIATIONS, deviations
+from experiments.recipes import DEVIATIONS, Deviation, deviations
 from study.spec import Trial
 from study.tasks import names
 
@@ -38,7 +39,7 @@ def row(table: pd.DataFrame, net: str, iterations: int = 360) -> pd.Series:
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return tables.table_6(frames(QUICK, error=known, noise=0.0, outcomes=diverged_and_missing), "quick")
+    return results.table_6(frames(QUICK, error=known, noise=0.0, outcomes=diverged_and_missing), "quick")
 
 
 def test_each_planned_net_is_a_row(table):
@@ -55,13 +56,13 @@ def test_mean_deviation_and_interval_are_those_of_the_planted_errors(table):
 
 
 def test_a_single_seed_has_neither_deviation_nor_interval(table):
-    text = row(tables.printed(table), "ResNet-1202", "200")
-    assert (text["test error"], text["95 % interval"], text["n"]) == ("6.00", tables.DASH, "1")
+    text = row(results.printed(table), "ResNet-1202", "200")
+    assert (text["test error"], text["95 % interval"], text["n"]) == ("6.00", printing.DASH, "1")
 
 
 def test_a_diverged_net_says_so_and_has_no_error(table):
-    text = row(tables.printed(table), "plain-110", "360")
-    assert (text["training error"], text["test error"], text["n"]) == ("diverged (3 of 3)", tables.DASH, "0")
+    text = row(results.printed(table), "plain-110", "360")
+    assert (text["training error"], text["test error"], text["n"]) == ("diverged (3 of 3)", printing.DASH, "0")
 
 
 def test_what_is_missing_names_the_command_that_fills_it(table):
@@ -71,56 +72,56 @@ def test_what_is_missing_names_the_command_that_fills_it(table):
 
 
 def test_a_net_without_any_result_is_dashes():
-    empty = tables.printed(tables.table_6(frames(QUICK, outcomes=lambda trial: "missing"), "quick"))
-    assert set(empty["training error"]) == set(empty["test error"]) == {tables.DASH}
+    empty = results.printed(results.table_6(frames(QUICK, outcomes=lambda trial: "missing"), "quick"))
+    assert set(empty["training error"]) == set(empty["test error"]) == {printing.DASH}
     assert empty["note"].str.endswith("missing: make degradation-study PROFILE=quick").all()
 
 
 def test_numbers_on_other_data_are_not_compared_with_the_papers(table):
     assert table["difference_pct"].isna().all()
     assert row(table, "ResNet-56")["paper_test_error_pct"] == 6.97
-    assert tables.COMPARABLE in tables.footnotes(table)
+    assert results.COMPARABLE in results.footnotes(table)
 
 
 def test_on_the_papers_data_and_schedule_the_difference_is_printed():
-    ours = tables.table_6(frames(PAPER, error=lambda trial: 5.0, noise=0.0), "paper")
+    ours = results.table_6(frames(PAPER, error=lambda trial: 5.0, noise=0.0), "paper")
     expected = {"plain-20": 9.69, "plain-56": 13.26, "ResNet-20": 8.75, "ResNet-110": 6.61, "ResNet-1202": 7.93}
     for net, theirs in expected.items():
         assert row(ours, net, 64_000)["difference_pct"] == pytest.approx(9.0 - theirs, abs=0.011), net
-    assert tables.COMPARABLE not in tables.footnotes(ours)
+    assert results.COMPARABLE not in results.footnotes(ours)
 
 
 def test_parameters_are_printed_as_in_table_6():
-    ours = tables.printed(tables.table_6(frames(PAPER.with_seeds(1)), "paper"))
+    ours = results.printed(results.table_6(frames(PAPER.with_seeds(1)), "paper"))
     counts = {each["net"]: each["params"].split()[0] for _, each in ours.iterrows()}
     printed = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M", 1202: "19.4M"}
     assert {depth: counts[f"ResNet-{depth}"] for depth in printed} == printed
 
 
 def test_an_interval_does_not_leave_what_an_error_can_be():
-    ours = tables.table_6(frames(QUICK, error=lambda trial: 0.1 + trial.seed, test_error=known, noise=0.0), "quick")
+    ours = results.table_6(frames(QUICK, error=lambda trial: 0.1 + trial.seed, test_error=known, noise=0.0), "quick")
     assert ours["test_error_low"].min() == pytest.approx(3 - 4.30265 / 3**0.5, abs=1e-4)
-    wide = tables.table_6(frames(QUICK, test_error=lambda trial: 5.0 * trial.seed, noise=0.0), "quick")
+    wide = results.table_6(frames(QUICK, test_error=lambda trial: 5.0 * trial.seed, noise=0.0), "quick")
     assert wide["test_error_low"].min() == 0
 
 
 def test_equal_seeds_claim_no_certainty_that_a_count_of_images_cannot_give():
-    equal = tables.table_6(frames(QUICK, error=lambda trial: 5.0, noise=0.0), "quick")
+    equal = results.table_6(frames(QUICK, error=lambda trial: 5.0, noise=0.0), "quick")
     net = row(equal, "ResNet-20")
     assert net["test_error_sd"] == 0
     assert net["test_error_low"] < 9.0 < net["test_error_high"]
 
 
 def test_options_stand_under_the_plain_net_of_their_depth():
-    options = tables.shortcut_table(frames(QUICK), "quick")
+    options = results.shortcut_table(frames(QUICK), "quick")
     names = ["plain-{}", "ResNet-{} (A)", "ResNet-{} (B)", "ResNet-{} (C)"]
     assert list(options["net"]) == [name.format(depth) for depth in (20, 56) for name in names]
     assert options["params"].is_monotonic_increasing  # B and C pay for their projections
 
 
 def test_a_written_table_keeps_its_numbers_and_escapes_for_its_reader(table, tmp_path):
-    text, notes = tables.printed(table), tables.footnotes(table)
-    tables.write(tables.Table("table_6", "Table 6", table, text, notes), tmp_path)
+    text, notes = results.printed(table), results.footnotes(table)
+    printing.write(printing.Table("table_6", "Table 6", table, text, notes), tmp_path)
     with (tmp_path / "table_6.csv").open() as file:
         net = next(each for each in csv.DictReader(file) if each["net"] == "ResNet-20")
     assert float(net["test_error_pct"]) == pytest.approx(7.0)
@@ -134,16 +135,16 @@ def test_a_written_table_keeps_its_numbers_and_escapes_for_its_reader(table, tmp
 
 def test_latex_and_markdown_survive_special_characters():
     text = pd.DataFrame({"a_b": ["50 % & {more} | $x^2$ \\"]})
-    assert r"50 \% \& \{more\} | \$x\textasciicircum{}2\$ \textbackslash{} \\" in tables.latex(text)
-    assert "\\|" in tables.markdown(text)
+    assert r"50 \% \& \{more\} | \$x\textasciicircum{}2\$ \textbackslash{} \\" in printing.latex(text)
+    assert "\\|" in printing.markdown(text)
 
 
 def test_an_experiment_that_is_not_planned_gives_an_empty_table():
     none = frames(QUICK)
     none = type(none)(none.finals.query("experiments == 'learning-rate'"), none.curves, none.layers)
-    for build in (tables.table_6, tables.shortcut_table):
+    for build in (results.table_6, results.shortcut_table):
         assert len(build(none, "quick")) == 0
-        assert len(tables.printed(build(none, "quick"))) == 0
+        assert len(results.printed(build(none, "quick"))) == 0
 
 
 def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
@@ -161,7 +162,7 @@ def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
 
 
 def test_a_row_has_the_letter_of_what_it_departs_in_besides_and_a_footnote_explains_it(table):
-    text, notes = tables.printed(table), tables.footnotes(table)
+    text, notes = results.printed(table), results.footnotes(table)
     letters = {(each["net"], each["iterations"]): each["also"] for _, each in text.iterrows()}
     assert letters["plain-20", "360"] == letters["ResNet-56", "360"] == "a"
     assert letters["ResNet-110", "360"] == letters["plain-110", "360"] == "b"
@@ -173,32 +174,33 @@ def test_a_row_has_the_letter_of_what_it_departs_in_besides_and_a_footnote_expla
 
 
 def test_rows_that_depart_alike_have_no_letters():
-    ours = tables.table_6(frames(PAPER), "paper")
-    assert "also" not in tables.printed(ours)
-    assert tables.footnotes(ours)[-1].endswith("in all rows: bn_batch: 128 (paper: 64).")
-    faithful = ours.assign(deviations="")
-    assert tables.footnotes(faithful)[-1].endswith("in all rows: none.")
+    ours = results.table_6(frames(PAPER), "paper")
+    assert "also" not in results.printed(ours)
+    assert results.footnotes(ours)[-1].endswith("in all rows: bn_batch: 128 (paper: 64).")
+    faithful = ours.assign(deviations=[()] * len(ours))
+    assert results.footnotes(faithful)[-1].endswith("in all rows: none.")
 
 
 def test_letters_and_shared_footnote_add_up_to_the_deviations_of_each_row(table):
-    shared, own = tables.departures(table["deviations"])
+    shared, own = results.departures(table["deviations"])
     for departed, row in zip(own, table["deviations"], strict=True):
-        assert sorted([*shared, *departed]) == sorted(row.split("; "))
+        assert {*shared, *departed} == {*row}
 
 
 @pytest.mark.parametrize("profile", [QUICK, PAPER], ids=lambda profile: profile.name)
 def test_the_ledger_has_every_field_in_which_a_condition_departs(profile):
-    numbers = tables.ledger(frames(profile).finals).numbers
+    numbers = meta.deviations(frames(profile).finals).numbers
+    plan = {trial.id: trial for trial in planned(profile)}
     for trial in planned(profile):
         here = numbers[numbers["condition"] == trial.condition]
-        ours = [f"{row.field}: {row.ours} (paper: {row.paper})" for row in here.itertuples() if row.field]
-        assert ours == deviations(trial)
+        ours = tuple(Deviation(row.field, row.ours, row.paper) for row in here.itertuples() if row.field)
+        assert ours == deviations(trial, plan)
         assert len(here) == max(len(ours), 1)
 
 
 def test_the_ledgers_print_names_every_net_and_what_no_field_shows():
     study = frames(QUICK)
-    table = tables.ledger(study.finals)
+    table = meta.deviations(study.finals)
     assert set(", ".join(table.text["nets"]).split(", ")) == set(study.finals["title"])
     assert set(DEVIATIONS) <= set(table.notes)
     deep = table.text[table.text["experiments"] == "depth-scaling"].iloc[0]
@@ -207,65 +209,69 @@ def test_the_ledgers_print_names_every_net_and_what_no_field_shows():
 
 
 def test_replications_stand_beside_ours_only_where_ours_are_comparable():
-    quick = tables.replications(tables.table_6(frames(QUICK), "quick"))
+    quick = paper_tables.replications(results.table_6(frames(QUICK), "quick"))
     ours = quick.numbers[quick.numbers["result_of"] == "this study"]
     assert list(ours["layers"]) == [20, 32, 44, 56, 110, 1202] and ours["error"].isna().all()
-    assert set(quick.text.iloc[1][["20", "110", "1202"]]) == {tables.DASH}
-    study = tables.replications(tables.table_6(frames(PAPER, test_error=known, noise=0.0), "paper"))
+    assert set(quick.text.iloc[1][["20", "110", "1202"]]) == {printing.DASH}
+    study = paper_tables.replications(results.table_6(frames(PAPER, test_error=known, noise=0.0), "paper"))
     assert set(study.text.iloc[1][["20", "32", "44", "56", "110", "1202"]]) == {"4.00 ± 1.58 (5)"}
     assert (quick.place, study.place) == ("paper", "measured")
 
 
 def test_every_replication_is_printed_once_with_how_it_was_chosen():
-    table = tables.replications(tables.table_6(frames(QUICK), "quick"))
+    table = paper_tables.replications(results.table_6(frames(QUICK), "quick"))
     assert table.text.iloc[0]["110"] == "6.61 ± 0.16 (5)"  # never the best of five
     others = table.numbers[~table.numbers["result_of"].isin(("the paper", "this study"))]
-    results = [result for other in paper.replications() for result in other["results"]]
-    expected = sum(len(errors) for result in results for errors in result["errors"].values())
+    expected = sum(
+        len(errors)
+        for other in paper.replications()
+        for result in other["results"]
+        for errors in result["errors"].values()
+    )
     assert len(others) == expected and (others["chosen"] != "").all()
     akamaster = table.text[table.text["result of"].str.startswith("akamaster")].iloc[0]
     assert (akamaster["20"], akamaster["1202"], akamaster["chosen"]) == ("8.27", "6.18", "best test iterate")
     cells = " / ".join(table.text.iloc[2:][["20", "32", "44", "56", "110", "1202"]].to_numpy().ravel())
-    assert len([cell for cell in cells.split(" / ") if cell != tables.DASH]) == expected
+    assert len([cell for cell in cells.split(" / ") if cell != printing.DASH]) == expected
 
 
 def test_the_protocol_table_has_a_row_an_ambiguity():
-    table = tables.protocol()
+    table = meta.protocol()
     assert list(table.numbers["id"]) == [each["id"] for each in paper.ambiguities()]
     assert (table.text != "").all(axis=None)
 
 
 def test_the_coverage_table_accounts_for_every_value():
-    numbers = tables.covered().numbers.set_index("place")
+    numbers = meta.coverage().numbers.set_index("place")
     parts = numbers[["reproduced", "counted", "quoted", "not_reproduced"]].sum(axis=1)
     assert (parts == numbers["values"]).all() and numbers["values"].sum() == len(list(reproduced.values()))
     assert numbers.loc["table_6", "reproduced"] == 8 and numbers.loc["figure_4", "reproduced"] == 8
 
 
-def test_every_table_is_latex_that_needs_no_package(tmp_path):
+def test_every_table_is_ascii_latex_without_a_bare_special_character(tmp_path):
     for table in tables.every(frames(QUICK), "quick"):
-        tables.write(table, tmp_path)
+        printing.write(table, tmp_path)
         tex = (tmp_path / f"{table.name}.tex").read_text()
         assert tex.isascii() and not re.search(r"(?<!\\)[%&#_](?! )", tex.split(r"\end{tabular}")[1])
 
 
 def test_every_number_of_an_untrained_table_is_the_papers():
     study = frames(QUICK)
-    table = tables.evaluated(10, study)
+    table = paper_tables.evaluated(10, study)
     voc = paper.table("table_10")
     assert len(table.numbers) == 3 * 21
     for row in voc["rows"]:
         here = table.numbers[(table.numbers["net"] == row["net"]) & (table.numbers["data"] == row["data"])]
         assert list(here["paper"]) == [row["map"], *row["ap"]]
         assert list(here["measure"]) == ["map", *voc["classes"]]
-    assert "— (28.54)" in set(tables.evaluated(2, study).text["top1"])
-    assert set(tables.evaluated(3, study).text["top1"]) > {"—"}  # GoogLeNet's is not printed
+    assert "— (28.54)" in set(paper_tables.evaluated(2, study).text["top1"])
+    assert set(paper_tables.evaluated(3, study).text["top1"]) > {"—"}  # GoogLeNet's is not printed
 
 
 @pytest.mark.parametrize("number", paper_numbers.TABLES)
 def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(number):
     study = tabled(frames(QUICK))
-    numbers = tables.evaluated(number, study).numbers
+    numbers = paper_tables.evaluated(number, study).numbers
     ours, theirs = numbers[numbers["n"] > 0], numbers[(numbers["n"] == 0) & numbers["paper"].notna()]
     assert len(ours) and (ours["n"] == 5).all() and (ours["low"] < ours["mean"]).all()
     assert ours["mean"].to_numpy() == pytest.approx(ours["paper"].astype(float).to_numpy())
@@ -273,25 +279,25 @@ def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(nu
     others = "VGG|GoogLeNet|PReLU|BN-inception|OverFeat"
     named = theirs["loc_net"] if number == 13 else theirs["method"] if "method" in theirs else theirs["measure"]
     assert named.str.contains(others).all()
-    assert not any("not evaluated" in note for note in tables.evaluated(number, study).notes)
+    assert not any("not evaluated" in note for note in paper_tables.evaluated(number, study).notes)
 
 
 def test_a_cell_has_mean_deviation_interval_n_the_papers_number_and_the_difference():
     study = tabled(frames(QUICK), change=lambda number, value: value + 1)
-    cell = tables.evaluated(2, study).text["top1"][1]
+    cell = paper_tables.evaluated(2, study).text["top1"][1]
     assert cell == "29.54 ± 0.15 [29.35, 29.73], n 5 (28.54) +1.00"
-    elsewhere = tables.evaluated(2, tabled(frames(QUICK), data="folder:flowers"))
+    elsewhere = paper_tables.evaluated(2, tabled(frames(QUICK), data="folder:flowers"))
     assert elsewhere.text["top1"][1] == "28.54 ± 0.15 [28.35, 28.73], n 5 (28.54)"  # not comparable: no difference
     assert elsewhere.numbers["difference"].isna().all()
 
 
 def test_table_1_and_the_cifar_counts_are_computed_and_agree_with_the_paper():
-    ours = tables.table_1().numbers
+    ours = paper_tables.table_1().numbers
     counted = paper.table("table_1")["counted"]
     names = ("plain_18_or_18A", "plain_34_or_34A", *(f"resnet_{n}_B_stride_in_1x1" for n in (50, 101, 152)))
     assert list(ours["params"]) == [counted[name]["params"] for name in names]
     assert (ours["difference"].abs() < 0.1e9).all()
-    cifar = tables.cifar_architecture().numbers
+    cifar = paper_tables.cifar_architecture().numbers
     for row, theirs in zip(cifar.to_dict("records"), paper.table("cifar_architecture")["rows"], strict=True):
         assert {option: row[f"params_{option}"] for option in "ABC"} == theirs["params"]
         assert row["shortcuts"] == theirs["shortcuts"]
@@ -302,33 +308,33 @@ def test_what_selecting_gains_is_a_number():
     """Last iterates of 2, 3 and 4 %; each run was best 0.5 points before its end."""
     study = frames(QUICK, test_error=known, noise=0.0)
     study.finals["best_test_error_pct"] = study.finals["test_error_pct"] - 0.5
-    numbers = tables.selection(study).numbers
+    numbers = results.selection(study).numbers
     found = numbers[numbers["net"] == "plain-56"].iloc[0]
     assert (found["last"], found["best"], found["best_seed"], found["best_of_all"]) == (3.0, 2.5, 2.0, 1.5)
     assert found["selection_bias"] == 1.5 and math.isnan(found["validated"])
-    assert row(tables.selection(study).text, "plain-56", "360")["best by validation"] == tables.DASH
+    assert row(results.selection(study).text, "plain-56", "360")["best by validation"] == printing.DASH
 
 
 def test_recalibrated_batch_norm_is_a_column_beside_the_last_iterate_or_a_dash():
     study = frames(QUICK, test_error=known, noise=0.0)
     before = study.finals["title"] == "plain-56"
     study.finals.loc[before & (study.finals["seed"] == 1), "recalibrated_test_error_pct"] = math.nan
-    table = tables.selection(study)
+    table = results.selection(study)
     found = table.numbers[table.numbers["net"] == "ResNet-20"].iloc[0]
     assert (found["recalibrated"], found["recalibrated_minus_last"]) == (2.5, -0.5)
     text = row(table.text, "plain-56", "360")
-    assert text["last, recalibrated"] == text["recalibrated minus last"] == tables.DASH
+    assert text["last, recalibrated"] == text["recalibrated minus last"] == printing.DASH
 
 
 def test_the_controls_say_what_was_expected_and_what_was_found():
-    table = tables.negative_controls(frames(QUICK, noise=1.0))
+    table = results.negative_controls(frames(QUICK, noise=1.0))
     text = table.text.set_index("quantity")
     assert text.loc["test error of plain-56", "expected"] == "90"
     rate = text.loc["verdicts on test error, over splits of each net's seeds"]
     assert rate["n"] == "240" and re.fullmatch(r"\d+\.\d\d \(\d+\)", rate["found"])
     assert table.notes[-1].startswith("Expected error or difference outside the interval: ")
     leak = frames(QUICK, noise=0.1, shuffled=lambda trial: 80.0 if trial.model.depth == 56 else 90.0)
-    note = tables.negative_controls(leak).notes[-1]
+    note = results.negative_controls(leak).notes[-1]
     assert "test error of plain-56;" in note and "test error of plain-56 minus plain-20;" in note
 
 
@@ -345,7 +351,7 @@ def test_the_table_of_quantities_names_the_critical_depth():
     def rising(trial: Trial) -> float:
         return 0.1 * trial.model.depth if trial.model.family == "plain" and trial.model.depth > 32 else 1.0
 
-    table = tables.measured_quantities(frames(QUICK, error=rising, noise=0.01))
+    table = results.measured_quantities(frames(QUICK, error=rising, noise=0.01))
     assert "Critical depth of plain nets in training error: between 32 and 44 layers." in table.notes
     assert "Critical depth of residual nets in training error: nowhere up to 110 layers." in table.notes
     # gaps of both families, benefits and shortcuts for two errors; generalisation gaps and three targets
@@ -356,9 +362,9 @@ def test_the_table_of_quantities_names_the_critical_depth():
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian's texlive-latex-base)")
 def test_every_table_compiles_as_latex(tmp_path):
     rendered = tables.every(frames(QUICK, outcomes=diverged_and_missing), "quick")
-    lines = [r"\documentclass{article}", r"\begin{document}", r"\tiny"]
+    lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", r"\tiny"]
     for table in rendered:
-        tables.write(table, tmp_path)
+        printing.write(table, tmp_path)
         lines += [rf"\input{{{table.name}.tex}}", ""]
     (tmp_path / "all.tex").write_text("\n".join([*lines, r"\end{document}"]))
     done = subprocess.run(
@@ -374,10 +380,10 @@ def test_every_table_compiles_as_latex(tmp_path):
 
 def of_detectors(values: dict[str, tuple[float, ...]], protocol: str = names.SINGLE_SCALE) -> Frames:
     """The paper profile's normalisation experiment; `values`: mAP by seed of the detectors whose titles end so."""
-    study = load(planned(PAPER, [paper_numbers.NORMALISATION]), [])
+    study = load(planned(PAPER, [detection_normalisation.NAME]), [])
     rows = []
     for end, maps in values.items():
-        of = study.finals[study.finals["title"].str.endswith(end) & study.finals["id"].str.startswith("faster")]
+        of = study.finals[study.finals["title"].str.endswith(end) & (study.finals["task"] == DETECTION)]
         assert len(of) == 2
         for trial, value in zip(of.to_dict("records"), maps, strict=False):
             about = {"ids": trial["id"], "experiments": trial["experiments"], "title": trial["title"], "run_id": "r"}
@@ -387,7 +393,7 @@ def of_detectors(values: dict[str, tuple[float, ...]], protocol: str = names.SIN
 
 
 def test_normalisations_are_compared_with_the_papers_seed_by_seed():
-    (table,) = tables.normalisation(of_detectors({"ResNet-101": (70.0, 80.0), "(GroupNorm)": (71.0, 83.0)}))
+    (table,) = detection.normalisation(of_detectors({"ResNet-101": (70.0, 80.0), "(GroupNorm)": (71.0, 83.0)}))
     rows = table.numbers.set_index("detector")
     assert rows.index[0] == "Faster R-CNN, ResNet-101" and pd.isna(rows["difference"].iloc[0])
     of_group = rows.loc["Faster R-CNN, ResNet-101 (GroupNorm)"]
@@ -397,21 +403,21 @@ def test_normalisations_are_compared_with_the_papers_seed_by_seed():
 
 
 def test_a_seed_that_only_one_of_two_normalisations_has_is_in_no_difference():
-    (table,) = tables.normalisation(of_detectors({"ResNet-101": (70.0, 80.0), "(GroupNorm)": (71.0,)}))
+    (table,) = detection.normalisation(of_detectors({"ResNet-101": (70.0, 80.0), "(GroupNorm)": (71.0,)}))
     of_group = table.numbers.set_index("detector").loc["Faster R-CNN, ResNet-101 (GroupNorm)"]
     assert of_group["difference"] == 1.0 and pd.isna(of_group["difference_low"])
 
 
 def test_detectors_are_listed_by_protocol_and_only_where_they_are_planned():
     quick = load(planned(QUICK), [])
-    assert tables.detectors(quick) == tables.normalisation(quick) == []
+    assert detection.detectors(quick) == detection.normalisation(quick) == []
     untrained, trained = (
         of_detectors({"ResNet-101": (each,)}, protocol)
         for each, protocol in ((1.0, "untrained"), (70.0, "single scale"))
     )
     both = replace(trained, evaluations=pd.concat([trained.evaluations, untrained.evaluations]))
-    (table,) = tables.detectors(both)
+    (table,) = detection.detectors(both)
     assert table.text["protocol"].tolist() == ["untrained", "single scale"]
     assert table.text["detection mAP"].tolist() == ["1.00, n 1", "70.00, n 1"]
-    (nothing,) = tables.detectors(replace(both, evaluations=both.evaluations.iloc[:0]))
+    (nothing,) = detection.detectors(replace(both, evaluations=both.evaluations.iloc[:0]))
     assert nothing.text.empty and list(nothing.text.columns) == ["detector", "condition", "split", "protocol"]

@@ -23,7 +23,7 @@ from click.testing import CliRunner
 from analysis import runs
 from analysis.decision import evaluate
 from analysis.verdicts import counted
-from commands import mlflow_report, screenshots, ui
+from commands import mlflow_report, ports, screenshots, ui
 from dashboards import views
 from experiments import EXPERIMENTS, name_of, plain_vs_residual, planned
 from experiments.profiles import PROFILES, QUICK, SMOKE
@@ -142,7 +142,7 @@ def test_without_a_store_a_rendering_logs_nothing_and_makes_none(execution: Exec
 
 def test_a_store_whose_runs_are_on_a_server_is_not_served(execution: Execution) -> None:
     layout.create(execution.storage)
-    done = CliRunner().invoke(ui.command, ["--storage", str(execution.storage)])
+    done = CliRunner().invoke(ui.ui_command, ["--storage", str(execution.storage)])
     assert isinstance(done.exception, InputError) and "has no mlflow.db: its runs are on a server" in str(
         done.exception
     )
@@ -150,9 +150,9 @@ def test_a_store_whose_runs_are_on_a_server_is_not_served(execution: Execution) 
 
 
 def test_another_port_is_taken_where_one_is_in_use() -> None:
-    with socket.create_server((ui.HOST, 0)) as taken:
+    with socket.create_server((ports.HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        assert port < ui.free_port(port) < port + 100
+        assert port < ports.free_port(port) < port + 100
 
 
 @contextlib.contextmanager
@@ -249,7 +249,7 @@ def test_screenshots_without_a_page_or_without_runs_of_the_profile_are_refused(
         ("smoke", tmp_path / "none", "has runs of no profile, and not of smoke"),
     ):
         words = ["--profile", profile, "--storage", str(storage), "--results", str(results)]
-        refused = CliRunner().invoke(screenshots.command, words).exception
+        refused = CliRunner().invoke(screenshots.screenshots_command, words).exception
         assert isinstance(refused, InputError) and message in str(refused)
         (results / "smoke").mkdir(parents=True, exist_ok=True)
         (results / "smoke" / "index.html").write_text("a page")

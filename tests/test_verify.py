@@ -1,9 +1,9 @@
 """`verify` tells a file that is as it was rendered, and shows what the store holds, from one that is or does not."""
 
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -16,7 +16,7 @@ from experiments.profiles import SMOKE
 from study.store.account import Account, Outcome
 from study.store.records import Run, add_evaluations, seal_result, table_digest
 
-ROOT = Path(__file__).parents[1]
+Verify = Callable[..., tuple[int, dict[str, Any]]]
 
 
 def outcome(trial) -> str:
@@ -40,20 +40,23 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return where
 
 
-def verify(file: Path, store: Path) -> tuple[int, dict]:
-    command = [sys.executable, "-m", "experiments", "verify", str(file), "--storage", str(store), "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    return done.returncode, json.loads(done.stdout) if done.stdout else {"error": done.stderr}
+@pytest.fixture
+def verify(command: Callable[..., Any]) -> Callable[..., tuple[int, dict[str, Any]]]:
+    def run(file: Path, store: Path) -> tuple[int, dict[str, Any]]:
+        code, out, err = command("verify", file, "--storage", store, "--json")
+        return code, json.loads(out) if out else {"error": err}
+
+    return run
 
 
-def test_a_file_as_it_was_rendered_is_current_and_its_code_is_named(rendered: Path) -> None:
+def test_a_file_as_it_was_rendered_is_current_and_its_code_is_named(verify: Verify, rendered: Path) -> None:
     for name in ("figures/figure_6.png", "tables/table_6.md", "index.html"):
         code, said = verify(rendered / "results" / "smoke" / name, rendered / "store")
         assert (code, said["verdict"]) == (0, "current")
         assert "sealed results" in said["reasons"][0] and "rendered by commit abc" in said["reasons"][1]
 
 
-def test_a_changed_or_a_foreign_file_is_altered(rendered: Path) -> None:
+def test_a_changed_or_a_foreign_file_is_altered(verify: Verify, rendered: Path) -> None:
     folder = rendered / "results" / "smoke"
     path = folder / "tables" / "table_1.md"
     before = path.read_text()
@@ -66,7 +69,7 @@ def test_a_changed_or_a_foreign_file_is_altered(rendered: Path) -> None:
     assert (code, said["verdict"]) == (1, "altered") and "did not write it" in said["reasons"][0]
 
 
-def test_new_other_and_lost_results_make_a_file_stale(rendered: Path, tmp_path: Path) -> None:
+def test_new_other_and_lost_results_make_a_file_stale(verify: Verify, rendered: Path, tmp_path: Path) -> None:
     runs = planted(SMOKE)
     lost, other, *_ = (run for run in runs if run.trial.model.title == "ResNet-56")
     records = other.records.set_column(
@@ -82,7 +85,7 @@ def test_new_other_and_lost_results_make_a_file_stale(rendered: Path, tmp_path: 
     assert gone == f"results that it shows and the store lacks: 1 ({lost.trial.id})"
 
 
-def test_an_evaluation_that_came_later_makes_a_file_stale(rendered: Path, tmp_path: Path) -> None:
+def test_an_evaluation_that_came_later_makes_a_file_stale(verify: Verify, rendered: Path, tmp_path: Path) -> None:
     runs = planted(SMOKE, outcomes=outcome)
     fill(tmp_path, runs)
     assert verify(rendered / "results" / "smoke" / "tables" / "table_2.md", tmp_path)[1]["verdict"] == "current"
@@ -93,7 +96,7 @@ def test_an_evaluation_that_came_later_makes_a_file_stale(rendered: Path, tmp_pa
     assert said["reasons"] == [f"other evaluations than it shows: 1 ({runs[0].trial.id})"]
 
 
-def test_what_is_no_rendered_file_is_refused_in_one_line(rendered: Path, tmp_path: Path) -> None:
+def test_what_is_no_rendered_file_is_refused_in_one_line(verify: Verify, rendered: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.png").touch()
     for file, why in ((tmp_path / "none.png", "there is no file"), (tmp_path / "mine.png", "is in no results folder")):
         code, said = verify(file, rendered / "store")

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from commands.options import Selection, select
-from commands.status import Onlooker, Tracked, tracked
-from commands.watch import HOST, Site, serving
+from commands.onlooker import Onlooker, Tracked, tracked
+from commands.options import Choice, Selection, select
+from commands.ports import HOST
+from commands.server import serving
+from commands.watch import Site
 from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.run import launch as launching
@@ -31,20 +33,20 @@ ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
 
 
-def answer(port: int, path: str, method: str = "GET", host: str = "") -> tuple[int, dict[str, str], bytes]:
+def answer(port: int, path: str, method: str = "GET", host: str = "") -> tuple[int, http.client.HTTPMessage, bytes]:
     """Status, headers and content, of a path that no client tidies up."""
     connection = http.client.HTTPConnection(HOST, port, timeout=10)
     connection.putrequest(method, path, skip_host=True)
     connection.putheader("Host", host or f"{HOST}:{port}")
     connection.endheaders()
-    said = connection.getresponse()
-    content = said.read()
+    response = connection.getresponse()
+    content = response.read()
     connection.close()
-    return said.status, dict(said.headers), content
+    return response.status, response.headers, content
 
 
 def selection(execution: Execution, trials: list[Trial]) -> Selection:
-    return Selection(SMOKE, {trial: ["test"] for trial in trials}, execution, {})
+    return Selection(SMOKE, {trial: ["test"] for trial in trials}, execution)
 
 
 @pytest.fixture
@@ -94,7 +96,7 @@ def test_it_answers_to_the_names_of_this_machine_only(port: int) -> None:
 
 def test_it_only_reads(port: int) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS"):
-        assert answer(port, "/status.json", method)[0] == 501
+        assert answer(port, "/status.json", method)[0] == 405
 
 
 @pytest.mark.parametrize(
@@ -148,16 +150,7 @@ def test_watching_renders_what_is_there_and_writes_nothing_into_the_store(
     store: Execution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = {
-        "seeds": None,
-        "data": "",
-        "held_out": 0,
-        "tracking_uri": "",
-        "data_root": store.data_root,
-        "local": True,
-    }
-    place = {"profile": "smoke", "experiments": "plain-vs-residual", "storage": store.storage}
-    selected = select(options | place)
+    selected = select(Choice(profile="smoke", experiments="plain-vs-residual"), store)
     trials = selected.trials
     launching.launch(trials[:2], store, {trial.id: {"profile": "smoke"} for trial in trials}, lambda *_: None)
     before = files(store.storage)

@@ -9,10 +9,9 @@ TINY = replace(
     name="tiny",
     scales={learning_rate.NAME: profiles.Nets(nets=(("plain", 32), ("residual", 20)), seeds=1)},
 )
-profiles.PROFILES += (TINY,)
+PROFILE = f"{__file__}:TINY"  # as --profile takes it
 
 if __name__ == "__main__":
-    from commands.options import main
-    from commands.study import cli
+    from commands.app import main
 
-    main(cli)
+    main("experiments")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 import yaml
@@ -24,6 +24,27 @@ IMAGENET_ITERATIONS = 600_000  # Sec. 3.4
 @cache
 def _yaml(name: str) -> Any:
     return yaml.safe_load((_FOLDER / name).read_text(encoding="utf-8"))
+
+
+Row = dict[str, Any]  # of a table of the paper: the columns that it prints, other ones in every table
+
+
+class Table(TypedDict):
+    """A table of the paper. `results` and `counts` are the columns that hold its numbers; the others name the net."""
+
+    title: str
+    section: str
+    rows: list[Row]
+    data: NotRequired[str]
+    results: NotRequired[list[str]]
+    counts: NotRequired[list[str]]
+    classes: NotRequired[list[str]]
+    testing: NotRequired[str]
+    note: NotRequired[str]
+    vgg: NotRequired[dict[str, Row]]
+    counted: NotRequired[dict[str, dict[str, float]]]
+    stages: NotRequired[Any]
+    outputs: NotRequired[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,29 +75,30 @@ def _claim(paper: Mapping[str, Any], digitised: Sequence[str] = (), **fields: st
     return Claim(paper=MappingProxyType(paper), digitised=tuple(digitised), **fields)
 
 
-def table(name: str) -> dict[str, Any]:
-    """One of 'table_1' to 'table_14' or 'cifar_architecture': title, section, rows and what else it prints."""
+def table(name: str) -> Table:
+    """One of 'table_1' to 'table_14' or 'cifar_architecture'."""
     check_choice("table", name, _yaml("tables.yaml"))
-    return deepcopy(_yaml("tables.yaml")[name])
+    table: Table = deepcopy(_yaml("tables.yaml")[name])
+    return table
 
 
-def protocol() -> dict[str, list[dict[str, Any]]]:
+def protocol() -> dict[str, list[Row]]:
     """How the paper trains and tests, by topic: what, value, status, section, and a trial's fields that hold it."""
     return deepcopy(_yaml("protocol.yaml")["protocol"])
 
 
-def ambiguities() -> list[dict[str, Any]]:
+def ambiguities() -> list[Row]:
     """What the paper leaves open: id, question, section, readings, evidence, ours, the code (`where`) and fields."""
     return deepcopy(_yaml("protocol.yaml")["ambiguities"])
 
 
-def replications(nets: str = "cifar10") -> list[dict[str, Any]]:
+def replications(nets: str = "cifar10") -> list[Row]:
     """Others' errors of 'cifar10', 'cifar10_other_nets' or 'imagenet': name, source, read, recipe, results."""
     check_choice("nets", nets, _yaml("replications.yaml"))
     return deepcopy(_yaml("replications.yaml")[nets])
 
 
-def coverage() -> dict[str, dict[str, Any]]:
+def coverage() -> dict[str, Row]:
     """By table or figure: `by` which experiments its results are reproduced, or the `reason` why by none."""
     return deepcopy(_yaml("coverage.yaml"))
 

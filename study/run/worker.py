@@ -4,7 +4,6 @@ Owns the order of things: restore, train, checkpoint, seal. Runs in whatever pro
 the trial's folder alone: it knows neither launcher nor MLflow, and waits for neither.
 """
 
-import json
 import logging
 import platform
 import tempfile
@@ -24,8 +23,8 @@ from study.run.attempt import Attempt
 from study.run.machine import device_of, memory_allowed, set_up_torch
 from study.spec import InputError, Trial
 from study.store import atomic, provenance
-from study.store.account import Outcome, read_account
-from study.store.layout import Store, TrialFolder
+from study.store.account import Outcome, claim, read_account
+from study.store.layout import Store
 from study.tasks.kinds import task_of
 from study.tasks.task import Evaluator, Finals, Record, Stopped
 from study.training import checkpoints, memory
@@ -57,7 +56,7 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
     folder = execution.trial_folder(trial.id)
     execution.batch_share(trial)
     _check_storage(execution)
-    _check_folder(folder, trial)
+    claim(folder, trial)
     sealed = read_account(folder).outcome
     if sealed.is_result:  # by an attempt whose end its launcher did not see
         return sealed
@@ -280,16 +279,6 @@ def _check_storage(execution: Execution) -> None:
             f"{platform.node()} does not see the storage {execution.storage}; mount it at the same path on every node,"
             " or choose a storage that all of them see"
         )
-
-
-def _check_folder(folder: Path, trial: Trial) -> None:
-    """Refuse a folder that another specification wrote under this id."""
-    path, spec = TrialFolder(folder).spec, json.dumps(trial.to_dict(), indent=2).encode()
-    present = atomic.read(path)
-    if present is None:
-        atomic.write(path, spec)
-    elif present != spec:
-        raise InputError(f"{path} holds another specification than {trial.id}; move {folder} away")
 
 
 def _yes(value: bool) -> str:

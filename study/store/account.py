@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
+from study.spec import InputError, Trial
 from study.store import atomic
 from study.store.layout import TrialFolder
 
@@ -84,7 +85,27 @@ def read_account(folder: Path) -> Account:
 def write_account(folder: Path, account: Account) -> None:
     """Replace the account in a trial's folder. Raises `OSError`."""
     assert account.outcome not in (Outcome.UNUSABLE, Outcome.MISSING)
-    atomic.write(TrialFolder(folder).account, json.dumps(asdict(account), indent=1).encode())
+    atomic.write(TrialFolder(folder).account, encoded(account))
+
+
+def encoded(account: Account) -> bytes:
+    """The content of `run.json`."""
+    return json.dumps(asdict(account), indent=1).encode()
+
+
+def specification(trial: Trial) -> bytes:
+    """The content of `spec.json`."""
+    return json.dumps(trial.to_dict(), indent=2).encode()
+
+
+def claim(folder: Path, trial: Trial) -> None:
+    """Write the specification into the trial's folder. Raises `InputError` if another one is there under its id."""
+    path, spec = TrialFolder(folder).spec, specification(trial)
+    present = atomic.read(path)
+    if present is None:
+        atomic.write(path, spec)
+    elif present != spec:
+        raise InputError(f"{path} holds another specification than {trial.id}; move {folder} away")
 
 
 def has_result(folder: Path) -> bool:

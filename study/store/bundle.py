@@ -1,20 +1,16 @@
-"""Results in one portable file, `NAME.zip`: its format, its checks, and how several sites' bundles become one.
+"""Results in one portable file, `NAME.zip`: the folders of its trials as a store has them, and a manifest.
 
-manifest.json           format, schema and protocol; each trial with its tags and seal; SHA-256 of the other members
-runs.parquet            a row a trial, for readers that do not have this code
-curves.parquet          a row a record, with its trial's id
-layers.parquet          a row a layer, at the start and at the end of training, with its trial's id
-evaluations.parquet     a row an evaluation beyond the curves, with its trial's id
-weights/ID.checkpoint   the last state of the trials chosen
+manifest.json       format, schema and protocol; ids of the trials and their runs; SHA-256 of the other members
+trials/ID/          spec.json, run.json, records.parquet, layers.parquet, evaluations.parquet (`layout.py`), and
+                    checkpoints/ with the last state of the trials chosen
 
+Equal runs make equal members. Bundles of format 1 are read, too (`old_bundles.py`).
 Knows neither torch nor MLflow, so that results can be read where these are not installed.
 """
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,22 +18,16 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from typing import IO, Any, cast
 
 from study.spec import PROTOCOL, SCHEMA, Data, InputError, Trial
-from study.store import records
-from study.store.account import Outcome
+from study.store import atomic, old_bundles, records
+from study.store.account import Account, Outcome, encoded, specification
+from study.store.layout import Store
 from study.store.records import Run, joined_evaluations
 
-FORMAT = 1  # raise when readers of the format before cannot read the new one
-MANIFEST, RUNS, CURVES, LAYERS = "manifest.json", "runs.parquet", "curves.parquet", "layers.parquet"
-EVALUATIONS = "evaluations.parquet"
-ID = ("id", pa.string())
-SEALS = {"records": "records", "sha256": "records_sha256"}  # the manifest's names of two tags
+FORMAT = 2  # raise when readers of the format before cannot read the new one
+MANIFEST = "manifest.json"
 WHERE = (  # tags that tell one run of a trial from another
     *("machine", "device", "processes", "threads", "segments", "compiled", "deterministic", "data_digest"),
     *("python", "torch", "torchvision", "ray", "mlflow", "numpy", "git_commit", "git_patch"),
@@ -70,8 +60,9 @@ class Bundle:
     @cached_property
     def weights(self) -> dict[str, Weights]:
         """Of the trials, by id, whose last state is in the bundle; nothing is read before they are opened."""
-        root = zipfile.Path(self.path)
-        return {run.trial.id: root / name for run in self.runs if (name := _member(run)) in self.manifest["members"]}
+        root, member = zipfile.Path(self.path), _weights if self.manifest["format"] > 1 else _old_weights
+        names = {run.trial.id: member(run) for run in self.runs if run.records is not None}
+        return {id: root / name for id, name in names.items() if name in self.manifest["members"]}
 
 
 @dataclass(frozen=True)
@@ -107,33 +98,28 @@ def write(
     runs, weights = sorted(runs, key=lambda run: run.trial.id), weights or {}
     ids = [run.trial.id for run in runs]
     assert len(set(ids)) == len(ids) and set(weights) <= set(ids)
-    manifest = {
-        **{"format": FORMAT, "schema": SCHEMA, "protocol": PROTOCOL, "code": code},
-        **{"when": datetime.now(UTC).isoformat(timespec="seconds"), "profile": profile},
-        **{"scope": asdict(scope or Scope()), "resolved": list(resolved), "trials": [_entry(run) for run in runs]},
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "protocol": PROTOCOL,
+        "code": code,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "profile": profile,
+        "scope": asdict(scope or Scope()),
+        "resolved": list(resolved),
+        "trials": [{"id": run.trial.id, "run_id": run.run_id} for run in runs],
     }
-    members: dict[str, bytes | Weights] = {
-        RUNS: _parquet(pa.Table.from_pylist(_rows(runs))),
-        CURVES: _parquet(_curves_of(runs)),
-        LAYERS: _parquet(_layers_of(runs)),
-        EVALUATIONS: _parquet(_evaluations_of(runs)),
-        **{_member(run): weights[run.trial.id] for run in runs if run.trial.id in weights},
-    }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    members: dict[str, bytes | Weights] = {}
+    for run in runs:
+        members |= _folder(run)
+        if run.trial.id in weights:
+            members[_weights(run)] = weights[run.trial.id]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                manifest["members"] = {name: _add(archive, name, content) for name, content in members.items()}
-                _add(archive, MANIFEST, json.dumps(manifest, indent=1).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with atomic.replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+            manifest["members"] = {name: _add(archive, name, content) for name, content in members.items()}
+            _add(archive, MANIFEST, json.dumps(manifest, indent=1).encode())
     except OSError as error:
         raise InputError(f"bundle {path} cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def read(path: Path) -> Bundle:
@@ -211,84 +197,39 @@ def _by_iteration(run: Run) -> dict[int, str]:
     return {record["iteration"]: json.dumps(record) for record in run.records.to_pylist()}
 
 
-def _member(run: Run) -> str:
-    return f"weights/{run.trial.id}.checkpoint"
+def _folder(run: Run) -> dict[str, bytes]:
+    """The files of the run's folder, by their names in the bundle. Raises `InputError` as `write`."""
+    files = Store(Path()).trial(run.trial.id)
+    tags = {name: run.tags[name] for name in sorted(run.tags)}
+    account = Account(outcome=run.outcome, reason=run.tags.get("reason", ""), tags=tags)
+    contents = {files.spec: specification(run.trial), files.account: encoded(account)}
+    if run.records is not None:
+        if not run.records.schema.equals(records.columns(run.trial)):
+            raise InputError(
+                f"the curve of {run.trial.id} has other columns than this code writes; export it with the code that"
+                f" wrote it (commit {run.tags.get('git_commit', 'unknown')})"
+            )
+        contents[files.records] = records.parquet(records.verified(run.records, run.tags, run.trial.id))
+    if run.layers is not None:
+        contents[files.layers] = records.parquet(records.verified_layers(run.layers, run.tags, run.trial.id))
+    if run.evaluations is not None:
+        contents[files.evaluations] = records.parquet(run.evaluations)
+    return {path.as_posix(): content for path, content in contents.items()}
 
 
-def _entry(run: Run) -> dict[str, Any]:
-    """What the manifest says of a run."""
-    return {
-        **{"id": run.trial.id, "spec": run.trial.to_dict(), "run_id": run.run_id, "outcome": run.outcome.value},
-        **{name: run.tags.get(tag) for name, tag in SEALS.items()},
-        "tags": {name: run.tags[name] for name in sorted(run.tags) if name not in SEALS.values()},
-    }
+def _weights(run: Run) -> str:
+    assert run.records is not None
+    return Store(Path()).trial(run.trial.id).checkpoint(run.records["iteration"][-1].as_py()).as_posix()
 
 
-def _rows(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """The rows of `runs.parquet`."""
-    return [
-        {
-            **{
-                "id": run.trial.id,
-                "condition": run.trial.condition,
-                "run_id": run.run_id,
-                "outcome": run.outcome.value,
-            },
-            **{name: getattr(run.trial.model, name) for name in ("family", "block", "depth", "shortcut", "width")},
-            **{"data": run.trial.data.name, "iterations": run.trial.recipe.iterations, "seed": run.trial.seed},
-            **{"spec": json.dumps(run.trial.to_dict()), "tags": json.dumps(run.tags, sort_keys=True)},
-        }
-        for run in runs
-    ]
-
-
-def _curves_of(runs: Iterable[Run]) -> pa.Table:
-    """`curves.parquet`: where there are detectors, their columns follow those of classifiers."""
-    tables = [_curve(run) for run in runs if run.records is not None]
-    return pa.concat_tables([pa.schema([ID, *records.COLUMNS]).empty_table(), *tables], promote_options="default")
-
-
-def _curve(run: Run) -> pa.Table:
-    """The rows of `curves.parquet` that are one run's."""
-    assert run.records is not None and run.outcome.is_result
-    if not run.records.schema.equals(records.columns(run.trial)):
-        raise InputError(
-            f"the curve of {run.trial.id} has other columns than this code writes; export it with the code that wrote"
-            f" it (commit {run.tags.get('git_commit', 'unknown')})"
-        )
-    return _with_id(records.verified(run.records, run.tags, run.trial.id), run)
-
-
-def _layers_of(runs: Iterable[Run]) -> pa.Table:
-    """`layers.parquet`."""
-    tables = [
-        _with_id(records.verified_layers(run.layers, run.tags, run.trial.id), run)
-        for run in runs
-        if run.layers is not None
-    ]
-    return pa.concat_tables([pa.schema([ID, *records.LAYERS]).empty_table(), *tables])
-
-
-def _evaluations_of(runs: Iterable[Run]) -> pa.Table:
-    """`evaluations.parquet`."""
-    tables = [_with_id(run.evaluations, run) for run in runs if run.evaluations is not None]
-    return pa.concat_tables([pa.schema([ID, *records.EVALUATIONS]).empty_table(), *tables])
-
-
-def _with_id(table: pa.Table, run: Run) -> pa.Table:
-    return table.add_column(0, ID[0], pa.array([run.trial.id] * table.num_rows, ID[1]))
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
+def _old_weights(run: Run) -> str:
+    return old_bundles.weights_member(run.trial)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes | Weights) -> str:
     """Add a member, piece by piece because weights are large. Returns its SHA-256."""
     info, sha = zipfile.ZipInfo(name), hashlib.sha256()  # without a date: equal content is an equal member
-    if name == MANIFEST:
+    if isinstance(content, bytes):
         info.compress_type = zipfile.ZIP_DEFLATED
     source = io.BytesIO(content) if isinstance(content, bytes) else content.open("rb")
     with source, archive.open(info, "w", force_zip64=True) as member:
@@ -306,23 +247,37 @@ def _bundle(archive: zipfile.ZipFile, path: Path) -> Bundle:
     manifest = _manifest(archive, path)
     for name, digest in manifest["members"].items():
         _check(archive, name, digest, path)
-    runs, curves = (pq.read_table(io.BytesIO(archive.read(name))) for name in (RUNS, CURVES))
-    layers, evaluations = _layers_of([]), _evaluations_of([])  # a bundle from before there were any
-    if LAYERS in manifest["members"]:
-        layers = pq.read_table(io.BytesIO(archive.read(LAYERS)))
-    if EVALUATIONS in manifest["members"]:
-        evaluations = pq.read_table(io.BytesIO(archive.read(EVALUATIONS)))
     scope = manifest["scope"]
-    found = Bundle(
+    return Bundle(
         path=path,
         profile=manifest["profile"],
         scope=Scope(**scope | {"data": Data.from_dict(scope["data"]) if scope["data"] else None}),
-        runs=[_run(entry, curves, layers, evaluations, path) for entry in manifest["trials"]],
+        runs=list(_runs(archive, manifest, path)),
         manifest=manifest,
     )
-    if runs.to_pylist() != _rows(found.runs):
-        raise InputError(f"{path}: {RUNS} and {MANIFEST} say different things of the trials; {AGAIN}")
-    return found
+
+
+def _runs(archive: zipfile.ZipFile, manifest: dict[str, Any], path: Path) -> Iterator[Run]:
+    """The runs as they were exported. Raises `InputError` for a specification of another id, and altered tables."""
+    store = Store(cast(Path, zipfile.Path(archive)))
+    old = old_bundles.Contents(archive, manifest["members"]) if manifest["format"] == 1 else None
+    for entry in manifest["trials"]:
+        id = entry["id"]
+        if Path(id).name != id:  # importing would write outside the store
+            raise InputError(f"{path}: the id {id} cannot be the name of a folder; {AGAIN}")
+        try:
+            trial = Trial.from_dict(entry["spec"] if old else json.loads(atomic.read(store.trial(id).spec) or b""))
+        except ValueError as error:
+            raise InputError(f"{path}: the specification of {id} is wrong ({error}); {AGAIN}") from None
+        if trial.id != id:
+            raise InputError(f"{path}: the specification of {id} gives the id {trial.id}; {AGAIN}")
+        try:
+            run = old.run(entry, trial) if old else records.run_in(store.trial(id).path, trial, entry["run_id"])
+        except InputError as error:
+            raise InputError(f"{path}: {error}; {AGAIN}") from None
+        if run.outcome == Outcome.MISSING:
+            raise InputError(f"{path}: the account of {id} cannot be read; {AGAIN}")
+        yield run
 
 
 def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
@@ -333,7 +288,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
         manifest = json.loads(archive.read(MANIFEST))
     except (*_DAMAGE, ValueError):
         raise InputError(f"{path}: {MANIFEST} is damaged; {AGAIN}") from None
-    if manifest["format"] > FORMAT:
+    if not 1 <= manifest["format"] <= FORMAT:
         raise InputError(f"{path} has format {manifest['format']}, this code reads up to {FORMAT}; update this code")
     ids = manifest["schema"], manifest["protocol"]
     if ids != (SCHEMA, PROTOCOL):
@@ -355,33 +310,3 @@ def _check(archive: zipfile.ZipFile, name: str, digest: str, path: Path) -> None
         sha.update(b"and not even readable")
     if sha.hexdigest() != digest:
         raise InputError(f"{path}: {name} is damaged or missing (its checksum differs); {AGAIN}")
-
-
-def _run(entry: dict[str, Any], curves: pa.Table, layers: pa.Table, evaluations: pa.Table, path: Path) -> Run:
-    """A run as it was exported. Raises `InputError` for another specification than its id's, and altered tables."""
-    try:
-        trial = Trial.from_dict(entry["spec"])
-    except InputError as error:
-        raise InputError(f"{path}: the specification of {entry['id']} is wrong ({error}); {AGAIN}") from None
-    if trial.id != entry["id"]:
-        raise InputError(f"{path}: the specification of {entry['id']} gives the id {trial.id}; {AGAIN}")
-    if Path(trial.id).name != trial.id:  # importing would write outside the store
-        raise InputError(f"{path}: the id {trial.id} cannot be the name of a folder; {AGAIN}")
-    tags, curve, its_layers, tested = dict(entry["tags"]), None, None, None
-    outcome = Outcome(entry["outcome"])
-    if outcome.is_result:
-        tags |= {tag: entry[name] for name, tag in SEALS.items()}
-        its_columns = [name for name in records.columns(trial).names if name in curves.column_names]
-        curve, tested = _rows_of(trial, curves).select(its_columns), _rows_of(trial, evaluations)
-        try:
-            records.verified(curve, tags, trial.id)
-            if "layers_sha256" in tags:
-                its_layers = _rows_of(trial, layers)
-                records.verified_layers(its_layers, tags, trial.id)
-        except InputError as error:
-            raise InputError(f"{path}: {error}; {AGAIN}") from None
-    return Run(entry["run_id"], trial, outcome, tags, curve, its_layers, tested or None)
-
-
-def _rows_of(trial: Trial, table: pa.Table) -> pa.Table:
-    return table.filter(pc.equal(table["id"], trial.id)).drop_columns(["id"])

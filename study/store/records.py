@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from study.spec import DetectionTrial, InputError, Trial
-from study.store import atomic
+from study.store import atomic, layout
 from study.store.account import Account, Outcome, read_account, write_account
 from study.store.layout import TrialFolder
 
@@ -118,12 +118,51 @@ def write_records(folder: Path, records: list[dict[str, Any]] | pa.Table, schema
     return _write(TrialFolder(folder).records, records, schema)
 
 
-def _write(path: Path, rows: list[dict[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
+def _write(path: Path, rows: Sequence[Mapping[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
     table = rows if isinstance(rows, pa.Table) else pa.Table.from_pylist(rows, schema=schema)
+    atomic.write(path, parquet(table))
+    return table
+
+
+def parquet(table: pa.Table) -> bytes:
+    """The table as a Parquet file; equal tables give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
-    atomic.write(path, buffer.getvalue())
-    return table
+    return buffer.getvalue()
+
+
+def assembled(
+    run_id: str, trial: Trial, outcome: Outcome, tags: dict[str, str], content: Callable[[str], bytes | None], name: str
+) -> Run:
+    """A run of the files of a trial's folder, wherever these are: `content` returns that of the file so named.
+
+    Raises `InputError`, which names the run `name`, for files that cannot be read or are not what the tags seal.
+    """
+    if not outcome.is_result:
+        return Run(run_id, trial, outcome, tags, None)
+
+    def table(file: str) -> pa.Table | None:
+        data = content(file)
+        try:
+            return None if data is None else pq.read_table(io.BytesIO(data))
+        except pa.ArrowException as error:
+            raise InputError(f"{file} of {name} cannot be read ({str(error).splitlines()[0]})") from None
+
+    curve = table(layout.RECORDS)
+    curve = verified(columns(trial).empty_table() if curve is None else curve, tags, name)
+    layers = table(layout.LAYERS) if "layers_sha256" in tags else None
+    if "layers_sha256" in tags:
+        layers = verified_layers(LAYERS.empty_table() if layers is None else layers, tags, name)
+    evaluations = table(layout.EVALUATIONS)
+    if evaluations is not None and tags.get("evaluations_sha256"):
+        verified_evaluations(evaluations, tags, name)
+    return Run(run_id, trial, outcome, tags, curve, layers, evaluations)
+
+
+def run_in(folder: Path, trial: Trial, run_id: str = "") -> Run:
+    """The run that a trial's folder holds, in a store or in a bundle. Raises `InputError` as `assembled`."""
+    account = read_account(folder)
+    return assembled(run_id, trial, account.outcome, account.tags, lambda file: atomic.read(folder / file), folder.name)
 
 
 def read_records(folder: Path) -> pa.Table:

@@ -32,9 +32,9 @@ from planted import frames
 from analysis import claims, figures, statistics
 from analysis.comparisons import Part, Tested
 from analysis.decision import evaluate
+from analysis.sequential import looks, see
 from analysis.statistics import ALPHA, bootstrap_interval, estimate, p_sign_flips
 from analysis.verdicts import Kind
-from commands.decide import looks, see
 from experiments import controls, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
 from experiments.profiles import QUICK, Depths, Nets, Profile
 from study.spec import Trial

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import psutil
 import requests
 import torch
-from tiny import TINY
+from tiny import PROFILE, TINY
 
 from experiments import planned
 from study.execution import Execution
@@ -107,7 +107,7 @@ class Study(Processes):
     """One launch of the small study by the real command line."""
 
     def __init__(self, where: str | Path, log: Path, *more: str, entry: str = "tests/tiny.py", **environment: str):
-        command = [sys.executable, str(ROOT / entry), "run", "--profile", TINY.name, "--experiments", "learning-rate"]
+        command = [sys.executable, str(ROOT / entry), "run", "--profile", PROFILE, "--experiments", "learning-rate"]
         command += ["--checkpoint-seconds", "0.5", "--storage", str(where), *more]
         super().__init__(command, log, **environment)
 

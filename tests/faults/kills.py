@@ -28,7 +28,7 @@ import torch
 from study.store.account import read_account
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tiny import TINY
+from tiny import PROFILE, TINY
 
 from experiments import planned
 from study.execution import Execution
@@ -103,7 +103,7 @@ class Study:
         self.launches = 0
 
     def start(self) -> None:
-        arguments = ["run", "--profile", "tiny", "--experiments", "learning-rate", "--seeds", str(self.seeds)]
+        arguments = ["run", "--profile", PROFILE, "--experiments", "learning-rate", "--seeds", str(self.seeds)]
         arguments += ["--checkpoint-seconds", "0.5", "--storage", str(self.storage), "--tracking-uri", self.uri]
         self.log = self.storage.with_suffix(".log")
         out = self.log.open("a")
@@ -167,7 +167,7 @@ class Study:
 def undisturbed_study(folder: Path, seeds: int) -> dict[str, Any]:
     """Outcome, records and final weights of every trial, from the plain loop."""
     storage = folder / "undisturbed"
-    arguments = ["run", "--profile", "tiny", "--experiments", "learning-rate", "--seeds", str(seeds), "--local"]
+    arguments = ["run", "--profile", PROFILE, "--experiments", "learning-rate", "--seeds", str(seeds), "--local"]
     command = [sys.executable, str(ROOT / "tests" / "tiny.py"), *arguments, "--storage", str(storage)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     execution = Execution(storage=storage, data_root=ROOT / "data")

@@ -1,11 +1,8 @@
 """Reads the runs of trials back from MLflow, verified against their seals. Writes nothing, nor settles a store."""
 
-import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
@@ -16,7 +13,7 @@ from study.store import layout
 from study.store.account import Outcome
 from study.store.mlflow import client
 from study.store.mlflow.tags import EVALUATED, PICTURED, STATUS, STUDY, VERSION
-from study.store.records import Run, verified, verified_evaluations, verified_layers
+from study.store.records import Run, assembled
 
 MEND = "delete what is wrong in MLflow (make ui); the next launch shows the trial's folder again, or trains it"
 
@@ -52,7 +49,16 @@ def _read(
     run, run_id = candidates[0], " and ".join(sorted(run.info.run_id for run in candidates))
     tags = dict(run.data.tags)
     outcome = tags.get("outcome", "")
-    curve = layers = evaluations = None
+
+    def content(file: str) -> bytes | None:
+        if file == layout.EVALUATIONS and not tags.get(EVALUATED):
+            return None
+        try:
+            return client.fetch(execution, run, file)
+        except (OSError, MlflowException) as error:
+            mlflow.get_run(run.info.run_id)  # raises if not the file is at fault but MLflow is out of reach
+            raise InputError(f"{file} of run {run_id} cannot be read ({client.first_line(error)})") from None
+
     try:
         if len(candidates) > 1:
             raise InputError(f"runs {run_id} are of one trial, and neither is used")
@@ -60,33 +66,14 @@ def _read(
             raise InputError(f"run {run_id} has another specification than the trial of its id")
         if outcome not in STATUS:
             raise InputError(f"run {run_id} has the outcome {outcome!r}, which is none of {', '.join(STATUS)}")
-        if records and Outcome(outcome).is_result:
-            curve = _table(layout.RECORDS, verified, mlflow, run, execution)
-            if "layers_sha256" in tags:
-                layers = _table(layout.LAYERS, verified_layers, mlflow, run, execution)
-            if tags.get(EVALUATED):
-                evaluations = _table(layout.EVALUATIONS, verified_evaluations, mlflow, run, execution)
+        result = Run(run_id, trial, Outcome(outcome), tags, None)
+        if records:
+            result = assembled(run_id, trial, result.outcome, tags, content, f"run {run_id}")
     except InputError as error:
         return Run(run_id, trial, Outcome.UNUSABLE, tags | {"reason": f"{error}; {MEND}"}, None)
     for name in (EVALUATED, PICTURED):
         tags.pop(name, None)  # they are about this copy, not about the trial
-    return Run(run_id, trial, Outcome(outcome), tags, curve, layers, evaluations)
-
-
-def _table(
-    file: str,
-    check: Callable[[pa.Table, dict[str, str], str], pa.Table],
-    mlflow: MlflowClient,
-    run: MlflowRun,
-    execution: Execution,
-) -> pa.Table:
-    run_id = run.info.run_id
-    try:
-        table = pq.read_table(io.BytesIO(client.fetch(execution, run, file)))
-    except (OSError, MlflowException, pa.ArrowException) as error:
-        mlflow.get_run(run_id)  # raises if not the file is at fault but MLflow is out of reach
-        raise InputError(f"{file} of run {run_id} cannot be read ({client.first_line(error)})") from None
-    return check(table, run.data.tags, f"run {run_id}")
+    return result
 
 
 def _has_specification(tags: Mapping[str, str], trial: Trial) -> bool:
