@@ -13,7 +13,8 @@ TEST = "test_error_pct"
 
 def serving(finals: pd.DataFrame, experiment: str) -> pd.DataFrame:
     """The rows of the trials that serve an experiment."""
-    return finals[[experiment in experiments.split(",") for experiments in finals["experiments"]]]
+    serves = finals["experiments"].map(lambda names: experiment in names.split(",")).astype(bool)
+    return finals[serves]  # of no rows, too, all columns
 
 
 def beside_plain(finals: pd.DataFrame) -> pd.DataFrame:

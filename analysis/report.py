@@ -25,10 +25,11 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from plotly.offline import get_plotlyjs
 
-from analysis import charts, figures, files, tables, templates, verdicts
+from analysis import files, pictures, tables, templates, verdicts
 from analysis.decision import evaluate
 from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import NAMED, Problem, problems
+from analysis.pictures import interactive, static
 from analysis.runs import WITHOUT_RESULT, Frames, thinned
 from analysis.tables import printing, results
 from analysis.verdicts import Verdict
@@ -73,14 +74,15 @@ def write(
     rendered = tables.every(frames, profile.name)
     for table in rendered:
         printing.write(table, folder / "tables")
-    shown, pictures = {chart.name: chart for chart in charts.drawn(frames)}, []
-    for name, figure in figures.drawn(frames, profile.name):
-        figures.save(figure, folder / "figures", name)
-        svg = "" if name in shown else figures.inline(figure, name)
-        title = name.replace("_", " ").capitalize()
-        pictures.append({"name": name, "title": title, "svg": svg, "caption": figures.caption(figure)})
+    made = {picture.name: picture for picture in pictures.made(frames, profile.name)}
+    shown, printed = {name: interactive.draw(made[name]) for name in pictures.CHARTS}, []
+    for name in pictures.FIGURES:
+        figure = static.draw(made[name])
+        static.save(figure, folder / "figures", name)
+        svg = "" if name in shown else static.inline(figure, name)
+        printed.append({"name": name, "title": made[name].title, "svg": svg, "caption": made[name].caption})
     facts, known = dict(provenance or {}), problems(frames.finals, profile, others or {})
-    files.write(folder / "index.html", _page(frames, profile, judged, rendered, shown, pictures, facts, known, lecture))
+    files.write(folder / "index.html", _page(frames, profile, judged, rendered, shown, printed, facts, known, lecture))
     if lecture:
         notebooks(folder)
     files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))
@@ -191,8 +193,8 @@ def _page(
     profile: Profile,
     judged: Sequence[Verdict],
     rendered: Sequence[printing.Table],
-    shown: Mapping[str, charts.Chart],
-    pictures: Sequence[Mapping[str, str]],
+    shown: Mapping[str, interactive.Chart],
+    printed: Sequence[Mapping[str, str]],
     facts: Mapping[str, str],
     known: Sequence[Problem],
     lecture: bool,
@@ -214,11 +216,11 @@ def _page(
         testable=verdicts.ranked(judged),
         untestable=[verdict for verdict in judged if not verdict.testable],
         charts=shown,
-        drawing=_json({"panels": panels, "templates": charts.templates()}),
+        drawing=_json({"panels": panels, "templates": interactive.templates()}),
         plotly=Markup(get_plotlyjs()),
         mlflow=MLFLOW,
-        figures=[picture for picture in pictures if picture["name"].startswith("figure_")],
-        pictures=[picture for picture in pictures if not picture["name"].startswith("figure_")],
+        figures=[picture for picture in printed if picture["name"].startswith("figure_")],
+        pictures=[picture for picture in printed if not picture["name"].startswith("figure_")],
         timed=_timed(frames.finals),
         tables=[table for table in rendered if table.place is printing.Place.MEASURED and len(table.numbers)],
         ledger=[table for table in rendered if table.place is printing.Place.DEVIATIONS],

@@ -59,7 +59,7 @@ def see(outcome: Tested | Counted, look: Look) -> Seen:
         return Seen(look=look, outcome=outcome, verdict=Kind.UNDECIDED, reason=reason, n=n, runs=used)
     p, side, part = weigh(parts)
     p = min(1.0, 2 * p) if side is Kind.SUPPORTED else p  # against, it is two-sided
-    found = estimate(part.values, part.resolution, 1 - look.level)
+    estimated = estimate(part.values, part.resolution, 1 - look.level)
     at = f"; two-sided p {in_figures(p)} at look {look.number}, of level {look.level:.2g}."
     return Seen(
         look=look,
@@ -69,8 +69,8 @@ def see(outcome: Tested | Counted, look: Look) -> Seen:
         n=n,
         runs=used,
         p=p,
-        effect=found.mean,
-        interval=(found.low, found.high),
+        effect=estimated.mean,
+        interval=(estimated.low, estimated.high),
         unit=part.unit,
     )
 

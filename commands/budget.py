@@ -22,11 +22,11 @@ def totals(plan: Plan, costs: Costs) -> dict[str, Any]:
     for name, rate in (("price", costs.price), ("watts", costs.watts)):
         if rate is not None and not 0 <= rate < math.inf:
             raise InputError(f"{name} {rate} must be a number of at least 0")
-    cpu_hours = sum(each.seconds * each.share.all_cpus for each in plan.todo) / 3600
-    gpu_hours = sum(each.seconds * each.share.all_gpus for each in plan.todo) / 3600
+    cpu_hours = sum(forecast.seconds * forecast.share.all_cpus for forecast in plan.todo) / 3600
+    gpu_hours = sum(forecast.seconds * forecast.share.all_gpus for forecast in plan.todo) / 3600
     hours = gpu_hours if plan.on_gpu else cpu_hours
     return {
-        "total_seconds": sum(each.seconds for each in plan.todo),
+        "total_seconds": sum(forecast.seconds for forecast in plan.todo),
         "makespan_seconds": placement.makespan(plan.placed.values()),
         "cpu_hours": cpu_hours,
         "gpu_hours": gpu_hours,
@@ -38,7 +38,7 @@ def totals(plan: Plan, costs: Costs) -> dict[str, Any]:
 
 def storage_bytes(plan: Plan) -> int:
     """What the trials still to run will leave in the storage."""
-    return sum(cost.checkpoint_bytes(each.trial) + cost.record_bytes(each.trial) for each in plan.todo)
+    return sum(cost.checkpoint_bytes(forecast.trial) + cost.record_bytes(forecast.trial) for forecast in plan.todo)
 
 
 def check_budget(plan: Plan, costs: Costs) -> None:
@@ -78,7 +78,7 @@ def over_budget(plan: Plan, costs: Costs) -> str:
 
 def most_bytes(plan: Plan) -> int:
     """The most that the storage will have grown by: what is kept, and two more checkpoints of each running trial."""
-    checkpoints = sorted((cost.checkpoint_bytes(each.trial) for each in plan.todo), reverse=True)
+    checkpoints = sorted((cost.checkpoint_bytes(forecast.trial) for forecast in plan.todo), reverse=True)
     return storage_bytes(plan) + 2 * sum(checkpoints[: plan.at_once])
 
 

@@ -158,13 +158,13 @@ def _outcome(claim: Claim, selected: Selection, logged: Iterable[Run] = ()) -> T
 def _over_budget(spent: Iterable[Forecast], plan: Plan, costs: Costs) -> str:
     """How far what this command has spent and what the plan would add are over its budget; '' where they are not."""
     together = [*spent, *plan.todo]
-    return over_budget(make_plan(together, {each.trial.id for each in together}, plan.nodes), costs)
+    return over_budget(make_plan(together, {forecast.trial.id for forecast in together}, plan.nodes), costs)
 
 
-def _taken(plan: Plan, said: Accounts) -> Iterator[Forecast]:
+def _taken(plan: Plan, known: Accounts) -> Iterator[Forecast]:
     """The forecasts of the trials that the plan ran, with the seconds that they took."""
-    for each in plan.todo:
-        yield replace(each, seconds=float(said[each.trial.id].tags["seconds"]))
+    for forecast in plan.todo:
+        yield replace(forecast, seconds=float(known[forecast.trial.id].tags["seconds"]))
 
 
 def _line(seen: Seen) -> str:
@@ -196,7 +196,7 @@ def _conclude(selected: Selection, deciding: Deciding, seen: Sequence[Seen], end
         "reason": reason,
         "runs": seen[-1].runs if seen else [],
         "alpha": ALPHA,
-        "looks": [_row(each) for each in seen],
+        "looks": [_row(look) for look in seen],
         "command": shlex.join(["python", "-m", "experiments", "run", *sys.argv[2:]]),
         "provenance": provenance.tags(),
     }

@@ -1,6 +1,6 @@
 """`python -m experiments evaluate`: finished nets, tested as the paper tests them.
 
-Owns which nets are tested and where their numbers go: those of trials into the ledger and MLflow, those of imported
+Owns which nets are tested and where their numbers go: those of trials into the store and MLflow, those of imported
 weights to the reader alone. How nets are tested is `study/run/evaluate.py`, and the protocols' arithmetic
 `study/tasks/protocols.py`.
 """
@@ -63,7 +63,7 @@ imported = grouped(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Request:
     """Which of the selected trials are tested, and how."""
 
     protocols: tuple[str, ...] = ()
@@ -72,8 +72,8 @@ class Asked:
     again: bool = False
 
 
-asked = grouped(
-    Asked,
+request = grouped(
+    Request,
     click.option(
         "--protocol",
         "protocols",
@@ -88,12 +88,12 @@ asked = grouped(
 
 @click.command("evaluate")
 @choosing(DEVICE)
-@asked
+@request
 @imported
 @JSON
 @click.pass_context
 def evaluate_command(
-    context: click.Context, choice: Choice, execution: Execution, asked: Asked, imported: Imported, as_json: bool
+    context: click.Context, choice: Choice, execution: Execution, request: Request, imported: Imported, as_json: bool
 ) -> int:
     """Test finished nets on the validation images (of digits and CIFAR the test images), and log what they do.
 
@@ -103,40 +103,41 @@ def evaluate_command(
         for name, value in (("model", imported.model), ("stride", imported.stride)):
             if value:
                 raise InputError(f"--{name} is for --weights; leave it out, or name a file of weights")
-        return _of_trials(select(choice, execution), asked, as_json)
+        return _of_trials(select(choice, execution), request, as_json)
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
         if given and option.name not in OF_WEIGHTS:
             raise InputError(f"{option.opts[0]} is for trials; leave it out, or leave out --weights")
-    rows = _of_weights(imported, choice, execution, list(dict.fromkeys(asked.protocols)) or [CENTRE])
+    rows = _of_weights(imported, choice, execution, list(dict.fromkeys(request.protocols)) or [CENTRE])
     _print({"weights": str(imported.weights), "evaluations": rows}, as_json)
     return 0
 
 
-def _of_trials(selected: Selection, asked: Asked, as_json: bool) -> int:
+def _of_trials(selected: Selection, request: Request, as_json: bool) -> int:
     """Test those of the selected trials that are finished."""
     execution = selected.execution
-    known, trials = accounts(selected, checked=True), _chosen(selected.trials, asked.ids.split())
+    known, trials = accounts(selected, checked=True), _chosen(selected.trials, request.ids.split())
     finished = [trial for trial in trials if trial.id in known and known[trial.id].outcome == Outcome.FINISHED]
     if not finished:
         raise InputError(
             f"none of the {len(trials)} selected trials is finished in {execution.storage}; run them:"
             f" python -m experiments run --profile {selected.profile.name}"
         )
-    if asked.ensemble:
+    if request.ensemble:
         _check_ensemble(trials, finished)
+    # With torch and mlflow: seconds before wrong options are refused.
     from study.run.evaluate import Testing
     from study.run.launch import only_launcher
     from study.store.mlflow import client, mirror
 
-    tasks = _tasks(finished, asked.protocols)
+    tasks = _tasks(finished, request.protocols)
     client.create_store(execution)
     rows: list[Row] = []
     lacking: dict[str, str] = {}
     with only_launcher(execution.storage):
         for tested, protocols in tasks:
-            testing = Testing(execution, {trial.id: known[trial.id].tags for trial in tested}, asked.again)
-            if asked.ensemble:  # by id: the same nets are one ensemble, whatever selected them
+            testing = Testing(execution, {trial.id: known[trial.id].tags for trial in tested}, request.again)
+            if request.ensemble:  # by id: the same nets are one ensemble, whatever selected them
                 testing.test(sorted(tested, key=lambda trial: trial.id), protocols, together=True)
             else:
                 for trial in sorted(tested, key=lambda trial: trial.data.name):
@@ -144,11 +145,11 @@ def _of_trials(selected: Selection, asked: Asked, as_json: bool) -> int:
             rows += testing.rows
             lacking |= testing.lacking
         mirror.publish(execution, finished)
-    found = {
+    answer = {
         **{"profile": selected.profile.name, "evaluations": rows, "without_weights": lacking},
         "not_finished": [trial.id for trial in trials if trial not in finished],
     }
-    _print(found, as_json)
+    _print(answer, as_json)
     return 1 if lacking else 0
 
 
@@ -158,7 +159,7 @@ def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[list[T
     Unless any are named, classifiers are tested by the centre crop, or else detectors at a single scale. Raises
     `InputError` for a protocol that a trial cannot be tested by, or that none of them has.
     """
-
+    # With torch, as above.
     from study.tasks.detection_inference import protocols_of
     from study.tasks.protocols import check_protocol
 
@@ -232,12 +233,12 @@ def _of_weights(imported: Imported, choice: Choice, execution: Execution, protoc
     return tested_weights(imported.weights, model, data, protocols, execution)
 
 
-def _print(found: dict[str, Any], as_json: bool) -> None:
+def _print(answer: dict[str, Any], as_json: bool) -> None:
     """A table a protocol: numbers of different protocols never stand in one column."""
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(answer, indent=2))
         return
-    rows: list[Row] = found["evaluations"]
+    rows: list[Row] = answer["evaluations"]
     for protocol in dict.fromkeys(row["protocol"] for row in rows):
         tested = [row for row in rows if row["protocol"] == protocol]
         measures = [name for name in MEASURES if any(name in row for row in tested)]
@@ -248,8 +249,8 @@ def _print(found: dict[str, Any], as_json: bool) -> None:
             lines.append((*about, *numbers, str(row["images"])))
         print_aligned(lines)
         print()
-    for id, why in found.get("without_weights", {}).items():
+    for id, why in answer.get("without_weights", {}).items():
         print(f"not tested: {id}: {why}")
-    if "profile" in found:
-        new, not_finished = sum(row["new"] for row in rows), len(found["not_finished"])
+    if "profile" in answer:
+        new, not_finished = sum(row["new"] for row in rows), len(answer["not_finished"])
         print(f"{new} tested, {len(rows) - new} were already, {not_finished} trials are not finished")

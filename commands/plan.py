@@ -117,11 +117,11 @@ def probe_conditions(
 
 def rows(plan: Plan, serves: Mapping[Trial, list[str]]) -> list[dict[str, Any]]:
     """Each trial as `plan --json` prints it."""
-    return [_row(each, serves[each.trial], plan.placed.get(each.trial.id)) for each in plan.forecasts]
+    return [_row(forecast, serves[forecast.trial], plan.placed.get(forecast.trial.id)) for forecast in plan.forecasts]
 
 
-def _row(each: Forecast, experiments: list[str], placed: Placed | None) -> dict[str, Any]:
-    trial = each.trial
+def _row(forecast: Forecast, experiments: list[str], placed: Placed | None) -> dict[str, Any]:
+    trial = forecast.trial
     params, multiply_adds = cost.size(trial)
     return {
         "id": trial.id,
@@ -134,14 +134,14 @@ def _row(each: Forecast, experiments: list[str], placed: Placed | None) -> dict[
         "iterations": trial.recipe.iterations,
         "params": params,
         "multiply_adds": multiply_adds,
-        "seconds": each.seconds,
-        "predicted_from": each.source,
-        "memory_bytes": each.memory_bytes,
+        "seconds": forecast.seconds,
+        "predicted_from": forecast.source,
+        "memory_bytes": forecast.memory_bytes,
         "checkpoint_bytes": cost.checkpoint_bytes(trial),
         "record_bytes": cost.record_bytes(trial),
-        "processes": each.share.processes,
-        "cpus": each.share.all_cpus,
-        "gpus": each.share.all_gpus,
+        "processes": forecast.share.processes,
+        "cpus": forecast.share.all_cpus,
+        "gpus": forecast.share.all_gpus,
         "node": placed.node if placed else None,
         "start_seconds": round(placed.start, 1) if placed else None,
         "end_seconds": round(placed.end, 1) if placed else None,
@@ -153,20 +153,20 @@ def table(plan: Plan) -> list[tuple[str, ...]]:
     """The plan for people: a header and a row a trial, in the order in which they start."""
     heads = ("trial", "iterations", "predicted", "memory", "on disk", "takes", "starts", "on", "from")
     lines = [heads]
-    for each in plan.forecasts:
-        trial, placed = each.trial, plan.placed.get(each.trial.id)
-        takes = f"{each.share.all_gpus:.3g} GPU" if each.share.gpus else f"{each.share.all_cpus} CPU"
+    for forecast in plan.forecasts:
+        trial, placed = forecast.trial, plan.placed.get(forecast.trial.id)
+        takes = f"{forecast.share.all_gpus:.3g} GPU" if forecast.share.gpus else f"{forecast.share.all_cpus} CPU"
         lines.append(
             (
                 trial.id,
                 f"{trial.recipe.iterations:,}",
-                duration(each.seconds),
-                size(each.memory_bytes),
+                duration(forecast.seconds),
+                size(forecast.memory_bytes),
                 size(cost.checkpoint_bytes(trial) + cost.record_bytes(trial)),
                 takes,
                 duration(placed.start) if placed else "done",
                 str(placed.node + 1) if placed else "",
-                each.source,
+                forecast.source,
             )
         )
     several = len(plan.nodes) > 1
@@ -179,24 +179,24 @@ def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
     where = f"{node.cpus:g} cores" + (f" and {node.gpus:g} GPUs" if node.gpus else "")
     where += f" on each of {len(plan.nodes)} nodes" if len(plan.nodes) > 1 else ""
     hours = f"{figure(total['gpu_hours'])} GPU-hours" if plan.on_gpu else f"{figure(total['cpu_hours'])} core-hours"
-    said = [
+    lines = [
         f"{todo} of {len(plan.forecasts)} trials to run on {where}: {duration(total['makespan_seconds'])}, {hours}."
     ]
     if not todo:
-        return said
+        return lines
     free = free_bytes(root)
     room = "" if free is None else f"; {size(free)} are free there"
     kept, needed = size(total["storage_bytes"]), size(most_bytes(plan))
-    said.append(f"They will keep {kept} in {root}, and take up to {needed} while they run{room}.")
+    lines.append(f"They will keep {kept} in {root}, and take up to {needed} while they run{room}.")
     if costs.price is not None:
-        said.append(f"At {costs.price:g} an hour that is {total['money']:,.2f}.")
+        lines.append(f"At {costs.price:g} an hour that is {total['money']:,.2f}.")
     if costs.watts is not None:
-        said.append(f"At {costs.watts:g} watts that is {figure(total['kwh'])} kWh.")
-    counts = Counter(each.source for each in plan.todo)
+        lines.append(f"At {costs.watts:g} watts that is {figure(total['kwh'])} kWh.")
+    counts = Counter(forecast.source for forecast in plan.todo)
     sources = ", ".join(f"{source} for {n}" for source, n in counts.items())
     of_a_cpu = "; the constants are of a CPU core" if plan.on_gpu and "constants" in counts else ""
-    said.append(f"Where the seconds come from: {sources}{of_a_cpu} (--probe measures each condition here).")
-    return said
+    lines.append(f"Where the seconds come from: {sources}{of_a_cpu} (--probe measures each condition here).")
+    return lines
 
 
 def accuracy(pairs: Iterable[tuple[float, float]]) -> str:

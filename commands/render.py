@@ -38,10 +38,10 @@ def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bu
     """Read the bundle before any other option: what it was exported with are their defaults."""
     if path is None:
         return None
-    found = bundles.read(path)
-    scope = found.scope
-    context.default_map = {"profile": found.profile, "experiments": scope.experiments, "seeds": scope.seeds}
-    return found
+    incoming = bundles.read(path)
+    scope = incoming.scope
+    context.default_map = {"profile": incoming.profile, "experiments": scope.experiments, "seeds": scope.seeds}
+    return incoming
 
 
 BUNDLE = click.option(

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import click
 
@@ -23,6 +25,7 @@ from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError
 from study.store.layout import is_store
+from study.store.mlflow import reader
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDE, PHONE = (1440, 900), (390, 844)
@@ -67,12 +70,10 @@ def screenshots_command(name: str, storage: Path, results: Path, to: Path) -> No
 
 def _check_runs(name: str, storage: Path) -> None:
     """Raise `InputError` unless the store has runs of the profile."""
-    from study.store.mlflow import reader
-
-    there = reader.profiles(Execution(storage=storage, data_root=storage)) if is_store(storage) else {}
-    if name not in there:
+    known = reader.profiles(Execution(storage=storage, data_root=storage)) if is_store(storage) else {}
+    if name not in known:
         raise InputError(
-            f"store {storage} has runs of {', '.join(there) or 'no profile'}, and not of {name}; name another --storage"
+            f"store {storage} has runs of {', '.join(known) or 'no profile'}, and not of {name}; name another --storage"
         )
 
 
@@ -95,8 +96,6 @@ def _shoot(
 
 def _mlflow(shoot: Shoot, name: str, storage: Path) -> None:
     """The list, the charts, and one run."""
-    from study.store.mlflow import reader
-
     execution, chosen = Execution(storage=storage, data_root=storage), profile(name)
     experiment = reader.profiles(execution)[name]
     port = free_port(5000)
@@ -130,15 +129,15 @@ def _watch(shoot: Shoot, scratch: Path) -> None:
 
 @contextlib.contextmanager
 def _browser() -> Iterator[Any]:
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
+    executable = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if executable is None:
         raise InputError(f"screenshots take a browser, and none of {', '.join(BROWSERS)} is found; install Chromium")
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
         raise InputError("screenshots take the package playwright; python -m pip install playwright") from None
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield browser
         finally:
@@ -157,9 +156,6 @@ def _running(*words: str, module: str = "dashboards") -> Iterator[None]:
 
 
 def _wait_for(url: str, seconds: float = 60) -> None:
-    from urllib.error import URLError
-    from urllib.request import urlopen
-
     until = time.monotonic() + seconds
     while True:
         try:

@@ -58,10 +58,10 @@ def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -
     commit = provenance.tags()["git_commit"]
     bundle.write(out, runs, selected.profile.name, weights, scope=scope, code=commit)
     has = {run.trial.id for run in runs}
-    said = {**_counts(out, runs, weights), "missing": [trial.id for trial in selected.trials if trial.id not in has]}
+    answer = {**_counts(out, runs, weights), "missing": [trial.id for trial in selected.trials if trial.id not in has]}
     unusable = [f"{run.trial.id}: {run.tags['reason']}" for run in logged if run.outcome == Outcome.UNUSABLE]
-    said |= {"unusable": unusable} if unusable else {}
-    _print(said, as_json)
+    answer |= {"unusable": unusable} if unusable else {}
+    _print(answer, as_json)
 
 
 @click.command("import")
@@ -74,13 +74,13 @@ def import_command(path: Path, storage: str, tracking_uri: str, as_json: bool) -
     from study.run.launch import only_launcher
     from study.store.mlflow import client
 
-    found = bundle.read(path)
+    incoming = bundle.read(path)
     execution = Execution(storage=atomic.place(storage), data_root=Path("data"), tracking_uri=tracking_uri)
     client.create_store(execution)
     with only_launcher(execution.storage):
-        said = _import(found, execution)
-    _print({"bundle": str(path), **said}, as_json)
-    return 1 if said["conflicts"] else 0
+        answer = _import(incoming, execution)
+    _print({"bundle": str(path), **answer}, as_json)
+    return 1 if answer["conflicts"] else 0
 
 
 @click.command("merge")
@@ -97,12 +97,12 @@ def merge_command(paths: Sequence[Path], output: Path, prefer: Path | None, as_j
     bundles = [bundle.read(path) for path in sorted(paths, key=lambda path: path != prefer)]
     scope = _one_scope(bundles)
     runs, conflicts = bundle.merge(bundles)
-    open_ones = [each for each in conflicts if each.kept != str(prefer)]
+    open_ones = [entry for entry in conflicts if entry.kept != str(prefer)]
     if open_ones:
         _print({"bundle": None, "conflicts": open_ones}, as_json)
         return 1
     weights = _merged_weights(runs, bundles)
-    resolved = [each for one in bundles for each in one.manifest["resolved"]] + [asdict(each) for each in conflicts]
+    resolved = [entry for one in bundles for entry in one.manifest["resolved"]] + [asdict(entry) for entry in conflicts]
     commit = provenance.tags()["git_commit"]
     bundle.write(output, runs, bundles[0].profile, weights, scope=scope, code=commit, resolved=resolved)
     _print({**_counts(output, runs, weights), "resolved": conflicts}, as_json)
@@ -138,11 +138,11 @@ def _chosen_weights(chosen: str, runs: Iterable[Run], execution: Execution) -> d
     return {id: paths[id] for id in chosen.split()}
 
 
-def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
+def _import(incoming: Bundle, execution: Execution) -> dict[str, Any]:
     """Seal what the store lacks, then show it in MLflow. After a kill or an outage it may be repeated."""
     from study.store.mlflow import mirror, reader
 
-    results = [run for run in found.runs if run.records is not None]
+    results = [run for run in incoming.runs if run.records is not None]
     shown = {run.trial.id: run for run in reader.read(execution, [run.trial for run in results])}
     shown = {id: run for id, run in shown.items() if run.outcome.is_result}
     imported: list[str] = []
@@ -150,23 +150,23 @@ def _import(found: Bundle, execution: Execution) -> dict[str, Any]:
     evaluated: list[str] = []
     conflicts, weights = [], 0
     for run in results:
-        ours = _sealed(run, execution) or shown.get(run.trial.id)
-        if ours is not None and not bundle.equal(ours, run):
-            conflicts.append(bundle.conflict(ours, run, f"store {execution.storage}", str(found.path)))
+        local = _sealed(run, execution) or shown.get(run.trial.id)
+        if local is not None and not bundle.equal(local, run):
+            conflicts.append(bundle.conflict(local, run, f"store {execution.storage}", str(incoming.path)))
             continue
         try:
-            weights += _import_weights(run, found, execution)
-            if ours is None:
-                _seal(run, found, execution)
+            weights += _import_weights(run, incoming, execution)
+            if local is None:
+                _seal(run, incoming, execution)
             if _import_evaluations(run, execution):
                 evaluated.append(run.trial.id)
         except OSError as error:
             reason = error.strerror or error
             raise InputError(f"store {execution.storage} cannot be written ({reason}); then import again") from None
-        (imported if ours is None else equal).append(run.trial.id)
+        (imported if local is None else equal).append(run.trial.id)
     new = {*imported, *equal} - shown.keys() | set(evaluated)
     mirror.publish(execution, [run.trial for run in results if run.trial.id in new])
-    without = [run.trial.id for run in found.runs if run.records is None]
+    without = [run.trial.id for run in incoming.runs if run.records is None]
     return {
         **{"imported": imported, "equal": equal, "without_result": without, "weights": weights},
         "evaluated": evaluated,
@@ -185,16 +185,16 @@ def _sealed(run: Run, execution: Execution) -> Run | None:
         raise InputError(f"{error}; {MEND}") from None
 
 
-def _seal(run: Run, found: Bundle, execution: Execution) -> None:
+def _seal(run: Run, incoming: Bundle, execution: Execution) -> None:
     """Write the run into its folder as if it had been trained here; its tags say that it was not."""
     assert run.records is not None
     folder = execution.trial_folder(run.trial.id)
     claim(folder, run.trial)
     for path in (TrialFolder(folder).patch, TrialFolder(folder).trace):
         path.unlink(missing_ok=True)  # of an unfinished attempt; MLflow would show them as this run's
-    exported = int(datetime.fromisoformat(found.manifest["when"]).timestamp() * 1000)
-    origin = {"imported_from": found.path.name, "imported_run": run.run_id}
-    tags = {"profile": found.profile, **run.tags, **origin, "storage": str(execution.storage.absolute())}
+    exported = int(datetime.fromisoformat(incoming.manifest["when"]).timestamp() * 1000)
+    origin = {"imported_from": incoming.path.name, "imported_run": run.run_id}
+    tags = {"profile": incoming.profile, **run.tags, **origin, "storage": str(execution.storage.absolute())}
     account = Account(started=int(run.tags.get("started", exported)), tags=tags)
     seal_result(folder, run.outcome, run.records, account, run.layers)
     last = run.records.to_pylist()[-1]
@@ -213,19 +213,19 @@ def _import_evaluations(run: Run, execution: Execution) -> bool:
     folder = execution.trial_folder(run.trial.id)
     if run.evaluations is None or read_account(folder).outcome != Outcome.FINISHED:
         return False
-    ours = read_evaluations(folder)
-    if joined_evaluations(ours, run.evaluations) == ours:
+    local = read_evaluations(folder)
+    if joined_evaluations(local, run.evaluations) == local:
         return False
     add_evaluations(folder, run.evaluations.to_pylist())
     return True
 
 
-def _import_weights(run: Run, found: Bundle, execution: Execution) -> int:
+def _import_weights(run: Run, incoming: Bundle, execution: Execution) -> int:
     """Add the run's weights to the store if it lacks them; returns how many."""
     path = _last_state(run, execution)
-    if run.trial.id not in found.weights or path.exists():
+    if run.trial.id not in incoming.weights or path.exists():
         return 0
-    atomic.write(path, found.weights[run.trial.id].read_bytes())
+    atomic.write(path, incoming.weights[run.trial.id].read_bytes())
     return 1
 
 
@@ -243,7 +243,7 @@ def _one_scope(bundles: Sequence[Bundle]) -> Scope:
     seeds = {scope.seeds for scope in scopes}
     return Scope(
         experiments=" ".join(dict.fromkeys(name for some in names for name in some)) if all(names) else "",
-        seeds=seeds.pop() if len(seeds) == 1 else max(each or most_seeds(profile(first.profile)) for each in seeds),
+        seeds=seeds.pop() if len(seeds) == 1 else max(count or most_seeds(profile(first.profile)) for count in seeds),
         data=first.scope.data,
     )
 
@@ -264,17 +264,19 @@ def _counts(path: Path, runs: Sequence[Run], weights: dict[str, Weights]) -> dic
     return {"bundle": str(path), "runs": len(runs), "records": records, "weights": len(weights)}
 
 
-def _print(said: dict[str, Any], as_json: bool) -> None:
+def _print(answer: dict[str, Any], as_json: bool) -> None:
     """Conflicts and what is unusable a line each, then the counts; or everything as JSON."""
-    conflicts: dict[str, list[Conflict]] = {name: said[name] for name in ("conflicts", "resolved") if name in said}
+    conflicts: dict[str, list[Conflict]] = {name: answer[name] for name in ("conflicts", "resolved") if name in answer}
     if as_json:
-        print(json.dumps(said | {name: [asdict(each) for each in some] for name, some in conflicts.items()}, indent=2))
+        print(
+            json.dumps(answer | {name: [asdict(entry) for entry in some] for name, some in conflicts.items()}, indent=2)
+        )
         return
     for name, some in conflicts.items():
-        for each in some:
-            print(f"{name.removesuffix('s')}: {each}")
-    for each in said.get("unusable", ()):
-        print(f"unusable: {each}")
-    counts = {name: len(value) if isinstance(value, list) else value for name, value in said.items()}
+        for entry in some:
+            print(f"{name.removesuffix('s')}: {entry}")
+    for entry in answer.get("unusable", ()):
+        print(f"unusable: {entry}")
+    counts = {name: len(value) if isinstance(value, list) else value for name, value in answer.items()}
     path = counts.pop("bundle") or "no bundle"
     print(f"{path}: " + ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()))

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import click
 from rich.console import Console, Group
@@ -95,13 +95,11 @@ def shown(onlooker: Onlooker, console: Console) -> Iterator[None]:
 def looks(onlooker: Onlooker, over: threading.Event | None = None) -> Iterator[Standing]:
     """The study now and again, until every trial has a result, or until one look after `over` is set."""
     over = over or threading.Event()
-    while True:
-        last = over.is_set()
-        standing = onlooker.look()
-        yield standing
-        if last or standing.complete:
-            return
+    yield (standing := onlooker.look())
+    while not standing.complete and not over.is_set():
         over.wait(onlooker.rest_seconds)
+        with suppress(OSError):  # a storage that is out of reach for a while
+            yield (standing := onlooker.look())
 
 
 def show(standings: Iterable[Standing], console: Console, transient: bool = False) -> None:

@@ -58,14 +58,14 @@ def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
     """MLflow tags of each run: purpose, deviations from the paper, predicted cost."""
     tags = {}
     starts = {trial.id: trial for trial in selected.serves}
-    for each in plan.forecasts:
-        expected = {"predicted_seconds": f"{each.seconds:.2f}", "predicted_from": each.source}
-        if each.probed_gpu_bytes:
-            expected["probed_gpu_bytes"] = str(each.probed_gpu_bytes)
-        tags[each.trial.id] = {
+    for forecast in plan.forecasts:
+        expected = {"predicted_seconds": f"{forecast.seconds:.2f}", "predicted_from": forecast.source}
+        if forecast.probed_gpu_bytes:
+            expected["probed_gpu_bytes"] = str(forecast.probed_gpu_bytes)
+        tags[forecast.trial.id] = {
             "profile": selected.profile.name,
-            "experiments": ", ".join(selected.serves[each.trial]),
-            "deviations": "; ".join(map(str, deviations(each.trial, starts))) or "none",
+            "experiments": ", ".join(selected.serves[forecast.trial]),
+            "deviations": "; ".join(map(str, deviations(forecast.trial, starts))) or "none",
             **expected,
         }
     return tags

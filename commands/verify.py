@@ -58,8 +58,8 @@ def judged(path: Path, folder: Path, manifest: dict[str, Any], store: Path) -> t
         return ALTERED, [f"its SHA-256 is not the one in {folder / MANIFEST}"]
     shown, reasons = manifest["results"], []
     if (manifest["schema"], manifest["protocol"]) != (SCHEMA, PROTOCOL):
-        theirs = f"schema {manifest['schema']}, protocol {manifest['protocol']}"
-        reasons.append(f"it is of {theirs}; this code has schema {SCHEMA}, protocol {PROTOCOL}")
+        rendered_with = f"schema {manifest['schema']}, protocol {manifest['protocol']}"
+        reasons.append(f"it is of {rendered_with}; this code has schema {SCHEMA}, protocol {PROTOCOL}")
     now = {id: _seal(store, id) for id in [*shown, *manifest["without_a_result"]]}
     new = [id for id, seal in now.items() if seal and id not in shown]
     other = [id for id, seal in now.items() if seal and seal != shown.get(id, seal)]
@@ -77,10 +77,10 @@ def judged(path: Path, folder: Path, manifest: dict[str, Any], store: Path) -> t
     if reasons:
         return STALE, reasons
     facts, here = manifest["provenance"], provenance.tags()
-    said = [f"{len(shown)} sealed results of {store} are the ones it shows"]
+    grounds = [f"{len(shown)} sealed results of {store} are the ones it shows"]
     if facts.get("git_commit") != here["git_commit"]:
-        said.append(f"rendered by commit {facts.get('git_commit', 'unknown')}; this is {here['git_commit']}")
-    return CURRENT, said
+        grounds.append(f"rendered by commit {facts.get('git_commit', 'unknown')}; this is {here['git_commit']}")
+    return CURRENT, grounds
 
 
 def _seal(store: Path, id: str) -> str:

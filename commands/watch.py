@@ -145,8 +145,8 @@ class Site:
     def file(self, path: str) -> bytes | None:
         """The rendered file of an address below /page/; None for what is none, or lies outside."""
         try:
-            found = (self.folder / path).resolve()
-            return found.read_bytes() if found.is_relative_to(self.folder.resolve()) else None
+            target = (self.folder / path).resolve()
+            return target.read_bytes() if target.is_relative_to(self.folder.resolve()) else None
         except (OSError, ValueError):  # a folder, a name that is too long, or has a NUL
             return None
 

@@ -37,23 +37,23 @@ LANGUAGE_MODELS_ASIDE = "workflowType=machine_learning"  # or the UI's menu is a
 
 def views(profile: Profile) -> list[View]:
     """All trials, those without a usual end, and the comparisons that the profile plans."""
-    asked = {name for serves in planned(profile).values() for name in serves}
+    served = {name for serves in planned(profile).values() for name in serves}
     charts = [_line("train_error_pct"), _line("test_error_pct"), *map(_bars, NUMBERS[:2])]
     by_net = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "net"}]}
-    found = [View("all", "All trials", _state(), charts=False)]
+    saved = [View("all", "All trials", _state(), charts=False)]
     for key, name, experiment in (
         ("plain-and-residual", "Plain against residual", "plain-vs-residual"),
         ("shortcuts", "Shortcut options", "shortcut-options"),
         ("depth", "Depth scaling", "depth-scaling"),
     ):
-        if any(experiment in other for other in asked):
+        if any(experiment in other for other in served):
             state = _state(f"tags.experiments LIKE '%{experiment}%'") | _charts(name, charts)
             # Groups in the list only: charts of groups have colours by chance, those of runs the study's.
             state |= {"groupBy": by_net, "useGroupedValuesInCharts": False}
-            found.append(View(key, name, state, charts=True))
+            saved.append(View(key, name, state, charts=True))
     odd = "tags.outcome != 'finished' AND tags.outcome != 'running'"  # MLflow's filters know neither IN for tags nor OR
     columns = ["tags.`net`", "tags.`data`", "tags.`seed`", "tags.`outcome`", "tags.`diverged_at`", "tags.`reason`"]
-    return [*found, View("diverged-and-failed", "Diverged and failed", _state(odd, columns), charts=False)]
+    return [*saved, View("diverged-and-failed", "Diverged and failed", _state(odd, columns), charts=False)]
 
 
 def address(server: str, experiment: str, view: View) -> str:
@@ -140,5 +140,5 @@ def _bars(metric: str) -> dict[str, Any]:
 
 
 def _chart(kind: str, metric: str) -> dict[str, Any]:
-    its = {"uuid": metric, "type": kind, "metricKey": metric, "displayName": metric}
-    return its | {"runsCountToCompare": 10, "deleted": False, "isGenerated": False}
+    chart = {"uuid": metric, "type": kind, "metricKey": metric, "displayName": metric}
+    return chart | {"runsCountToCompare": 10, "deleted": False, "isGenerated": False}

@@ -17,9 +17,9 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
+from commands.exporter import Exporter, Rising, reason_class
 from commands.onlooker import Onlooker, Tracked
 from commands.options import Selection
-from commands.prometheus import Exporter, Rising, reason_class
 from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.spec import Trial

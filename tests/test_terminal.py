@@ -5,12 +5,14 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from commands.onlooker import Onlooker, Tracked, tracked
 from commands.options import Selection
+from commands.status import Standing
 from commands.terminal import follow, lines, looks, picture, shown
 from experiments import planned
 from experiments.profiles import SMOKE
@@ -93,3 +95,21 @@ def test_following_as_json_is_one_line_a_look(
     follow(selection(execution, [small()]), Console(), as_json=True)
     (line,) = capsys.readouterr().out.splitlines()
     assert [row["outcome"] for row in json.loads(line)["trials"]] == ["diverged"]
+
+
+def test_a_storage_that_is_out_of_reach_for_a_while_ends_no_view(
+    execution: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onlooker = Onlooker(selection(execution, [small()]), Tracked())
+    monkeypatch.setattr(Onlooker, "rest_seconds", 0.0)
+    standing = onlooker.look()
+    answers = iter([standing, OSError("out of reach"), standing, replace(standing, rows=[])])
+
+    def look() -> Standing:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(onlooker, "look", look)
+    assert [len(seen.rows) for seen in looks(onlooker)] == [1, 1, 0]

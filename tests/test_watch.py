@@ -79,7 +79,9 @@ def test_the_numbers_are_those_of_the_store(site: Site, port: int) -> None:
     assert status == 200 and headers["Content-Type"] == "application/json" and headers["Cache-Control"] == "no-store"
     assert now["sentence"] == "0 of 4 trials have a result, 1 running, 2 waiting, 1 failed."
     assert (now["planned"], now["counts"]["waiting"], now["interval"], now["page"]) == (4, 2, None, 0)
-    assert [(row["iteration"], row["iterations"]) for row in now["running"]] == [(12, 24)]
+    assert [(row["title"], row["iteration"], row["iterations"]) for row in now["running"]] == [
+        ("ResNet-8, seed 0", 12, 24)
+    ]
     assert [row["reason"] for row in now["failures"]] == ["<b>why</b>: x"]
     assert now["remarks"] == [
         "No launch is running: make degradation-study starts one, or goes on where the last one stopped."

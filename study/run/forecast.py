@@ -46,11 +46,11 @@ class Plan:
 
     @property
     def todo(self) -> list[Forecast]:
-        return [each for each in self.forecasts if each.trial.id in self.placed]
+        return [forecast for forecast in self.forecasts if forecast.trial.id in self.placed]
 
     @property
     def on_gpu(self) -> bool:
-        return any(each.share.gpus for each in self.forecasts)
+        return any(forecast.share.gpus for forecast in self.forecasts)
 
     @property
     def at_once(self) -> int:
@@ -61,7 +61,7 @@ class Plan:
 
     @cached_property
     def _by_trial(self) -> dict[Trial, Forecast]:
-        return {each.trial: each for each in self.forecasts}
+        return {forecast.trial: forecast for forecast in self.forecasts}
 
     def __getitem__(self, trial: Trial) -> Forecast:
         return self._by_trial[trial]
@@ -73,15 +73,15 @@ def has_result(accounts: Accounts, trial: Trial) -> bool:
 
 def make_plan(forecasts: Iterable[Forecast], todo: Container[str], nodes: list[Node]) -> Plan:
     """Order the trials, longest first, and place those whose ids are in `todo`, in waves. Raises `InputError`."""
-    ordered = sorted(forecasts, key=lambda each: -each.seconds)
-    forecast_of = {each.trial.id: each for each in ordered if each.trial.id in todo}
+    ordered = sorted(forecasts, key=lambda forecast: -forecast.seconds)
+    forecast_of = {forecast.trial.id: forecast for forecast in ordered if forecast.trial.id in todo}
     placed: list[Placed] = []
-    for wave in placement.waves([each.trial for each in forecast_of.values()]):
+    for wave in placement.waves([forecast.trial for forecast in forecast_of.values()]):
         before = placement.makespan(placed)  # a wave begins when the one before has ended
         order = [(trial, forecast_of[trial.id].seconds, forecast_of[trial.id].share) for trial in wave]
         later = placement.schedule(order, nodes)
-        placed += [replace(each, start=before + each.start, end=before + each.end) for each in later]
-    return Plan(nodes, ordered, {each.trial.id: each for each in placed})
+        placed += [replace(one, start=before + one.start, end=before + one.end) for one in later]
+    return Plan(nodes, ordered, {forecast.trial.id: forecast for forecast in placed})
 
 
 def node_of(execution: Execution, gpus: int | None = None) -> Node:
@@ -133,11 +133,11 @@ def _forecast(
     trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe]
 ) -> Forecast:
     share, images = placement.share(trial, execution, node), execution.batch_share(trial)
-    found = probes.get(timing.key(*as_probed(trial, execution, node)))
-    if found is not None and on_gpu != (found.device != "cpu"):
-        found = None  # planned for GPUs on a machine without one
-    if found is not None:
-        seconds, source = found.seconds(trial.recipe), "probe"
+    probe = probes.get(timing.key(*as_probed(trial, execution, node)))
+    if probe is not None and on_gpu != (probe.device != "cpu"):
+        probe = None  # planned for GPUs on a machine without one
+    if probe is not None:
+        seconds, source = probe.seconds(trial.recipe), "probe"
     else:
         seconds, source = (
             factor * cost.predicted_seconds(trial, images),
@@ -145,10 +145,10 @@ def _forecast(
         )
     seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
     if on_gpu:
-        measured = found.memory_bytes if found else 0
+        measured = probe.memory_bytes if probe else 0
         share = placement.share(trial, execution, node, measured)
         return Forecast(trial, seconds, measured or cost.net_bytes(trial, images), share, source, measured)
-    held = cost.predicted_bytes(trial, images) if found is None else cost.BYTES_A_PROCESS + found.memory_bytes
+    held = cost.predicted_bytes(trial, images) if probe is None else cost.BYTES_A_PROCESS + probe.memory_bytes
     if allowed := cost.MARGIN * placement.allowed_bytes(share, execution, node):
         held = min(held, max(int(allowed), cost.least_bytes(trial, images)))  # in segments
     return Forecast(trial, seconds, held, share, source, 0)
@@ -173,9 +173,9 @@ def seconds_left(
     Predictions, also for running trials that cannot say yet (None), are scaled by what `finished` trials took.
     """
     factor = cost.calibration(finished, lambda trial: plan[trial].seconds)
-    said = {trial: seconds for trial, seconds in running.items() if seconds is not None}
-    unsaid = [trial for trial in (*running, *waiting) if trial not in said]
-    left = [*said.items(), *((trial, factor * plan[trial].seconds) for trial in unsaid)]
+    known = {trial: seconds for trial, seconds in running.items() if seconds is not None}
+    unknown = [trial for trial in (*running, *waiting) if trial not in known]
+    left = [*known.items(), *((trial, factor * plan[trial].seconds) for trial in unknown)]
     return placement.makespan(
         placement.schedule([(trial, seconds, plan[trial].share) for trial, seconds in left], plan.nodes)
     )

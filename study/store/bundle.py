@@ -76,7 +76,7 @@ class Conflict:
     where: dict[str, tuple[str, str]]  # tags of hardware and versions that differ: of the kept, of the dropped
 
     def __str__(self) -> str:
-        tags = "; ".join(f"{name} {ours!r} and {theirs!r}" for name, (ours, theirs) in self.where.items())
+        tags = "; ".join(f"{name} {local!r} and {incoming!r}" for name, (local, incoming) in self.where.items())
         tags = tags or "hardware and versions agree"
         return f"{self.id}: {self.kept} and {self.dropped} differ in {self.what}; {tags}"
 
@@ -151,44 +151,43 @@ def merge(bundles: Sequence[Bundle]) -> tuple[list[Run], list[Conflict]]:
     conflicts = []
     for bundle in bundles:
         for run in bundle.runs:
-            first, ours = chosen.setdefault(run.trial.id, (bundle, run))
-            if ours.records is None and run.records is not None:
+            first, local = chosen.setdefault(run.trial.id, (bundle, run))
+            if local.records is None and run.records is not None:
                 chosen[run.trial.id] = bundle, run
-            elif run.records is not None and not equal(ours, run):
-                conflicts.append(conflict(ours, run, str(first.path), str(bundle.path)))
+            elif run.records is not None and not equal(local, run):
+                conflicts.append(conflict(local, run, str(first.path), str(bundle.path)))
             elif run.evaluations is not None:
                 chosen[run.trial.id] = (
                     first,
-                    replace(ours, evaluations=joined_evaluations(ours.evaluations, run.evaluations)),
+                    replace(local, evaluations=joined_evaluations(local.evaluations, run.evaluations)),
                 )
-    return [chosen[id][1] for id in sorted(chosen)], sorted(conflicts, key=lambda found: found.id)
+    return [chosen[id][1] for id in sorted(chosen)], sorted(conflicts, key=lambda entry: entry.id)
 
 
-def equal(ours: Run, theirs: Run) -> bool:
-    """Whether two results of a trial are the same: outcome, every value of every record, evaluations that both have."""
-    results = [(run.outcome, run.tags["records_sha256"]) for run in (ours, theirs)]
-    return results[0] == results[1] and _evaluated_alike(ours, theirs)
+def equal(local: Run, incoming: Run) -> bool:
+    """Whether two results of a trial agree: outcome, every value of every record, evaluations that both have."""
+    results = [(run.outcome, run.tags["records_sha256"]) for run in (local, incoming)]
+    return results[0] == results[1] and _evaluated_alike(local, incoming)
 
 
-def _evaluated_alike(ours: Run, theirs: Run) -> bool:
-    return joined_evaluations(ours.evaluations, theirs.evaluations) == joined_evaluations(
-        theirs.evaluations, ours.evaluations
-    )
+def _evaluated_alike(local: Run, incoming: Run) -> bool:
+    first, second = local.evaluations, incoming.evaluations
+    return joined_evaluations(first, second) == joined_evaluations(second, first)
 
 
-def conflict(ours: Run, theirs: Run, kept: str, dropped: str) -> Conflict:
-    """What differs between two results of a trial, and between the machines that they are from."""
-    what = [] if ours.outcome == theirs.outcome else [f"outcome ({ours.outcome}, {theirs.outcome})"]
-    rows, others = _by_iteration(ours), _by_iteration(theirs)
+def conflict(local: Run, incoming: Run, kept: str, dropped: str) -> Conflict:
+    """The difference between two results of a trial, and between the machines that they are from."""
+    what = [] if local.outcome == incoming.outcome else [f"outcome ({local.outcome}, {incoming.outcome})"]
+    rows, others = _by_iteration(local), _by_iteration(incoming)
     iterations = sorted(rows.keys() | others.keys())
     differing = [iteration for iteration in iterations if rows.get(iteration) != others.get(iteration)]
     if differing:
         what.append(f"{len(differing)} of {len(iterations)} records, the first at iteration {differing[0]}")
-    if not _evaluated_alike(ours, theirs):
+    if not _evaluated_alike(local, incoming):
         what.append("evaluations")
-    tags = {name: (ours.tags.get(name, "unknown"), theirs.tags.get(name, "unknown")) for name in WHERE}
+    tags = {name: (local.tags.get(name, "unknown"), incoming.tags.get(name, "unknown")) for name in WHERE}
     where = {name: pair for name, pair in tags.items() if pair[0] != pair[1]}
-    return Conflict(ours.trial.id, kept, dropped, " and ".join(what), where)
+    return Conflict(local.trial.id, kept, dropped, " and ".join(what), where)
 
 
 def _by_iteration(run: Run) -> dict[int, str]:

@@ -55,8 +55,11 @@ LAYERS = pa.schema(
 # training images, about as many as the moving averages (momentum 0.1) remember.
 RECALIBRATED = ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
 RECALIBRATION_BATCHES = 20
-OF = ("split", "protocol", "measure", "nets")  # what an evaluation is of (study/tasks/names.py): one value for each
-EVALUATIONS = pa.schema([(name, pa.string()) for name in OF] + [("value", pa.float64()), ("images", pa.int64())])
+# Of these columns, whose values are in study/tasks/names.py, every evaluation has its own values.
+EVALUATION_KEY = ("split", "protocol", "measure", "nets")
+EVALUATIONS = pa.schema(
+    [(name, pa.string()) for name in EVALUATION_KEY] + [("value", pa.float64()), ("images", pa.int64())]
+)
 
 
 def columns(trial: Trial) -> pa.Schema:
@@ -73,16 +76,15 @@ def is_evaluated(record: Mapping[str, Any]) -> bool:
 class Run:
     """A trial as it was logged.
 
-    `records` has the columns that `columns` says; None unless the trial has a result, or what it has so far was asked
-    for.
-    `layers` has those of `LAYERS`; None unless the trial finished, and of runs from before layers were measured.
-    `evaluations` has those of `EVALUATIONS`; None where there are none.
+    `records` has the columns `columns(trial)`; None unless the trial has a result, or its curve so far was requested.
+    `layers` has the columns `LAYERS`; None unless the trial finished, and of runs from before layers were measured.
+    `evaluations` has the columns `EVALUATIONS`; None where there are none.
     """
 
     run_id: str
     trial: Trial
     outcome: Outcome
-    tags: dict[str, str]  # of what is unusable, 'reason' says what is wrong and what to do
+    tags: dict[str, str]  # of an unusable run, `reason` is what is wrong and what to do
     records: pa.Table | None
     layers: pa.Table | None = None
     evaluations: pa.Table | None = None
@@ -188,10 +190,10 @@ def read_layers(folder: Path) -> pa.Table | None:
 
 
 def add_evaluations(folder: Path, rows: list[dict[str, Any]]) -> None:
-    """Add what a finished trial's net was found to do, in place of older evaluations of the same.
+    """Add evaluations of a finished trial's net, in place of older ones of the same.
 
-    A row says on which `split` ('validation', 'VOC 07 test'), by which `protocol` ('centre crop', '10-crop',
-    'multi-scale'), which `measure` ('top1_error_pct', 'map') has which `value`, over how many `images`. An ensemble's
+    A row has the `split` ('validation', 'VOC 07 test'), the `protocol` ('centre crop', '10-crop', 'multi-scale'), the
+    `measure` ('top1_error_pct', 'map'), its `value`, and over how many `images` it was measured. An ensemble's
     is kept with the first of its nets and names the trials of all, with commas between them, in `nets`.
 
     Raises `InputError` for a trial that is not finished, other columns, and values that are no numbers.
@@ -217,8 +219,8 @@ def read_evaluations(folder: Path) -> pa.Table | None:
 def joined_evaluations(first: pa.Table | None, second: pa.Table | None) -> pa.Table | None:
     """The evaluations of both, in a fixed order; where both have one of the same, that of `first`."""
     tables = [table for table in (second, first) if table is not None]
-    rows = {tuple(row[name] for name in OF): row for table in tables for row in table.to_pylist()}
-    return pa.Table.from_pylist([rows[of] for of in sorted(rows)], schema=EVALUATIONS) if tables else None
+    rows = {tuple(row[name] for name in EVALUATION_KEY): row for table in tables for row in table.to_pylist()}
+    return pa.Table.from_pylist([rows[key] for key in sorted(rows)], schema=EVALUATIONS) if tables else None
 
 
 def table_digest(table: pa.Table) -> str:

@@ -1,8 +1,8 @@
-"""Several processes that train one trial: who has which part of a batch, and what they tell one another.
+"""Several processes that train one trial: which part of a batch each process has, and what they exchange.
 
-Owns the sum over processes, the order to go on, and how processes find one another; knows no recipe and no data set,
-and nothing of what starts processes on other machines. One, two and eight processes give the same numbers to rounding:
-the r-th has the r-th part of every batch, whole sub-batches of BatchNorm, and all of them do the same update.
+Owns the sum over processes, the order to go on, and how processes meet. Knows no recipe, no data set, and not what
+starts processes on other machines. One, two and eight processes give the same numbers to rounding: process r has part
+r of every batch, in whole sub-batches of BatchNorm, and all of them make the same update.
 
 Not PyTorch's DistributedDataParallel: that would take the first process's running averages for everyone's, and sums
 gradients in buckets whose order depends on the pass. Here every update has one `all_reduce`, of all that is summed.
@@ -52,7 +52,7 @@ class Group:
         return slice(self.rank * batch // self.size, (self.rank + 1) * batch // self.size)
 
     def goes_on(self, more: bool) -> bool:
-        """Whether there is another update: what the first process says, for which the others wait."""
+        """Whether there is another update. The first process decides; the others wait for its order."""
         return more
 
     def begin_pass(self, net: nn.Module) -> None:
@@ -81,7 +81,7 @@ class Meeting:
     port: int
 
 
-Ended = Callable[[], str]  # says which of the other processes has ended, and how; '' while none has
+Ended = Callable[[], str]  # which of the other processes has ended, and how; '' while none has
 Assist = Callable[[Meeting, int, str], None]  # the whole life of another process: meeting, rank, its machine's address
 
 
@@ -212,7 +212,7 @@ def _norms(net: nn.Module) -> list[BatchNorm]:
 
 
 def _name(device: torch.device, rank: int) -> str:
-    """Of what it computes on: two processes that share a GPU say the same, and NCCL would refuse them."""
+    """Of the device that a process computes on. NCCL refuses two processes on one GPU, which have the same name."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else str(rank)
 
 
@@ -256,7 +256,7 @@ def leading(size: int, peers: Peers, assist: Assist, device: torch.device) -> It
 
 @contextmanager
 def assisting(meeting: Meeting, rank: int) -> Iterator[distributed.Store]:
-    """In another process than the first: what fails within is told to the first, which decides what follows."""
+    """In another process than the first: pass what fails within on to the first, which decides what follows."""
     store = distributed.TCPStore(
         meeting.host, meeting.port, timeout=timedelta(seconds=ORDER_SECONDS), wait_for_workers=False
     )
