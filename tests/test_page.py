@@ -13,6 +13,7 @@ from planted import frames, planted, tabled
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from analysis import pictures, report
+from analysis.page import Content, Printed, render
 from analysis.pictures import interactive
 from analysis.pictures.picture import TESTS, TRAINS, Style
 from analysis.runs import Frames, load
@@ -46,8 +47,18 @@ def charts_of(study: Frames) -> dict[str, interactive.Chart]:
 def page_of(study: Frames, profile: Profile) -> str:
     """The page alone, without the files beside it."""
     shown = charts_of(study)
-    printed = [{"name": name, "title": name, "svg": "", "caption": ""} for name in shown if name in pictures.FIGURES]
-    return report._page(study, profile, [], [], shown, printed, {}, [], lecture=False)
+    content = Content(
+        profile=profile,
+        finals=study.finals,
+        verdicts=[],
+        tables=[],
+        charts=shown,
+        pictures=[Printed(name, title=name, caption="", svg="") for name in shown if name in pictures.FIGURES],
+        problems=[],
+        facts={},
+        notebooks=[],
+    )
+    return render(content)
 
 
 @pytest.fixture(scope="module", params=PROFILES)
