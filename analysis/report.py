@@ -1,6 +1,7 @@
-"""A study on paper: everything under results/<profile>/, rendered from frames alone, and what the terminal says of it.
+"""The report of a study: everything under results/<profile>/, rendered from frames alone, and the terminal's summary.
 
-Owns the names of the files, the page and the manifest. Must not know where runs are kept: no tracking server, no torch.
+Owns the files, the manifest and the lectures; the page is `analysis/page.py`. Must not know where runs are kept: no
+tracking server, no torch.
 Nothing here contains a date or a duration of rendering, so that the same frames give the same files again.
 """
 
@@ -14,40 +15,35 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import nbformat
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from markupsafe import Markup
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
-from plotly.offline import get_plotlyjs
 
-from analysis import charts, figures, files, tables, templates, verdicts
+from analysis import files, page, pictures, tables, verdicts
 from analysis.decision import evaluate
 from analysis.files import DECISIONS, MANIFEST
-from analysis.gaps import NAMED, Problem, problems
-from analysis.runs import WITHOUT_RESULT, Frames, thinned
+from analysis.gaps import Problem, problems
+from analysis.pictures import interactive, static
+from analysis.runs import Frames, outcome_counts, thinned
 from analysis.tables import printing, results
 from analysis.verdicts import Verdict
 from experiments.profiles import Profile
 from experiments.recipes import Deviation
-from study.cost import duration
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic
-from study.store.account import RESULTS, Outcome
+from study.store.account import RESULTS
 
+PAGE = "index.html"
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
 FRAMES = ("runs", "curves", "layers", "evaluations")  # files of the frames a report is rendered from
-MLFLOW = "http://127.0.0.1:5000"  # where `make ui` serves first; the reader can type another on the page
 ROWS = 2**18  # of a row group, more or less
 _QUIET = ["--IPKernelApp.log_level=40"]  # errors only: the kernel warns of TCP, which here never leaves the machine
-
-_PAGES = templates.environment(Path(__file__).parent / "pages")
 
 
 def write(
@@ -73,14 +69,27 @@ def write(
     rendered = tables.every(frames, profile.name)
     for table in rendered:
         printing.write(table, folder / "tables")
-    shown, pictures = {chart.name: chart for chart in charts.drawn(frames)}, []
-    for name, figure in figures.drawn(frames, profile.name):
-        figures.save(figure, folder / "figures", name)
-        svg = "" if name in shown else figures.inline(figure, name)
-        title = name.replace("_", " ").capitalize()
-        pictures.append({"name": name, "title": title, "svg": svg, "caption": figures.caption(figure)})
+    made = {picture.name: picture for picture in pictures.made(frames, profile.name)}
+    shown = {name: interactive.draw(made[name]) for name in pictures.CHARTS}
+    printed = []
+    for name in pictures.FIGURES:
+        figure = static.draw(made[name])
+        static.save(figure, folder / "figures", name)
+        svg = "" if name in shown else static.inline(figure, name)
+        printed.append(page.Printed(name, made[name].title, made[name].caption, svg))
     facts, known = dict(provenance or {}), problems(frames.finals, profile, others or {})
-    files.write(folder / "index.html", _page(frames, profile, judged, rendered, shown, pictures, facts, known, lecture))
+    content = page.Content(
+        profile=profile,
+        finals=frames.finals,
+        verdicts=judged,
+        tables=rendered,
+        charts=shown,
+        pictures=printed,
+        problems=known,
+        facts=_versions() | facts,
+        notebooks=[source.stem for source in _lectures()] if lecture else [],
+    )
+    files.write(folder / PAGE, page.render(content))
     if lecture:
         notebooks(folder)
     files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))
@@ -132,11 +141,15 @@ def notebooks(folder: Path) -> list[Path]:
     not written.
     """
     with ThreadPoolExecutor(os.cpu_count()) as kernels:
-        written = list(kernels.map(lambda source: _executed(source, folder), sorted(NOTEBOOKS.glob("*.ipynb"))))
+        written = list(kernels.map(lambda source: _executed(source, folder), _lectures()))
     if (folder / MANIFEST).exists():
         manifest = json.loads((folder / MANIFEST).read_text())
         files.write(folder / MANIFEST, json.dumps(manifest | {"files": _digests(folder)}, indent=1) + "\n")
     return written
+
+
+def _lectures() -> list[Path]:
+    return sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
 def _executed(source: Path, folder: Path) -> Path:
@@ -145,8 +158,8 @@ def _executed(source: Path, folder: Path) -> Path:
     client.resources = {"metadata": {"path": str(NOTEBOOKS.parents[1])}}
     client.execute(env=os.environ | {"STUDY_RESULTS": str(folder.resolve())})
     content, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)  # 'lab' loads scripts from afar
-    page = _PAGES.get_template("lecture.html").render(name=source.stem.replace("_", " "), content=content)
-    return files.write(folder / "notebooks" / f"{source.stem}.html", page)
+    text = page.TEMPLATES.get_template("lecture.html").render(name=source.stem.replace("_", " "), content=content)
+    return files.write(folder / "notebooks" / f"{source.stem}.html", text)
 
 
 def summary(
@@ -186,63 +199,6 @@ def summary(
     return "\n".join(lines) + "\n"
 
 
-def _page(
-    frames: Frames,
-    profile: Profile,
-    judged: Sequence[Verdict],
-    rendered: Sequence[printing.Table],
-    shown: Mapping[str, charts.Chart],
-    pictures: Sequence[Mapping[str, str]],
-    facts: Mapping[str, str],
-    known: Sequence[Problem],
-    lecture: bool,
-) -> str:
-    """One page that needs nothing but itself: no font, no other server, and no script but what is in it."""
-    panels = {
-        f"{name}-{place}": figure.to_dict()
-        for name, chart in shown.items()
-        for place, figure in enumerate(chart.panels.values())
-    }
-    return _PAGES.get_template("study.html").render(
-        profile=profile,
-        data=", ".join(sorted(set(frames.finals["data"]))),
-        outcomes=_outcomes(frames.finals),
-        problems=known,
-        named=NAMED,
-        undone=bool(frames.finals["outcome"].isin(WITHOUT_RESULT).any()),
-        counted=verdicts.counted(judged),
-        testable=verdicts.ranked(judged),
-        untestable=[verdict for verdict in judged if not verdict.testable],
-        charts=shown,
-        drawing=_json({"panels": panels, "templates": charts.templates()}),
-        plotly=Markup(get_plotlyjs()),
-        mlflow=MLFLOW,
-        figures=[picture for picture in pictures if picture["name"].startswith("figure_")],
-        pictures=[picture for picture in pictures if not picture["name"].startswith("figure_")],
-        timed=_timed(frames.finals),
-        tables=[table for table in rendered if table.place is printing.Place.MEASURED and len(table.numbers)],
-        ledger=[table for table in rendered if table.place is printing.Place.DEVIATIONS],
-        other_tables=[table for table in rendered if table.place is printing.Place.PAPER],
-        facts=_versions() | dict(facts),
-        runs=frames.finals[frames.finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),
-        notebooks=[source.stem for source in sorted(NOTEBOOKS.glob("*.ipynb"))] if lecture else [],
-    )
-
-
-def _json(value: Any) -> Markup:
-    """JSON that can stand inside a script element, which nothing that it holds can end."""
-    return Markup(json.dumps(value, separators=(",", ":")).replace("<", r"\u003c"))
-
-
-def _timed(finals: pd.DataFrame) -> dict[str, str]:
-    """What the plan predicted of the trials whose run says it, and what they took; {} where none does."""
-    both = finals.dropna(subset=["predicted_seconds", "seconds"])
-    if both.empty:
-        return {}
-    predicted, took = (duration(both[name].sum()) for name in ("predicted_seconds", "seconds"))
-    return {"trials": str(len(both)), "predicted": predicted, "took": took}
-
-
 def _manifest(
     frames: Frames, profile: Profile, folder: Path, facts: Mapping[str, str], known: Sequence[Problem]
 ) -> str:
@@ -255,7 +211,7 @@ def _manifest(
         "provenance": dict(facts),
         "versions": _versions(),
         "planned": len(finals),
-        "outcomes": _outcomes(finals),
+        "outcomes": outcome_counts(finals),
         "schema": SCHEMA,
         "protocol": PROTOCOL,
         "runs": dict(finals.loc[finals["run_id"] != "", ["id", "run_id"]].itertuples(index=False)),
@@ -276,16 +232,6 @@ def _digests(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST and not path.name.startswith(".") and path.parent.name != DECISIONS
-    }
-
-
-def _outcomes(finals: pd.DataFrame) -> dict[str, int]:
-    """How many planned trials have each outcome; finished, diverged and missing always among them."""
-    counts = finals["outcome"].value_counts()
-    return {
-        name: int(counts.get(name, 0))
-        for name in (*RESULTS, *WITHOUT_RESULT)
-        if name in counts or name in (Outcome.FINISHED, Outcome.DIVERGED, Outcome.MISSING)
     }
 
 

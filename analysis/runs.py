@@ -15,7 +15,7 @@ import pyarrow as pa
 from experiments.recipes import deviations
 from study import cost
 from study.spec import DetectionTrial, Trial
-from study.store.account import Outcome
+from study.store.account import RESULTS, Outcome
 from study.store.finals import final_mean
 from study.store.records import COLUMNS, LAYERS, MEND, RECALIBRATED, Run, flaw_of, table_digest
 
@@ -178,6 +178,16 @@ def _checked(run: Run, run_ids: list[str]) -> Run:
     return (
         replace(run, outcome=Outcome.UNUSABLE, tags=tags, records=None, layers=None, evaluations=None) if wrong else run
     )
+
+
+def outcome_counts(finals: pd.DataFrame) -> dict[str, int]:
+    """How many planned trials have each outcome; finished, diverged and missing always among them."""
+    counts = finals["outcome"].value_counts()
+    return {
+        name.value: int(counts.get(name, 0))
+        for name in (*RESULTS, *WITHOUT_RESULT)
+        if name in counts or name in (Outcome.FINISHED, Outcome.DIVERGED, Outcome.MISSING)
+    }
 
 
 def thinned(curves: pd.DataFrame) -> pd.DataFrame:

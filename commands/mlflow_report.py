@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from analysis.figures import FAMILY_COLOURS, styled
 from analysis.files import MANIFEST
+from analysis.pictures.static import FAMILY_COLOURS, styled
 from analysis.runs import Frames, thinned
 from analysis.tables.claims import verdict_table
 from analysis.tables.printing import markdown

@@ -48,16 +48,21 @@ BUNDLE = click.option(
     "--bundle", type=Path, is_eager=True, callback=_bundle, help="Render this exported bundle instead of a store."
 )
 
+LECTURES = click.option(
+    "--lectures/--no-lectures", default=True, help="Execute the notebooks, too, which take most of the time (default)."
+)
+
 
 @click.command("study")
 @selecting(*RUN_OPTIONS)
 @costs
 @PROBE
 @RESULTS
-def study_command(selected: Selection, costs: Costs, probe: bool, results: Path) -> int:
+@LECTURES
+def study_command(selected: Selection, costs: Costs, probe: bool, results: Path, lectures: bool) -> int:
     """Run what is missing, then report. Exit code 1 if a trial still has no result that can be used."""
     missing = run_missing(selected, costs, probe, Console(highlight=False))
-    frames = show(selected, results)
+    frames = show(selected, results, lectures)
     return 0 if not missing and frames.finals["outcome"].isin(OUTCOMES_WITH_RESULT).all() else 1
 
 
@@ -65,18 +70,20 @@ def study_command(selected: Selection, costs: Costs, probe: bool, results: Path)
 @selecting()
 @RESULTS
 @BUNDLE
-def report_command(selected: Selection, results: Path, bundle: Bundle | None) -> None:
+@LECTURES
+def report_command(selected: Selection, results: Path, bundle: Bundle | None, lectures: bool) -> None:
     """Render everything, then print verdicts, Table 6, where things are and what the paper's profile would cost."""
-    show(of_bundle(selected, bundle), results, bundle)
+    show(of_bundle(selected, bundle), results, lectures, bundle)
 
 
 @click.command("figures")
 @selecting()
 @RESULTS
 @BUNDLE
-def figures_command(selected: Selection, results: Path, bundle: Bundle | None) -> None:
+@LECTURES
+def figures_command(selected: Selection, results: Path, bundle: Bundle | None, lectures: bool) -> None:
     """Render everything."""
-    rendering = render(of_bundle(selected, bundle), results, bundle)
+    rendering = render(of_bundle(selected, bundle), results, lectures, bundle)
     print(f"rendered {rendering.folder / 'index.html'}, with its figures and tables beside it")
 
 
@@ -86,7 +93,7 @@ def figures_command(selected: Selection, results: Path, bundle: Bundle | None) -
 @BUNDLE
 def notebooks_command(selected: Selection, results: Path, bundle: Bundle | None) -> None:
     """Render everything, and print where the executed notebooks are."""
-    rendering = render(of_bundle(selected, bundle), results, bundle)
+    rendering = render(of_bundle(selected, bundle), results, lectures=True, bundle=bundle)
     for path in sorted((rendering.folder / "notebooks").glob("*.html")):
         print(path)
 
@@ -101,9 +108,9 @@ class Rendering:
     folder: Path
 
 
-def show(selected: Selection, results: Path, bundle: Bundle | None = None) -> runs.Frames:
+def show(selected: Selection, results: Path, lectures: bool, bundle: Bundle | None = None) -> runs.Frames:
     """Render everything and print a summary."""
-    rendering = render(selected, results, bundle)
+    rendering = render(selected, results, lectures, bundle)
     table = table_6(rendering.frames, selected.profile.name)
     ui = f"python -m experiments import {bundle.path}, then make ui" if bundle else "make ui"
     cost_of_paper = paper_cost(selected, rendering.frames)
@@ -111,7 +118,7 @@ def show(selected: Selection, results: Path, bundle: Bundle | None = None) -> ru
     return rendering.frames
 
 
-def render(selected: Selection, results: Path, bundle: Bundle | None = None) -> Rendering:
+def render(selected: Selection, results: Path, lectures: bool, bundle: Bundle | None = None) -> Rendering:
     """Render the selected trials, as they are in the store or in the bundle."""
     profile, facts = selected.profile, provenance.tags()
     others: dict[str, list[str]] = {}
@@ -125,7 +132,7 @@ def render(selected: Selection, results: Path, bundle: Bundle | None = None) -> 
         logged = (so_far(run, selected.execution) for run in reader.iterate(selected.execution, selected.trials))
         others = reader.foreign(selected.execution, profile.name, selected.trials)
     frames = runs.load(selected.serves, logged)
-    verdicts = page.write(frames, profile, folder, facts, others)
+    verdicts = page.write(frames, profile, folder, facts, others, lectures)
     if not bundle:
         mlflow_report.show(frames, verdicts, profile, selected.execution, folder)
     return Rendering(frames, verdicts, problems(frames.finals, profile, others), folder)

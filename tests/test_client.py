@@ -4,6 +4,8 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from study.store.layout import create
 from study.store.mlflow import client, decoration, reader
 from study.store.mlflow.mirror import publish
 from study.store.records import add_evaluations
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_lost_database_is_made_again_from_the_ledger(store: Execution, small: Small) -> None:
@@ -170,3 +174,34 @@ def test_a_file_that_is_no_database_is_refused_in_one_line(store: Execution, sma
         reader.read(store, [small()])
     with pytest.raises(InputError, match="mlflow.db cannot be written: file is not a database"):
         publish(store, [small()])
+
+
+def command(module: str, *words: str | Path) -> str:
+    """What the command line prints; it must end with 0."""
+    line = [sys.executable, "-m", module, *map(str, words)]
+    done = subprocess.run(line, cwd=ROOT, text=True, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_commands_in_a_copied_and_in_a_moved_store_leave_the_old_place_alone(tmp_path: Path) -> None:
+    first, copy, moved = (tmp_path / name for name in ("first", "copy", "moved"))
+    study = ("--profile", "smoke", "--experiments")
+    command("experiments", "run", *study, "plain-vs-residual", "--local", "--storage", first)
+    shutil.copytree(first, copy)
+    before = contents(first)
+    both = (*study, "plain-vs-residual shortcut-options")
+    command("experiments", "run", *both, "--local", "--storage", copy)
+    command("experiments", "export", tmp_path / "bundle.zip", *both, "--storage", copy)
+    command("analysis", "figures", *both, "--storage", copy, "--results", tmp_path / "results")
+    assert contents(first) == before
+    copy.rename(moved)
+    before = contents(moved)
+    output = command("experiments", "export", tmp_path / "again.zip", *both, "--storage", moved)
+    assert contents(moved) == before and "unusable" not in output
+    assert (tmp_path / "again.zip").read_bytes() == (tmp_path / "bundle.zip").read_bytes()
+    command("experiments", "run", *study, "learning-rate", "--local", "--storage", moved)
+    command("analysis", "figures", *both, "--storage", moved, "--results", tmp_path / "results")
+    assert not copy.exists()
+    assert all_below(Execution(storage=moved, data_root=tmp_path))

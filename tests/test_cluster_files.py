@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 
 from commands.app import analysis, dashboards, experiments
 from experiments.profiles import profile
-from study.run.launch import GRACE_SECONDS
+from study.run.ray_process import GRACE_SECONDS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "experiments" / "cluster"

@@ -18,11 +18,10 @@ from tiny import PROFILE, TINY
 from experiments import planned
 from study.execution import Execution
 from study.run import attempt, worker
-from study.run import launch as launching
 from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import heartbeat
-from study.store.account import Account, Outcome, read_account, write_account
+from study.store.account import Outcome, read_account, write_account
 from study.store.heartbeat import Progress
 from study.store.mlflow import client, reader
 
@@ -273,30 +272,6 @@ def test_a_trial_whose_process_dies_again_and_again_at_one_point_is_left(store: 
     assert "its process died" in said.reason and "after iteration 0" in said.reason
     heartbeat.Launch(replace(execution, launch="next")).begin()
     assert worker.run_trial(trial, replace(store, launch="next"), {"profile": "test"}) == "finished"
-
-
-def test_of_the_silent_only_what_runs_in_this_launch_is_killed(
-    store: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    execution = replace(store, launch="ours")
-    names = ("waits", "ended", "other launch", "speaks", "silent")
-    trials = dict(zip(names, (small(seed=seed) for seed in range(5)), strict=True))
-    said = {"ended": ("interrupted", "ours"), "other launch": ("running", "theirs")}
-    for name in names[1:]:
-        outcome, by = said.get(name, ("running", "ours"))
-        folder = execution.trial_folder(trials[name].id)
-        write_account(folder, Account(outcome=Outcome(outcome), launch=by, host=name))
-        heartbeat.write(folder, Progress(iteration=1))
-    killed: list[str] = []
-    monkeypatch.setattr(launching, "_kill", lambda ray, account: killed.append(account.host))
-    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
-    monkeypatch.setattr(heartbeat, "SILENCE_SECONDS", 0.5)
-    with launching._killing_the_silent(None, list(trials.values()), execution):
-        deadline = time.monotonic() + 30
-        while len(killed) < 2 and time.monotonic() < deadline:
-            heartbeat.write(execution.trial_folder(trials["speaks"].id), Progress(iteration=1))
-            time.sleep(0.02)
-    assert killed == ["silent", "silent"]  # the second time after another silence
 
 
 def test_the_seconds_of_earlier_attempts_count_from_the_first_beat_on(store: Execution, small: Small) -> None:

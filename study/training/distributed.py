@@ -1,8 +1,8 @@
-"""Several processes that train one trial: who has which part of a batch, and what they tell one another.
+"""Several processes that train one trial: which part of a batch each process has, and what they exchange.
 
-Owns the sum over processes, the order to go on, and how processes find one another; knows no recipe and no data set,
-and nothing of what starts processes on other machines. One, two and eight processes give the same numbers to rounding:
-the r-th has the r-th part of every batch, whole sub-batches of BatchNorm, and all of them do the same update.
+Owns the sum over processes, the order to go on, and how processes meet. Knows no recipe, no data set, and not what
+starts processes on other machines. One, two and eight processes give the same numbers to rounding: process r has part
+r of every batch, in whole sub-batches of BatchNorm, and all of them make the same update.
 
 Not PyTorch's DistributedDataParallel: that would take the first process's running averages for everyone's, and sums
 gradients in buckets whose order depends on the pass. Here every update has one `all_reduce`, of all that is summed.
@@ -52,18 +52,18 @@ class Group:
         return slice(self.rank * batch // self.size, (self.rank + 1) * batch // self.size)
 
     def goes_on(self, more: bool) -> bool:
-        """Whether there is another update: what the first process says, for which the others wait."""
+        """Whether there is another update. The first process decides; the others wait for its order."""
         return more
 
     def begin_pass(self, net: nn.Module) -> None:
         """Before a training pass."""
 
-    def add_up(self, net: nn.Module, loss: Tensor, wrong: Tensor, images: int) -> tuple[Tensor, Tensor]:
-        """After it: the net gets the whole batch's gradients and running averages; returns its loss and wrong answers.
+    def add_up(self, net: nn.Module, summed: Tensor, images: int) -> Tensor:
+        """After it: the net gets the whole batch's gradients and running averages; returns the sum over processes.
 
-        Of this process's `images`, `loss` is the sum divided by the whole batch, and `wrong` how many were wrong.
+        Of this process's `images`, `summed` [n] are terms of the batch's values: of its loss, and of counts.
         """
-        return loss, wrong
+        return summed
 
     def share(self, value: Any, device: torch.device) -> Any:
         """The first process's value, of tensors, numbers and containers of them, with tensors on this device."""
@@ -81,7 +81,7 @@ class Meeting:
     port: int
 
 
-Ended = Callable[[], str]  # says which of the other processes has ended, and how; '' while none has
+Ended = Callable[[], str]  # which of the other processes has ended, and how; '' while none has
 Assist = Callable[[Meeting, int, str], None]  # the whole life of another process: meeting, rank, its machine's address
 
 
@@ -142,7 +142,7 @@ class _Several(Group):
             torch._foreach_zero_([average for norm in _norms(net) for average in norm.buffers()])
 
     @torch.no_grad()
-    def add_up(self, net: nn.Module, loss: Tensor, wrong: Tensor, images: int) -> tuple[Tensor, Tensor]:
+    def add_up(self, net: nn.Module, summed: Tensor, images: int) -> Tensor:
         """Running averages r <- (1 - m) r + m x are linear, so those of all sub-batches in order are a sum, too.
 
         What a process made of its k sub-batches has faded by (1 - m)^k for each of the processes behind it.
@@ -153,14 +153,14 @@ class _Several(Group):
             behind = images // norm.images * (self.size - 1 - self.rank)
             torch._foreach_mul_(averages, (1 - (norm.momentum or 0.0)) ** behind)
             tensors += averages
-        counts = torch.stack([loss, wrong.to(loss.dtype)])  # exact: a batch has less than 2^24 images
-        tensors.append(counts)
+        summed = summed.clone()
+        tensors.append(summed)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with self._naming_the_lost():
             distributed.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
-        return counts[0], counts[1]
+        return summed
 
     def share(self, value: Any, device: torch.device) -> Any:
         buffer = io.BytesIO()
@@ -212,7 +212,7 @@ def _norms(net: nn.Module) -> list[BatchNorm]:
 
 
 def _name(device: torch.device, rank: int) -> str:
-    """Of what it computes on: two processes that share a GPU say the same, and NCCL would refuse them."""
+    """Of the device that a process computes on. NCCL refuses two processes on one GPU, which have the same name."""
     return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else str(rank)
 
 
@@ -256,7 +256,7 @@ def leading(size: int, peers: Peers, assist: Assist, device: torch.device) -> It
 
 @contextmanager
 def assisting(meeting: Meeting, rank: int) -> Iterator[distributed.Store]:
-    """In another process than the first: what fails within is told to the first, which decides what follows."""
+    """In another process than the first: pass what fails within on to the first, which decides what follows."""
     store = distributed.TCPStore(
         meeting.host, meeting.port, timeout=timedelta(seconds=ORDER_SECONDS), wait_for_workers=False
     )

@@ -21,10 +21,11 @@ from study.run import attempt, worker
 from study.spec import Trial
 from study.store import heartbeat, records
 from study.store.mlflow import client, mirror
-from study.training.loop import TrainState, loop
+from study.training import loop
+from study.training.state import TrainState
 
 CALLS = (
-    ("records", loop, "_observe"),
+    ("records", loop, "_due"),
     ("checkpoints", TrainState, "save"),
     ("records", records, "write_records"),
     ("heartbeat", heartbeat, "write"),

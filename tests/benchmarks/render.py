@@ -84,7 +84,8 @@ def make_store(profile: Profile, execution: Execution) -> None:
 
 def rendering(runs: int, folder: Path) -> dict[str, Any]:
     """What a process needs that renders the store in `folder`; for that process alone."""
-    from analysis import figures, report
+    from analysis import pictures, report
+    from analysis.pictures import static
     from analysis.runs import load
 
     profile = profile_of(runs)
@@ -98,9 +99,9 @@ def rendering(runs: int, folder: Path) -> dict[str, Any]:
     report.notebooks(folder / "results" / "paper")
     ended, cpu = time.perf_counter(), sum(os.times()[:4])
     slowest = 0.0
-    for draw in figures.FIGURES:
+    for name in pictures.FIGURES:
         begun = time.perf_counter()
-        figures.save(draw(frames, "paper"), folder / "one", draw.__name__)
+        static.save(static.draw(pictures.named(name, frames, "paper")), folder / "one", name)
         slowest = max(slowest, time.perf_counter() - begun)
     return {
         "runs": len(serves),

@@ -29,9 +29,10 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from planted import frames
 
-from analysis import claims, figures, statistics
+from analysis import claims, statistics
 from analysis.comparisons import Part, Tested
 from analysis.decision import evaluate
+from analysis.pictures import static
 from analysis.sequential import looks, see
 from analysis.statistics import ALPHA, bootstrap_interval, estimate, p_sign_flips
 from analysis.verdicts import Kind
@@ -157,7 +158,7 @@ def in_resampling(pool: Executor) -> Iterator[Row]:
         yield row(f"sign flips pass at 5 %, {kind}", n, 0.0, 0, ALPHA, flips)
 
 
-@figures.styled
+@static.styled
 def drawn(rows: list[Row]) -> Figure:
     """Each rate with its interval, over the range that it is to be in."""
     figure = Figure(figsize=(8, 1 + 0.24 * len(rows)), layout="constrained")
@@ -182,7 +183,7 @@ def main() -> None:
     with ProcessPoolExecutor() as pool:
         rows = [*in_reports(pool), *in_sequences(pool), *in_resampling(pool)]
     common.write("verdicts", f"{STUDIES:,} planted studies a row, 95 % intervals of the observed rate", rows)
-    figures.save(drawn(rows), common.OUT, "verdicts")
+    static.save(drawn(rows), common.OUT, "verdicts")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import pytest
 from kills import torment
 
 
-@pytest.mark.parametrize(("kills", "seeds"), [(2, 1), pytest.param(25, 3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("kills", "seeds"), [(2, 1), (25, 3)])
 def test_a_study_whose_processes_are_killed_at_random_ends_with_the_undisturbed_numbers(
     tmp_path: Path, kills: int, seeds: int
 ) -> None:

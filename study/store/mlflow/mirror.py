@@ -8,7 +8,6 @@ write may be repeated, and nothing is logged twice. Does not know how trials are
 import json
 import logging
 import math
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from mlflow.entities import Metric, Param
 from mlflow.entities import Run as MlflowRun
 
 from study.execution import Execution
+from study.periodic import every
 from study.spec import PROTOCOL, SCHEMA, InputError, Trial
 from study.store import atomic, layout
 from study.store.account import RESULTS, Account, Outcome, read_account
@@ -213,19 +213,10 @@ def mirroring(mirror: Mirror, patience: float = SERVER_PATIENCE_SECONDS) -> Iter
 
     Waits at most `patience` seconds for a server that is out of reach then, and logs what it still lacks.
     """
-    over = threading.Event()
-
-    def keep() -> None:
-        while not over.wait(OUTAGE_SECONDS if mirror.outage else POLL_SECONDS):
-            mirror.update()
-
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
     try:
-        yield
+        with every(lambda: OUTAGE_SECONDS if mirror.outage else POLL_SECONDS, mirror.update):
+            yield
     finally:
-        over.set()
-        thread.join()
         until = time.monotonic() + patience
         while not mirror.update() and time.monotonic() < until:
             time.sleep(POLL_SECONDS)

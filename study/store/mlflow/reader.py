@@ -8,11 +8,11 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from study.execution import Execution
-from study.spec import InputError, Trial
+from study.spec import THIS_VERSION, InputError, Trial
 from study.store import layout
 from study.store.account import Outcome
 from study.store.mlflow import client
-from study.store.mlflow.tags import EVALUATED, PICTURED, STATUS, STUDY, VERSION
+from study.store.mlflow.tags import EVALUATED, PICTURED, STATUS, STUDY
 from study.store.records import Run, assembled
 
 MEND = "delete what is wrong in MLflow (make ui); the next launch shows the trial's folder again, or trains it"
@@ -96,7 +96,7 @@ def foreign(execution: Execution, profile: str, trials: Iterable[Trial]) -> dict
     with client.reaching(execution):
         for run in client.search(mlflow, None, f"tags.profile = '{profile}'"):
             version, trial_id = _version(run.data.tags), run.data.tags.get("trial_id", run.info.run_id)
-            if version != VERSION and trial_id not in planned:
+            if version != str(THIS_VERSION) and trial_id not in planned:
                 by_version.setdefault(version, []).append(trial_id)
     return {version: sorted(by_version[version]) for version in sorted(by_version)}
 
@@ -109,7 +109,7 @@ def _version(tags: Mapping[str, str]) -> str:
         current = Trial.from_dict(json.loads(tags["spec"])).id == tags["trial_id"]
     except (KeyError, TypeError, ValueError):
         current = False
-    return VERSION if current else "a schema or protocol before these were recorded"
+    return str(THIS_VERSION) if current else "a schema or protocol before these were recorded"
 
 
 def profiles(execution: Execution) -> dict[str, str]:

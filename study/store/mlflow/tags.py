@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from study.spec import PROTOCOL, SCHEMA
 from study.store.account import Outcome
 
 STUDY = "degradation-study"
-VERSION = f"schema {SCHEMA}, protocol {PROTOCOL}"  # of the ids that this code makes and reads
 EVALUATED = "evaluations_sha256"  # tag: digest of the evaluations that the run shows
 PICTURED = "mlflow.curve"  # tag: file name of the picture of the curve; MLflow's UI hides tags with this prefix
 NOTE = "mlflow.note.content"  # tag: the description of a run or an experiment, in Markdown

@@ -1,0 +1,278 @@
+"""The code that runs inside Ray; the only file that imports ray.
+
+Owns how trials become Ray Tune's: their resources, their order, retries after a death, and the other processes of a
+trial. Does not decide which trials are run, nor when Ray is started again.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray import tune
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+from study.execution import Execution
+from study.run.local import Tags, attempt, log_failure
+from study.run.placement import Node, Share, gpus, share, this_machine
+from study.run.processes import RayDied
+from study.run.watchdog import killing_the_silent
+from study.spec import InputError, Trial
+from study.store import atomic
+from study.store.account import REASON_CHARACTERS, Account, Failure, Outcome, read_account, write_account
+from study.store.layout import Store
+
+if TYPE_CHECKING:  # with torch, which the driver need not load
+    from study.training.distributed import Assist, Ended, Meeting, Peers
+
+ACTOR_DEATHS = 100  # of one trial; after so many deaths without progress the cause is permanent
+NODE_SECONDS = 120.0  # for every node to answer
+log = logging.getLogger(__name__)
+
+
+def drive(execution: Execution, scratch: Path, launcher: Connection) -> RayDied | None:
+    """Start Ray, run the trials that the launcher sends, and return what Ray died of, if it did.
+
+    Raises `InputError` for what its user has to mend.
+    """
+    try:
+        _start(execution, scratch)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # ray.init sets a handler of its own
+        trials, execution, tags = launcher.recv()
+        _run(trials, execution, tags, scratch)
+    except EOFError:  # there was nothing to do
+        return None
+    except InputError:
+        raise
+    except Exception as error:  # Ray's own processes may die
+        log.debug("Ray failed", exc_info=True)
+        return RayDied(f"{type(error).__name__}: {error}")
+    return None
+
+
+def shut_down() -> None:
+    """End Ray, if it was started here."""
+    ray.shutdown()
+
+
+def _start(execution: Execution, scratch: Path) -> None:
+    if execution.address:
+        workers = {"env_vars": {"MALLOC_ARENA_MAX": "1"}}  # as in the environment of those started here
+        ray.init(address=execution.address, runtime_env=workers, log_to_driver=False, logging_level=logging.ERROR)
+        return
+    ray.init(
+        num_cpus=execution.cpus or os.cpu_count(),
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,  # holds specifications only
+        _temp_dir=str(scratch / "ray"),
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+class _Recoveries(tune.Callback):
+    """Logs the trials whose process died."""
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        log.warning("the process of trial %s died; the trial goes on in another", trial.config["trial_id"])
+
+
+def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -> None:
+    """Let Tune run the trials in this order: FIFO, a grid over ids."""
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print a traceback for each
+    nodes = _nodes(execution)
+    shares = {}
+    for trial in trials:
+        shares[trial.id] = _share(trial, execution, nodes, int(tags[trial.id].get("probed_gpu_bytes", 0)))
+    by_id = {trial.id: (trial, _as_placed(execution, shares[trial.id]), tags[trial.id]) for trial in trials}
+
+    def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
+        trial, placed, trial_tags = by_id[config["trial_id"]]
+        outcome = attempt(trial, placed, trial_tags, _peers())
+        return {"failure": outcome.message if isinstance(outcome, Failure) else ""}
+
+    def resources(config: dict[str, str]) -> Any:
+        taken = shares[config["trial_id"]]
+        bundle = {"CPU": taken.cpus, **({"GPU": taken.gpus} if taken.gpus else {})}
+        return tune.PlacementGroupFactory([bundle] * taken.processes, strategy="PACK")  # one node if it has room
+
+    at_once = _at_once(nodes, list(shares.values()))
+    mixed = len(set(shares.values())) > 1  # of different shapes, small trials would overtake
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if mixed else str(at_once)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(trial_function, by_id=by_id), resources),
+        param_space={"trial_id": tune.grid_search([trial.id for trial in trials])},
+        tune_config=tune.TuneConfig(
+            max_concurrent_trials=at_once,  # so that the order given is kept
+            reuse_actors=True,  # imports are paid once a slot, not once a trial
+            trial_name_creator=lambda t: t.config["trial_id"],
+            trial_dirname_creator=lambda t: t.config["trial_id"],
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            failure_config=tune.FailureConfig(max_failures=execution.retries + ACTOR_DEATHS),  # workers count retries
+            callbacks=[_Recoveries()],
+            verbose=0,
+        ),
+    )
+    with killing_the_silent(trials, execution, _kill):
+        grid = tuner.fit()
+    for result in (grid[index] for index in range(len(grid))):
+        trial, *_ = by_id[(result.config or {})["trial_id"]]
+        if result.error is not None:
+            _fail(execution, trial, str(result.error))
+        elif message := (result.metrics or {}).get("failure"):
+            log_failure(trial, Failure(message))
+
+
+def _fail(execution: Execution, trial: Trial, reason: str) -> None:
+    """Give the trial up in this launch, as its worker could not write that itself."""
+    folder = execution.trial_folder(trial.id)
+    account = read_account(folder)
+    log.error("trial %s failed: %s", trial.id, reason.strip().splitlines()[-1])
+    if account.outcome != Outcome.MISSING and not account.has_result:
+        failed = replace(account, outcome=Outcome.FAILED, reason=reason[:REASON_CHARACTERS])
+        write_account(folder, replace(failed, failures=execution.retries + 1))
+
+
+def _kill(account: Account) -> None:
+    """Kill the process that wrote this account, on the host where it runs, if it is still that process."""
+
+    def kill() -> None:
+        import psutil  # here: this function travels to the host by value
+
+        with suppress(psutil.Error):
+            process = psutil.Process(account.pid)
+            if process.create_time() == account.process_started:
+                process.kill()
+
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeManagerHostname"] == account.host:
+            place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            ray.remote(kill).options(num_cpus=0, scheduling_strategy=place).remote()
+            return
+
+
+def _peers() -> "Peers":
+    """The other processes of a trial as actors in the placement group that Tune gave it, one in each other bundle.
+
+    For the process that runs the trial: the actors are its own, so that Ray ends them when it dies.
+    """
+    from study.training.distributed import END_SECONDS, Peers  # here, in a worker, which has torch
+
+    @contextmanager
+    def start(size: int, meeting: "Meeting", assist: "Assist") -> Iterator["Ended"]:
+        group: Any = ray.util.get_current_placement_group()
+        peer: Any = ray.remote(_Peer)
+        actors, ends = [], {}
+        for rank in range(1, size):
+            bundle = group.bundle_specs[rank]
+            place = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_bundle_index=rank)
+            options = {
+                "num_cpus": bundle["CPU"],
+                "num_gpus": bundle.get("GPU", 0),
+                "scheduling_strategy": place,
+            }
+            actors.append(peer.options(**options).remote())
+            ends[actors[-1].live.remote(assist, meeting, rank)] = rank
+
+        def ended() -> str:
+            done, _ = ray.wait(list(ends), num_returns=len(ends), timeout=0)
+            return ", ".join(f"process {ends[end]} of the trial ended{_how(end)}" for end in done)
+
+        try:
+            yield ended
+            ray.wait(list(ends), num_returns=len(ends), timeout=END_SECONDS)
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    return Peers(ray.util.get_node_ip_address(), start)
+
+
+class _Peer:
+    """The actor that another process of a trial is."""
+
+    def live(self, assist: Callable[..., None], meeting: Any, rank: int) -> None:
+        assist(meeting, rank, ray.util.get_node_ip_address())
+
+
+def _how(end: Any) -> str:
+    try:
+        ray.get(end)
+    except Exception as error:
+        return f": {error}"
+    return ""
+
+
+def _nodes(execution: Execution) -> list[Node]:
+    """This machine, or the nodes of the cluster that can run trials.
+
+    Raises `InputError` for nodes that do not see the storage: their trials would be lost with them.
+    """
+    if not execution.address:
+        return [this_machine(execution)]
+
+    def check(where: str, root: Path) -> tuple[str, int]:
+        """What is wrong with the storage on that node, and the bytes of its smallest GPU."""
+        try:
+            atomic.write(root / f".seen-by-{where}", b"")
+            (root / f".seen-by-{where}").unlink()
+            return "" if Store(root).marker.exists() else "there is no store.json", gpus()[1]
+        except OSError as error:
+            return str(error), 0
+
+    able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    asked = [
+        ray.remote(check)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(node["NodeID"][:8], execution.storage)
+        for node in able
+    ]
+    nodes, wrong = [], {}
+    for node, (problem, gpu_bytes) in zip(able, ray.get(asked, timeout=NODE_SECONDS), strict=True):
+        has = node["Resources"]
+        nodes.append(Node(has["CPU"], has.get("GPU", 0), int(has.get("memory", 0)), gpu_bytes))
+        if problem:
+            wrong[node["NodeManagerHostname"]] = problem
+    if wrong:
+        raise InputError(
+            f"storage {execution.storage} is not seen by {wrong}; mount it at the same path on every node, or choose"
+            " a storage that all of them see"
+        )
+    return nodes
+
+
+def _share(trial: Trial, execution: Execution, nodes: list[Node], gpu_bytes: int) -> Share:
+    """What the trial takes of the largest node. Raises `InputError` where no node has that much."""
+    if not nodes:
+        raise InputError("no node of the cluster has a CPU for trials; start one with `ray start --num-cpus N`")
+    largest = max(nodes, key=lambda node: (node.gpus, node.cpus))
+    if execution.device == "cpu":
+        largest = replace(largest, gpus=0)
+    elif execution.device == "cuda" and not largest.gpus:
+        raise InputError("device 'cuda' is on no node of the cluster; choose cpu or auto")
+    taken = share(trial, execution, largest, gpu_bytes)
+    if taken.cpus > largest.cpus or taken.gpus > largest.gpus:
+        raise InputError(f"a trial takes {taken}, but the largest node has {largest}")
+    if not _at_once(nodes, [taken]):
+        raise InputError(f"a trial takes {taken}, but all nodes together do not have as much; choose fewer --processes")
+    return taken
+
+
+def _as_placed(execution: Execution, taken: Share) -> Execution:
+    return replace(execution, threads=int(taken.cpus), gpus_per_trial=taken.gpus or execution.gpus_per_trial)
+
+
+def _at_once(nodes: list[Node], shares: list[Share]) -> int:
+    """How many trials the cluster can run at a time, at most; 0 where it is too small for any."""
+    cpus, gpus = min(taken.cpus for taken in shares), min(taken.gpus for taken in shares)
+    processes = sum(min(n.cpus // cpus, n.gpus // gpus if gpus else n.cpus) for n in nodes)
+    return int(processes // min(taken.processes for taken in shares))

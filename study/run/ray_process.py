@@ -1,0 +1,179 @@
+"""The process that has Ray, as its launcher sees it: started early, given trials, started again when Ray dies.
+
+Owns the process's life, its scratch folder and its environment. Does not import ray: `ray_driver`, which does, is
+imported in that process alone.
+"""
+
+import ctypes
+import hashlib
+import logging
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from study.execution import Execution
+from study.run import processes
+from study.run.local import Tags
+from study.run.processes import RayDied
+from study.spec import InputError, Trial
+from study.store import heartbeat
+from study.store.account import Outcome, read_account
+
+RAY_DEATHS = 3  # of Ray in a row, without any trial having come further
+END_RAY = signal.SIGUSR2  # from the launcher to the process that has Ray
+GRACE_SECONDS = 60.0  # for trials to save when asked to stop
+END_SECONDS = 30.0  # for Ray to end by itself
+log = logging.getLogger(__name__)
+Stopped = Callable[[], bool]
+
+
+class RayProcess:
+    """The process that has Ray. Leaving the block ends it."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.process: SpawnProcess | None = None
+
+    def __enter__(self) -> "RayProcess":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def start(self) -> None:
+        """Start it without waiting: Ray takes seconds, in which the launcher can prepare."""
+        set_environment(self.execution)
+        self.scratch = make_scratch(self.execution.storage)
+        self.process, self.pipe = processes.start(_main, self.execution, self.scratch)
+
+    def run(self, trials: list[Trial], execution: Execution, tags: Tags, stopped: Stopped) -> None:
+        """Run the trials; if Ray dies, start another one for those that are left."""
+        if not self.process:
+            self.start()
+        left, deaths, progress = list(trials), 0, None
+        while left and not stopped():
+            death = self._run_once(left, execution, tags, stopped)
+            if death is None:
+                return self.end()
+            left = [trial for trial in left if not _is_over(execution, trial)]
+            before, progress = progress, [heartbeat.read(execution.trial_folder(trial.id)) for trial in left]
+            deaths = deaths + 1 if progress == before else 0
+            if deaths > RAY_DEATHS:
+                raise InputError(f"Ray died {deaths} times before any trial came further, at last with {death.reason}")
+            if left and not stopped():
+                log.warning("Ray died (%s); starting it again for the %d trials that are left", death.reason, len(left))
+                self.end()
+                self.start()
+
+    def _run_once(self, trials: list[Trial], execution: Execution, tags: Tags, stopped: Stopped) -> RayDied | None:
+        """Until the trials, or Ray, came to an end. Raises the `InputError` that ended them."""
+        with suppress(BrokenPipeError):
+            self.pipe.send((trials, execution, dict(tags)))
+        while not self.pipe.poll(0.5) and not stopped():  # the end of the process, too, ends a poll
+            pass
+        if stopped():
+            _wait_until_saved(trials, execution)
+            return None
+        try:
+            end = self.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return RayDied("no reason given")
+        if isinstance(end, InputError):
+            raise end
+        return end
+
+    def end(self) -> None:
+        """End it, with whatever it has started."""
+        if not self.process:
+            return
+        if self.process.is_alive() and self.process.pid:
+            os.kill(self.process.pid, END_RAY)
+        self.process.join(END_SECONDS)
+        self.process.kill()
+        self.process.join()
+        self.process = None
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def _main(execution: Execution, scratch: Path, launcher: Connection) -> None:
+    """The whole life of the process."""
+    signal.signal(signal.SIGTERM, lambda *_: None)  # `ray job stop` and Slurm signal every process, too
+    signal.signal(END_RAY, lambda *_: sys.exit(0))
+    with suppress(OSError, AttributeError):  # Linux: end with the launcher, however it ends
+        ctypes.CDLL(None).prctl(1, END_RAY)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    from study.run import ray_driver  # here: ray takes a second to import, and only this process needs it
+
+    try:
+        launcher.send(ray_driver.drive(execution, scratch, launcher))
+    except InputError as error:
+        launcher.send(error)
+    finally:
+        signal.signal(END_RAY, signal.SIG_IGN)
+        ray_driver.shut_down()
+        launcher.close()
+        os._exit(0)  # taking every module down in order would take another second
+
+
+def _is_over(execution: Execution, trial: Trial) -> bool:
+    """Whether this launch has nothing more to do for the trial."""
+    account = read_account(execution.trial_folder(trial.id))
+    failed = account.outcome == Outcome.FAILED and account.launch == execution.launch
+    return account.has_result or (failed and account.failures > execution.retries)
+
+
+def _wait_until_saved(trials: list[Trial], execution: Execution) -> None:
+    """Until every trial that runs has saved, as it was asked to."""
+    until = time.monotonic() + GRACE_SECONDS
+    running = trials
+    while running and time.monotonic() < until:
+        accounts = {trial: read_account(execution.trial_folder(trial.id)) for trial in running}
+        running = [trial for trial, account in accounts.items() if account.outcome == Outcome.RUNNING]
+        time.sleep(0.2)
+
+
+def make_scratch(root: Path) -> Path:
+    """Ray's folder, empty. A killed launch leaves it behind; the next one on the same store clears it.
+
+    Its path is short because Ray puts sockets there, and only its owner may enter.
+    """
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:10]
+    scratch = Path(f"/tmp/study-{os.getuid()}-{name}")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(mode=0o700)
+    return scratch
+
+
+def set_environment(execution: Execution) -> None:
+    """Settings that Ray reads from the environment when it is imported, for this process and those it starts."""
+    os.environ.update(
+        MALLOC_ARENA_MAX="1",  # Tune runs each trial in a new thread, and glibc would keep what each one freed apart
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+        RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
+        TUNE_DISABLE_SIGINT_HANDLER="1",  # the launcher's asks trials to save first
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # MLflow has the results
+    )
+    if execution.address:  # a cluster brings its own token
+        return
+    os.environ.update(
+        {
+            # Other users of this machine stay out.
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            # The death of Ray's control service is final here; waiting a minute for another would be in vain.
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+            # Tune's actors have an environment of their own, so they would never be idle workers started before.
+            "RAY_prestart_worker_first_driver": "0",
+            "RAY_enable_worker_prestart": "0",
+        }
+    )

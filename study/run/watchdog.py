@@ -1,0 +1,45 @@
+"""Ends the processes of trials that have fallen silent, so that the engine starts these trials again elsewhere.
+
+Knows accounts and heartbeats, not the engine: whoever starts the watchdog passes how a process is killed.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from study.execution import Execution
+from study.periodic import every
+from study.spec import Trial
+from study.store import heartbeat
+from study.store.account import Account, Outcome, read_account
+from study.store.layout import TrialFolder
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def killing_the_silent(
+    trials: Sequence[Trial], execution: Execution, kill: Callable[[Account], None]
+) -> Iterator[None]:
+    """While the block runs, `kill` the process of a trial of this launch whose heartbeat has stopped."""
+    last: dict[str, tuple[heartbeat.Version, float]] = {}  # by trial: its last beat, and when it was first seen
+
+    def check() -> None:
+        for trial in trials:
+            folder, now = execution.trial_folder(trial.id), time.monotonic()
+            file = TrialFolder(folder).progress
+            beat = heartbeat.version(file)
+            if last.setdefault(trial.id, (beat, now))[0] != beat:
+                last[trial.id] = beat, now
+            if now - last[trial.id][1] <= heartbeat.SILENCE_SECONDS:
+                continue
+            account = read_account(folder)
+            runs = account.outcome == Outcome.RUNNING and account.launch == execution.launch
+            if runs and heartbeat.version(file) == beat:  # and has not begun just now
+                log.warning("trial %s is silent; its process is killed, and the trial goes on in another", trial.id)
+                kill(account)
+            last[trial.id] = beat, now  # it was killed, it waits, or it has ended
+
+    with every(heartbeat.BEAT_SECONDS, check):
+        yield
