@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -18,7 +18,7 @@ from click.core import ParameterSource
 from commands.accounts import accounts
 from commands.options import DEVICE, JSON, Choice, Selection, choosing, grouped, print_aligned, select
 from study.execution import Execution
-from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
+from study.spec import InputError, Model, Trial, check_choice, detection_of
 from study.store.account import Outcome
 from study.tasks.names import (
     CENTRE,
@@ -31,9 +31,6 @@ from study.tasks.names import (
     TOP1,
     TOP5,
 )
-
-if TYPE_CHECKING:
-    from study.run.evaluate import Testing
 
 Row = dict[str, Any]
 TORCHVISION = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
@@ -129,6 +126,7 @@ def _of_trials(selected: Selection, request: Request, as_json: bool) -> int:
     if request.ensemble:
         _check_ensemble(trials, finished)
     # With torch and mlflow: seconds before wrong options are refused.
+    from study.run.evaluate import Testing
     from study.run.launch import only_launcher
     from study.store.mlflow import client, mirror
 
@@ -137,8 +135,8 @@ def _of_trials(selected: Selection, request: Request, as_json: bool) -> int:
     rows: list[Row] = []
     lacking: dict[str, str] = {}
     with only_launcher(execution.storage):
-        for kind, tested, protocols in tasks:
-            testing = kind(execution, {trial.id: known[trial.id].tags for trial in tested}, request.again)
+        for tested, protocols in tasks:
+            testing = Testing(execution, {trial.id: known[trial.id].tags for trial in tested}, request.again)
             if request.ensemble:  # by id: the same nets are one ensemble, whatever selected them
                 testing.test(sorted(tested, key=lambda trial: trial.id), protocols, together=True)
             else:
@@ -155,20 +153,18 @@ def _of_trials(selected: Selection, request: Request, as_json: bool) -> int:
     return 1 if lacking else 0
 
 
-def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[type["Testing"], list[Trial], list[str]]]:
-    """Classifiers and detectors with the protocols that are theirs, and what tests them.
+def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[list[Trial], list[str]]]:
+    """Classifiers and detectors with the protocols that are theirs.
 
     Unless any are named, classifiers are tested by the centre crop, or else detectors at a single scale. Raises
     `InputError` for a protocol that a trial cannot be tested by, or that none of them has.
     """
     # With torch, as above.
-    from study.run.evaluate import Testing
     from study.tasks.detection_inference import protocols_of
-    from study.tasks.detection_testing import DetectorTesting
     from study.tasks.protocols import check_protocol
 
-    detectors = [trial for trial in finished if isinstance(trial, DetectionTrial)]
-    classifiers = [trial for trial in finished if not isinstance(trial, DetectionTrial)]
+    detectors = [trial for trial in finished if detection_of(trial)]
+    classifiers = [trial for trial in finished if not detection_of(trial)]
     named = list(dict.fromkeys(named)) or [CENTRE if classifiers else protocols_of(detectors[0])[0]]
     of_detectors = [protocol for protocol in named if protocol in DETECTOR_PROTOCOLS]
     of_classifiers = [protocol for protocol in named if protocol not in DETECTOR_PROTOCOLS]
@@ -182,16 +178,16 @@ def _tasks(finished: Sequence[Trial], named: Sequence[str]) -> list[tuple[type["
             )
     for protocol, classifier in product(of_classifiers, classifiers):
         check_protocol(protocol, classifier.data)
-    tasks: list[tuple[type[Testing], list[Trial], list[str]]] = []
+    tasks: list[tuple[list[Trial], list[str]]] = []
     if of_classifiers:
-        tasks.append((Testing, classifiers, of_classifiers))
+        tasks.append((classifiers, of_classifiers))
     for protocol in of_detectors:
         having = [detector for detector in detectors if protocol in protocols_of(detector)]
         if not having:
             raise InputError(
                 f"protocol {protocol!r} is of detectors with context, or of those without, and none is such"
             )
-        tasks.append((DetectorTesting, list[Trial](having), [protocol]))
+        tasks.append((having, [protocol]))
     return tasks
 
 

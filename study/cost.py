@@ -11,7 +11,7 @@ from enum import Enum
 from functools import cache
 from itertools import chain, islice
 
-from study.spec import Data, Detection, DetectionTrial, Model, Trial
+from study.spec import Data, Detection, Model, Trial, detection_of
 
 # Of one x86-64 core with AVX-512, fp32: fitted to the quick profile's trials and a width-16, 32x32 ResNet-20.
 SECONDS_AN_UPDATE = 3.9e-3  # whatever the net
@@ -20,6 +20,7 @@ MULTIPLY_ADDS_A_SECOND = 3.5e10
 SECONDS_A_PHOTOGRAPH = 2e-3  # decoded and augmented, of 500x375 pixels: `make bench BENCH=decode`
 BYTES_A_PROCESS = 950 * 2**20  # a Ray worker with torch
 BYTES = {"fp32": 4, "bf16": 2}  # of an activation
+MARGIN = 0.9  # of the memory that a trial may take is planned for
 WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
 # Activations that glibc cannot use again when segments come and go: fitted to nets of 110 and 1202 layers.
 LOST_OF_ALL, LOST_OF_SEGMENT = 0.12, 0.7
@@ -184,12 +185,8 @@ def _stages(model: Model, channels: int, height: int, width: int) -> list[list[L
 
 def layers(trial: Trial) -> tuple[Layer, ...]:
     """Every layer with weights of what the trial trains, in order."""
-    detection = _detection(trial)
+    detection = detection_of(trial)
     return _detector(trial.model, trial.data, detection) if detection else _classifier(trial.model, trial.data)
-
-
-def _detection(trial: Trial) -> Detection | None:
-    return trial.detection if isinstance(trial, DetectionTrial) else None
 
 
 # ---------------------------------------------------------------- counts
@@ -213,7 +210,7 @@ def size(trial: Trial) -> tuple[int, int]:
 
     A detector's image is of 4:3, its shorter side `data.size`, with `detection.proposals` regions.
     """
-    detection = _detection(trial)
+    detection = detection_of(trial)
     regions = detection.proposals if detection else 0
     return _parameters(layers(trial)), _multiply_adds(trial, layers(trial), regions)
 
@@ -221,7 +218,7 @@ def size(trial: Trial) -> tuple[int, int]:
 @cache
 def trained_parameters(trial: Trial) -> int:
     """Those without a detector's fixed stages, and without the scale and shift of frozen normalisation."""
-    detection = _detection(trial)
+    detection = detection_of(trial)
     frozen = detection is not None and detection.norm == "frozen"
     trained = [layer for layer in layers(trial) if layer.part is not Part.FIXED]
     return _parameters(trained) - sum(2 * layer.outputs for layer in trained if frozen and layer.norm)
@@ -233,7 +230,7 @@ def _parameters(some: Iterable[Layer]) -> int:
 
 def _multiply_adds(trial: Trial, some: Iterable[Layer], regions: int) -> int:
     """Of one image with so many regions."""
-    detection = _detection(trial)
+    detection = detection_of(trial)
     context = detection is not None and detection.context
     runs = {Part.HEAD: regions + context, Part.PREDICTOR: regions}
     return sum(runs.get(layer.part, 1) * layer.multiply_adds for layer in some)
@@ -243,12 +240,12 @@ def _multiply_adds(trial: Trial, some: Iterable[Layer], regions: int) -> int:
 
 
 @cache
-def predicted_seconds(trial: Trial) -> float:
+def predicted_seconds(trial: Trial, images: int = 0) -> float:
     """Seconds of training and evaluation on one core (of a detector, without its tests).
 
-    Scale by `calibration` where trials have finished.
+    `images`: what one process has of a batch; 0 is all of it. Scale by `calibration` where trials have finished.
     """
-    recipe, net, detection = trial.recipe, layers(trial), _detection(trial)
+    recipe, net, detection = trial.recipe, layers(trial), detection_of(trial)
     regions = detection.regions if detection else 0
     fixed = _multiply_adds(trial, (layer for layer in net if layer.part is Part.FIXED), regions)
     trained = _multiply_adds(trial, (layer for layer in net if layer.part is not Part.FIXED), regions)
@@ -260,7 +257,7 @@ def predicted_seconds(trial: Trial) -> float:
     elif trial.data.photographs:
         one_image += SECONDS_A_PHOTOGRAPH
     count = sum(layer.part is not Part.CLASSIFIER for layer in net)
-    return recipe.iterations * (SECONDS_AN_UPDATE + count * SECONDS_A_LAYER + recipe.batch * one_image)
+    return recipe.iterations * (SECONDS_AN_UPDATE + count * SECONDS_A_LAYER + (images or recipe.batch) * one_image)
 
 
 def calibration(took: Iterable[tuple[Trial, float]], predicted: Callable[[Trial], float] = predicted_seconds) -> float:
@@ -282,7 +279,7 @@ def activation_bytes(trial: Trial, images: int = 0) -> int:
     what is pooled. `study.training.memory` measures the same on the net itself, and divides it where the machine has
     too little memory.
     """
-    net, detection = layers(trial), _detection(trial)
+    net, detection = layers(trial), detection_of(trial)
     numbers = sum(layer.kept for layer in net if layer.part is Part.IMAGE)
     if detection:
         shared = [layer for layer in net if layer.part is Part.IMAGE]
@@ -312,7 +309,7 @@ def least_bytes(trial: Trial, images: int = 0) -> int:
     An upper bound: of every segment but the last it counts the largest map that any block hands to the next. Detectors
     do not run in segments.
     """
-    if _detection(trial):
+    if detection_of(trial):
         return predicted_bytes(trial, images)
     whole, blocks = activation_bytes(trial, images), sum(trial.model.stages)
     handed = _largest_map(trial) * _activation(trial, images)
@@ -329,7 +326,7 @@ def _activation(trial: Trial, images: int) -> int:
 @cache
 def _largest_map(trial: Trial) -> int:
     """Numbers, of one image: of a classifier, of the largest map between two blocks; of a detector, of any."""
-    if detection := _detection(trial):
+    if detection := detection_of(trial):
         regions = detection.regions + detection.context
         runs = {Part.FIXED: 1, Part.IMAGE: 1, Part.HEAD: regions, Part.PREDICTOR: 0}
         return max(runs[layer.part] * layer.map for layer in layers(trial))
@@ -344,7 +341,7 @@ def _largest_map(trial: Trial) -> int:
 @cache
 def checkpoint_bytes(trial: Trial) -> int:
     """Size of one checkpoint: weights, velocities and BatchNorm's averages, with what `torch.save` adds to each."""
-    net, detection = layers(trial), _detection(trial)
+    net, detection = layers(trial), detection_of(trial)
     normalised = [layer for layer in net if layer.norm]
     averages = 0 if detection and detection.norm == "group" else sum(2 * layer.outputs for layer in normalised)
     # Two weights a layer, with BatchNorm three, and their velocities; two averages. Fitted to nets that counted batches
@@ -358,7 +355,7 @@ def record_bytes(trial: Trial) -> int:
     recipe = trial.recipe
     rows, evaluated = -(-recipe.iterations // recipe.record_every), -(-recipe.iterations // recipe.evaluate_every)
     # Series of every record, and of those with evaluations; MLflow gets about 150 points of a series.
-    always, at_evaluations = (6, 2) if _detection(trial) else (3, 6)
+    always, at_evaluations = (6, 2) if detection_of(trial) else (3, 6)
     shown = always * min(rows, 150 + evaluated) + at_evaluations * evaluated
     return BYTES_A_RUN + rows * BYTES_A_RECORD + shown * BYTES_A_METRIC
 

@@ -5,10 +5,10 @@ Standard library only, as `study/spec.py`.
 
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from study.spec import InputError, Trial, check_at_least, check_choice
+from study.spec import InputError, Trial, check_at_least, check_choice, detection_of
 from study.store.layout import Store
 
 
@@ -53,20 +53,21 @@ class Execution:
         """How many trials run at a time on this machine's cores; where there are GPUs, their shares may allow fewer."""
         return 1 if self.local else max(1, (self.cpus or os.cpu_count() or 1) // (self.threads * self.processes))
 
-    def part(self, trial: Trial) -> Trial:
-        """The trial as each of its processes has it, with its part of every batch; what follows from its id is void.
+    def batch_share(self, trial: Trial) -> int:
+        """How many images of a batch each of the trial's processes has.
 
-        Raises `InputError` unless BatchNorm's sub-batches can be shared equally, and for a detector.
+        Raises `InputError` for a detector, whose batches are not shared, and unless BatchNorm's sub-batches can be
+        shared equally.
         """
         recipe, parts = trial.recipe, trial.recipe.batch // trial.recipe.bn_batch
-        if self.processes > 1 and not trial.shared:
+        if self.processes > 1 and detection_of(trial):
             raise InputError(f"processes {self.processes} cannot share {trial.id}, a detector; choose 1")
         if parts % self.processes:
             raise InputError(
                 f"processes {self.processes} cannot share batch {recipe.batch} of {trial.id}, which BatchNorm"
                 f" normalises in {parts} parts of {recipe.bn_batch} images; choose a divisor of {parts}"
             )
-        return replace(trial, recipe=replace(recipe, batch=recipe.batch // self.processes))
+        return recipe.batch // self.processes
 
     def trial_folder(self, trial_id: str) -> Path:
         return Store(self.storage).trial(trial_id).path

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, TypeVar, get_origin
+from typing import Any, NamedTuple, TypeVar, get_origin
 
 SCHEMA = 3  # raise when a field is removed, renamed, or added without a neutral value
 PROTOCOL = 1  # raise when the same fields come to mean other numbers; list the ids it invalidates in CHANGELOG.md
@@ -411,8 +411,6 @@ class Trial:
         if self.model.family == "vgg" and type(self) is Trial:
             raise InputError(f"{self.model.title} is trained as a detector's backbone only; choose plain or residual")
 
-    shared: ClassVar[bool] = True  # whether several processes can share its batches
-
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the trials whose final nets it starts from, and which must have finished before it."""
@@ -488,8 +486,6 @@ class DetectionTrial(Trial):
 
     detection: Detection
 
-    shared: ClassVar[bool] = False
-
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model.stem != "imagenet":
@@ -520,6 +516,11 @@ class DetectionTrial(Trial):
         norm = {"frozen-affine": "affine trained", "batch": f"BatchNorm over {images}", "group": "GroupNorm"}
         named = norm.get(self.detection.norm)
         return f"Faster R-CNN, {self.model.title}" + (f" ({named})" if named else "")
+
+
+def detection_of(trial: Trial) -> Detection | None:
+    """What makes the trial's net a detector; None of a classifier."""
+    return trial.detection if isinstance(trial, DetectionTrial) else None
 
 
 def _digest(spec: dict[str, Any], version: Version) -> str:

@@ -9,7 +9,7 @@ from study.store.account import Account, Outcome
 from study.store.mlflow import client, reader
 from study.store.mlflow.mirror import publish
 from study.store.records import COLUMNS, seal_result
-from study.training.loop import Record
+from study.tasks.task import Record
 
 Small = Callable[..., Trial]
 TAGS = {"profile": "test", "experiments": "none"}

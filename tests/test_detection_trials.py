@@ -15,19 +15,18 @@ from experiments import detection_voc, planned
 from experiments.profiles import PAPER, SMOKE, Detectors
 from experiments.recipes import Deviation, deviations
 from study import cost
-from study.data.scenes import Scenes, load
+from study.data import scenes
+from study.data.scenes import Scenes
 from study.execution import Execution
 from study.nets.faster_rcnn import build
-from study.run import detection_worker as detecting
+from study.run import evaluate, placement, starting_weights, worker
 from study.run import launch as launching
-from study.run import placement, worker
 from study.run.attempt import Attempt
 from study.run.worker import run_trial
 from study.spec import TORCHVISION, DetectionTrial, InputError, Model, Recipe, Trial
 from study.store import atomic
 from study.store.account import Account, Outcome, read_account, write_account
 from study.store.records import LOSSES, flaw_of, read_evaluations, read_records
-from study.tasks.detection_testing import DetectorTesting
 from study.training import checkpoints
 
 TAGS = {"profile": "smoke"}
@@ -100,7 +99,7 @@ def test_a_detector_stopped_between_any_two_updates_ends_bit_for_bit_as_one_that
             shutil.rmtree(execution.trial_folder(backbone.id), ignore_errors=True)
     worker.check_data([trial], execution)
     assert run_trial(trial, execution, TAGS) == "finished"
-    source = [read_account(e.trial_folder(trial.id)).tags.get(detecting.SOURCE) for e in (execution, whole)]
+    source = [read_account(e.trial_folder(trial.id)).tags.get(starting_weights.SEAL) for e in (execution, whole)]
     assert source[0] == source[1] and bool(source[0]) is bool(trial.needs)
     (state, *rest), (theirs, *others) = end_of(trial, execution), end_of(trial, whole)
     assert rest == others
@@ -125,7 +124,7 @@ def test_a_detector_starts_from_the_final_net_of_the_trial_of_its_seed(whole: Ex
     for trial in trials(2)[4:]:
         assert isinstance(trial, DetectionTrial) and trial.needs == (f"{trial.detection.weights}-s{trial.seed}",)
         detector = build(trial)
-        detecting._take_weights(detector, trial, whole, CPU)
+        starting_weights.take(detector, trial, whole, CPU)
         saved = checkpoints.load_newest(whole.trial_folder(trial.needs[0]) / "checkpoints")
         assert saved is not None
         for name, tensor in detector.backbone.state_dict().items():
@@ -283,7 +282,7 @@ def test_a_detector_that_runs_out_of_memory_says_what_to_change_and_is_not_tried
     def exhausted(*arguments: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(detecting, "train", exhausted)
+    monkeypatch.setattr(worker, "train", exhausted)
     assert run_trial(vgg, replace(execution, data_root=whole.data_root), TAGS) == "failed"
     reason = read_account(execution.trial_folder(vgg.id)).reason
     assert reason.startswith("out of memory: about ") and "--memory-gib" in reason
@@ -323,6 +322,13 @@ def test_several_processes_are_refused(execution: Execution) -> None:
         run_trial(trials()[1], replace(execution, processes=2), TAGS)
 
 
+def test_what_waits_for_a_training_error_is_refused(execution: Execution) -> None:
+    vgg = trials()[1]
+    for wrong in ({"warmup": "threshold", "warmup_iterations": 4}, {"schedule": "plateau", "patience": 1, "drops": ()}):
+        with pytest.raises(InputError, match="a detector has no training error to wait for; choose"):
+            run_trial(replace(vgg, recipe=replace(vgg.recipe, **wrong)), execution, TAGS)
+
+
 def test_trials_that_need_others_are_launched_after_them() -> None:
     of_paper = list(planned(PAPER, ["detection-voc"]))
     waves = list(placement.waves(of_paper))
@@ -338,13 +344,13 @@ def test_trials_that_need_others_are_launched_after_them() -> None:
 def test_detectors_are_tested_together_and_what_was_known_is_not_measured_again(whole: Execution) -> None:
     vggs = [trial for trial in trials(2) if trial.model.family == "vgg"]
     tags = {trial.id: read_account(whole.trial_folder(trial.id)).tags for trial in vggs}
-    testing = DetectorTesting(whole, tags)
+    testing = evaluate.Testing(whole, tags)
     testing.test(vggs, ["single scale"], together=True)
     first, second, both = testing.rows
     assert (first["new"], second["new"], both["new"]) == (False, False, True)
     assert first["map"] == end_of(vggs[0], whole)[1][-1]["map_50"]
     assert both["net"] == "ensemble of 2" and both["split"] == "pasted-voc test"
-    again = DetectorTesting(whole, tags)
+    again = evaluate.Testing(whole, tags)
     again.test(vggs, ["single scale"], together=True)
     assert [row["new"] for row in again.rows] == [False] * 3 and again.rows[2]["map"] == both["map"]
 
@@ -352,12 +358,14 @@ def test_detectors_are_tested_together_and_what_was_known_is_not_measured_again(
 def test_a_test_set_without_annotations_gets_files_for_its_server(
     whole: Execution, execution: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def secret(*arguments: Any) -> Any:
-        scenes = load(*arguments)
-        scenes.labelled = False
-        return scenes
+    load = scenes.load
 
-    monkeypatch.setattr(detecting, "load", secret)
+    def secret(*arguments: Any) -> Any:
+        data = load(*arguments)
+        data.labelled = False
+        return data
+
+    monkeypatch.setattr(scenes, "load", secret)
     vgg = next(trial for trial in trials() if trial.model.family == "vgg")
     execution = replace(execution, data_root=whole.data_root)
     assert run_trial(vgg, execution, TAGS) == "finished"

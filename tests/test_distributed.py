@@ -26,7 +26,7 @@ from study.store.heartbeat import Progress
 from study.store.records import RECALIBRATED
 from study.training.checkpoints import load_newest
 from study.training.distributed import HERE, Assist, Ended, Meeting, Peers, spawned
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 Small = Callable[..., Trial]
 TAGS = {"profile": "test"}
@@ -101,7 +101,7 @@ def test_in_bf16_they_differ_by_its_rounding(dozen: Small, execution: Execution)
 @pytest.mark.slow
 def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the first runs out of memory, all of them try once more in segments."""
-    trial, four, calls, real = dozen(), elsewhere(execution, "four"), list[int](), worker.drive
+    trial, four, calls, real = dozen(), elsewhere(execution, "four"), list[int](), worker._drive
     assert run(trial, execution, 1) == "finished"
 
     def exhausted_at_first(*arguments: Any) -> float:
@@ -110,7 +110,7 @@ def test_four_processes_in_segments_do_too(dozen: Small, execution: Execution, m
             raise MemoryError
         return real(*arguments)
 
-    monkeypatch.setattr(worker, "drive", exhausted_at_first)
+    monkeypatch.setattr(worker, "_drive", exhausted_at_first)
     assert run(trial, four, 4) == "finished"
     assert int(read_account(four.trial_folder(trial.id)).tags["segments"]) > 1
     assert_equal_to_rounding(end_of(trial, execution), end_of(trial, four))
@@ -251,7 +251,7 @@ def test_every_process_takes_its_share_of_one_node_or_of_several(small: Small, e
         schedule(work, [Node(8, 1, 0, 0)])
     deep = PAPER.trials(PAPER.model("residual", 1202), PAPER.recipe(PAPER.model("residual", 1202)), 1)[0]
     deep = replace(deep, recipe=replace(deep.recipe, bn_batch=deep.recipe.batch // 2))
-    assert cost.predicted_seconds(two.part(deep)) < cost.predicted_seconds(deep)
+    assert cost.predicted_seconds(deep, two.batch_share(deep)) < cost.predicted_seconds(deep)
     assert replace(two, cpus=8, threads=2).trials_at_once == 2
 
 

@@ -17,6 +17,7 @@ from test_protocols import SPEC, Photographs
 from experiments import planned
 from experiments.profiles import SMOKE
 from experiments.recipes import minutes
+from study.data import arrays
 from study.data.arrays import describe, load
 from study.execution import Execution
 from study.run import evaluate as evaluating
@@ -27,7 +28,7 @@ from study.store.mlflow import reader
 from study.store.records import NUMBERS, add_evaluations, read_evaluations, read_records, seal_result
 from study.tasks.names import CENTRE, MULTI_SCALE, TEN_CROP, TOP1, TOP5
 from study.training import checkpoints
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 Command = Callable[..., tuple[int, str, str]]
 ALL = list(planned(SMOKE))
@@ -260,7 +261,7 @@ def test_numbers_of_photographs_are_kept_by_protocol_on_the_validation_images(
     photographs = Photographs()
     photographs.digest = "random"  # type: ignore[attr-defined]
     photographs.mixed = lambda size, limit: iter(())  # type: ignore[attr-defined]
-    monkeypatch.setattr(evaluating, "load", lambda *_: photographs)
+    monkeypatch.setattr(arrays, "load", lambda *_: photographs)
     nets = [Model.imagenet(family="residual", depth=18, shortcut=option, width=4) for option in "AB"]
     trials = [Trial(model=net, data=SPEC, recipe=replace(minutes(net), iterations=1, drops=()), seed=0) for net in nets]
     tests = evaluating.Testing(execution, {trial.id: sealed(trial, execution) for trial in trials})

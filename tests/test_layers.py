@@ -16,7 +16,8 @@ from study.run.worker import run_trial
 from study.spec import Trial
 from study.store.mlflow import mirror, reader
 from study.store.records import LAYERS
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 Small = Callable[..., Trial]
 CPU = torch.device("cpu")
@@ -79,8 +80,8 @@ def test_measuring_leaves_the_net_as_it_found_it_and_segments_change_no_number(s
     gradients = [p.grad.clone() for p in state.net.parameters() if p.grad is not None]
     state.net.eval()
     whole = layers.measure(state.net, images, labels, "fp32", 24)
-    state.net.segments = [[block] for block in state.net.blocks]
-    assert layers.measure(state.net, images, labels, "fp32", 24) == whole
+    state.divide(range(1, len(state.net.blocks) + 1))
+    assert layers.measure(state.net, images, labels, "fp32", 24, state.forward) == whole
     assert not state.net.training
     assert all(torch.equal(value, before[name]) for name, value in state.net.state_dict().items())
     after = [p.grad for p in state.net.parameters() if p.grad is not None]

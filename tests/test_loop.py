@@ -13,10 +13,11 @@ from torch.nn import functional
 from experiments.profiles import PAPER
 from experiments.recipes import paper_cifar
 from study.data.arrays import Dataset, load
+from study.nets.evaluation import loss_and_error, recalibrated
 from study.nets.resnet import build
 from study.spec import Trial
-from study.training.evaluation import loss_and_error, recalibrated
-from study.training.loop import TrainState, learning_rate, train
+from study.training.loop import learning_rate, train
+from study.training.state import TrainState
 
 CPU = torch.device("cpu")
 Small = Callable[..., Trial]
@@ -225,6 +226,21 @@ def test_divergence_is_an_outcome_and_is_dated(small: Small) -> None:
     assert last["train_loss"] is None and last["test_error_pct"] is None
 
 
+def test_a_trial_stopped_between_its_divergence_and_where_that_is_seen_ends_as_the_uninterrupted_one(
+    small: Small, tmp_path: Path
+) -> None:
+    trial = small("plain", learning_rate=0.0, iterations=24, record_every=24, evaluate_every=24, drops=())
+    whole = TrainState(trial, CPU)
+    for _ in train(trial, whole, digits(trial)):
+        if whole.iteration == 12:  # beyond the updates that are all checked
+            whole.net.stem.weight.data.fill_(torch.nan)
+        if whole.iteration == 15:
+            whole.save(tmp_path)
+    resumed = run(trial, TrainState.restore_or_create(trial, tmp_path, CPU))
+    assert (whole.diverged_at, whole.iteration) == (13, 20)
+    assert (resumed.diverged_at, resumed.iteration, resumed.records) == (13, 20, whole.records)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(small: Small, way: dict[str, Any]) -> None:
     assert same(run(small(**way)), run(small(**way)))
@@ -251,7 +267,7 @@ def test_resuming_in_another_number_of_segments_changes_no_bit(small: Small, tmp
     trial = small(precision=precision, bn_batch=8)
     run(trial, until=10).save(tmp_path)
     resumed = TrainState.restore_or_create(trial, tmp_path, CPU)
-    resumed.net.segments = [[block] for block in resumed.net.blocks]
+    resumed.divide(range(1, len(resumed.net.blocks) + 1))
     assert same(run(trial, resumed), run(trial))
 
 

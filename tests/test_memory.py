@@ -18,15 +18,18 @@ from torch.nn import functional
 
 from experiments.profiles import DIGITS
 from study import cost
+from study.cost import MARGIN
 from study.data.arrays import describe, load
 from study.execution import Execution
 from study.nets.resnet import build
 from study.run import worker
+from study.run.machine import memory_allowed
 from study.spec import InputError, Model, Trial
 from study.store.account import read_account
 from study.store.records import read_records
 from study.training import memory
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 CPU = torch.device("cpu")
 Small = Callable[..., Trial]
@@ -41,8 +44,7 @@ NETS = [
 
 def in_segments(state: TrainState, count: int) -> TrainState:
     blocks = state.net.blocks
-    ends = [round(i * len(blocks) / count) for i in range(count + 1)]
-    state.net.segments = [blocks[start:end] for start, end in pairwise(ends)]
+    state.divide([round(i * len(blocks) / count) for i in range(1, count + 1)])
     return state
 
 
@@ -69,15 +71,15 @@ def test_recomputing_without_our_context_would_move_the_averages_twice(small: Sm
     """The trap of pytorch issue 96136, so that the test above cannot pass by chance."""
     trial = small()
     images, labels = load(trial.data, Path()).batch(0, 0, trial.recipe.batch)
-    ours, trapped = (in_segments(TrainState(trial, CPU), 3).net.train() for _ in range(2))
-    x = functional.relu(trapped.stem_norm(trapped.stem(images)))
-    for segment in trapped.segments[:-1]:
-        x = torch.utils.checkpoint.checkpoint(torch.nn.Sequential(*segment), x, use_reentrant=False)
-    x = torch.nn.Sequential(*trapped.segments[-1])(x)
-    for logits in (ours(images), trapped.classifier(x.mean(dim=(2, 3)))):
+    ours, trapped = (in_segments(TrainState(trial, CPU), 3) for _ in range(2))
+    x = trapped.net.begin(images)
+    for segment in trapped.forward.segments[:-1]:
+        x = torch.utils.checkpoint.checkpoint(segment, x, use_reentrant=False)
+    x = trapped.forward.segments[-1](x)
+    for logits in (ours.forward(images), trapped.net.score(x)):
         functional.cross_entropy(logits, labels).backward()
-    assert torch.equal(ours.stem_norm.running_mean, trapped.stem_norm.running_mean)
-    assert not torch.equal(ours.blocks[0].norms[0].running_mean, trapped.blocks[0].norms[0].running_mean)
+    assert torch.equal(ours.net.stem_norm.running_mean, trapped.net.stem_norm.running_mean)
+    assert not torch.equal(ours.net.blocks[0].norms[0].running_mean, trapped.net.blocks[0].norms[0].running_mean)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -96,7 +98,7 @@ def test_measuring_leaves_the_net_as_it_was(small: Small) -> None:
     before = [tensor.clone() for tensor in bits(state)]
     memory.kept_by_block(state.net, (16, 1, 8, 8), "fp32")
     assert all(torch.equal(a, b) for a, b in zip(before, bits(state), strict=True))
-    assert state.net.training and len(state.net.segments) == 1 and not state.net.blocks[0]._forward_hooks
+    assert state.net.training and not state.net.blocks[0]._forward_hooks
 
 
 def test_measuring_leaves_no_graph_behind(small: Small) -> None:
@@ -121,22 +123,23 @@ def test_less_memory_means_more_segments_and_none_left_means_a_warning(
 ) -> None:
     net, shape = TrainState(replace(small(), model=NETS[1]), CPU).net, (16_384, 1, 8, 8)  # measured on few images
     whole = memory.fit(net, shape, "fp32", 2**40)
-    assert len(net.segments) == 1
+    assert whole.whole
     fixed = memory.in_use(CPU)
     counts = []
     for share in (0.7, 0.4):
-        needed = memory.fit(net, shape, "fp32", int((fixed + share * (whole - fixed)) / memory.MARGIN))
-        counts.append(len(net.segments))
-        assert needed < whole
+        division = memory.fit(net, shape, "fp32", int((fixed + share * (whole.needed - fixed)) / MARGIN))
+        counts.append(len(division.ends))
+        assert division.needed < whole.needed
     assert 1 < counts[0] < counts[1]
     memory.fit(net, shape, "fp32", 2**20)
     assert "a trial may take 0.0 GiB" in caplog.text and "--memory-gib" in caplog.text
 
 
-def test_more_memory_than_there_is_cannot_be_asked_for() -> None:
+def test_more_memory_than_there_is_cannot_be_asked_for(store: Execution) -> None:
     with pytest.raises(InputError, match="memory-gib 1000000.0 is more than the"):
-        memory.allowed(CPU, 1, 1.0, 1e6)
-    assert memory.allowed(CPU, 2, 1.0, 0.0) * 2 == pytest.approx(memory.allowed(CPU, 1, 1.0, 0.0), abs=2)
+        memory_allowed(replace(store, memory_gib=1e6), CPU)
+    two = memory_allowed(replace(store, local=False, cpus=2), CPU)
+    assert two * 2 == pytest.approx(memory_allowed(store, CPU), abs=2)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +189,8 @@ def test_the_peak_counts_from_its_reset() -> None:
 WORKER = """
 import json, sys
 from pathlib import Path
-from study import worker
 from study.execution import Execution
+from study.run import worker
 from study.spec import Trial
 
 execution = Execution(
@@ -231,7 +234,7 @@ import json, resource, sys
 from dataclasses import replace
 from pathlib import Path
 import psutil, torch
-from study import memory, worker
+from study.run import worker
 from study.data.arrays import load
 from study.execution import Execution
 from study.spec import Trial
@@ -240,7 +243,7 @@ trial = Trial.from_dict(json.loads(sys.argv[1]))
 execution = Execution(storage=Path(sys.argv[2]), data_root=Path(sys.argv[2]), local=True)
 little = replace(trial, recipe=replace(trial.recipe, batch=2, bn_batch=2))
 worker.run_trial(little, execution, {"profile": "test"})  # what a process loads once is loaded
-worker.memory.allowed = lambda *_: 2**40  # as where other processes took what there was
+worker.memory_allowed = lambda *_: 2**40  # as where other processes took what there was
 limit = psutil.Process().memory_info().data + int(float(sys.argv[3]) * 2**20)
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 print(worker.run_trial(trial, execution, {"profile": "test"}))

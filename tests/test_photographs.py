@@ -22,7 +22,8 @@ from study.seeds import generator
 from study.spec import InputError, Model, Trial
 from study.store.account import read_account
 from study.store.records import RECALIBRATED, read_records
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 CPU = torch.device("cpu")
 

@@ -15,10 +15,11 @@ from study import cost
 from study.execution import Execution
 from study.nets.resnet import build
 from study.run import placement
+from study.run.machine import memory_allowed
 from study.run.placement import Node, Placed, Share, schedule, share
 from study.spec import InputError, Trial
 from study.training import memory
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 GIB = 2**30
 Small = Callable[..., Trial]
@@ -134,8 +135,8 @@ def test_the_limits_of_containers_and_batch_systems_are_seen(tmp_path: Path) -> 
     assert placement.container_limits(tmp_path, tmp_path / "none") == []
 
 
-def test_the_memory_of_a_machine_is_what_trials_are_allowed_of_it() -> None:
-    assert placement.machine_bytes() == memory.allowed(torch.device("cpu"), 1, 1.0, 0)
+def test_the_memory_of_a_machine_is_what_trials_are_allowed_of_it(execution: Execution) -> None:
+    assert placement.machine_bytes() == memory_allowed(execution, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("profile, depth", [(QUICK, 56), (CLASS, 20), (CLASS, 110), (PAPER, 56)])

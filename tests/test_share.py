@@ -32,7 +32,7 @@ from study.store import bundle, layout, provenance
 from study.store.account import RESULTS, Account, Outcome, read_account, write_account
 from study.store.mlflow import client, mirror, reader
 from study.store.records import COLUMNS, EVALUATIONS, LAYERS, Run, columns, read_records, seal_result, table_digest
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 ROOT = Path(__file__).parents[1]
 HOURS = {"machine": "Linux x86_64, 2 x Laptop", "device": "cpu", "torch": "2.14.1", "seconds": "9.5"}

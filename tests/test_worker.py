@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from study.data.arrays import Dataset, load
 from study.execution import Execution
+from study.nets.evaluation import loss_and_error
 from study.nets.resnet import Net, without_observing
 from study.run import worker
 from study.run.launch import launch
@@ -19,8 +20,8 @@ from study.spec import InputError, Trial
 from study.store.account import read_account
 from study.store.mlflow import client, reader
 from study.store.records import RECALIBRATED, read_records
-from study.training.evaluation import loss_and_error
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 Small = Callable[..., Trial]
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ def recalibrated_by_hand(net: Net, data: Dataset, size: int, batches: int) -> Ne
 
     hooks = [norm.register_forward_pre_hook(note) for norm in norms]
     net.train()
-    with without_observing():
+    with without_observing(net):
         for images, _ in data.mixed(size, batches * size):
             net(images)
     for norm, hook in zip(norms, hooks, strict=True):

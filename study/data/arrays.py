@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -65,6 +65,14 @@ def _facts(arrays: list[np.ndarray], digest: str) -> dict[str, Any]:
     return {"channels": channels, "size": size, "classes": int(arrays[1].max()) + 1, "digest": digest}
 
 
+class Draws(NamedTuple):
+    """What a batch is made of, on the CPU."""
+
+    images: Tensor  # which training images, int64 [size]
+    corners: Tensor  # of the crop in the padded image (y, x), int64 [2, size]
+    flips: Tensor  # whether it is flipped afterwards, bool [size]
+
+
 @dataclass(eq=False)
 class Dataset:
     """A data set on one device. Images are uint8 [N, C, H, W], labels int64 [N]; `load` makes it."""
@@ -97,12 +105,28 @@ class Dataset:
         the batch may be asked for alone: the same bits as in the whole. Raises `InputError` if `size` is not in
         1..count('train').
         """
-        chosen = self.epochs.rows(seed, iteration, size)[part].to(self.train_labels.device)
+        draws = self.draws(seed, iteration, size)
+        there = self.train_labels.device
+        return self.augmented(
+            draws.images[part].to(there), draws.corners[:, part].to(there), draws.flips[part].to(there)
+        )
+
+    def draws(self, seed: int, iteration: int, size: int) -> "Draws":
+        """What the batch of an iteration is made of: a pure function of the arguments; see `batch`."""
+        images = self.epochs.rows(seed, iteration, size)
         draw = generator(seed, "augment", iteration)
-        flipped = torch.randint(2, (size,), generator=draw).bool()[part] & self.spec.flip
-        corners = torch.randint(2 * self.spec.padding + 1, (2, size), generator=draw)[:, part]
-        images = self._normalised(self.train_images[chosen])
-        return _augmented(images, self.spec.padding, corners, flipped), self.train_labels[chosen]
+        flips = torch.randint(2, (size,), generator=draw).bool() & self.spec.flip
+        corners = torch.randint(2 * self.spec.padding + 1, (2, size), generator=draw)
+        return Draws(images, corners, flips)
+
+    def augmented(self, images: Tensor, corners: Tensor, flips: Tensor) -> tuple[Tensor, Tensor]:
+        """Training images float32 [B, C, H, W] and labels [B] of draws that are on the device of this data set.
+
+        It waits for nothing and branches on no value, so that a GPU can replay it.
+        """
+        pixels = self._normalised(self.train_images[images])
+        pixels = _augmented(pixels, self.spec.padding, corners, flips if self.spec.flip else None)
+        return pixels, self.train_labels[images]
 
     def clean(self, split: str, size: int, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches without augmentation in a fixed order, of `size` images (the last may have fewer), `limit` in all."""
@@ -127,15 +151,15 @@ class Dataset:
         return (images.float() - self.mean) * self.scale
 
 
-def _augmented(images: Tensor, padding: int, corners: Tensor, flipped: Tensor) -> Tensor:
+def _augmented(images: Tensor, padding: int, corners: Tensor, flips: Tensor | None) -> Tensor:
     """Crop each image [B, C, H, W], zero-padded on each side, at its corner [2, B] (y, x); then flip some, [B]."""
-    if not padding and not flipped.any():
+    if not padding and flips is None:
         return images
     count, channels, height, width = images.shape
-    rows = corners[0, :, None] + torch.arange(height)
-    columns = corners[1, :, None] + torch.arange(width)
-    columns = torch.where(flipped[:, None], columns.flip(1), columns)
-    rows, columns = rows.to(images.device), columns.to(images.device)
+    rows = corners[0, :, None] + torch.arange(height, device=images.device)
+    columns = corners[1, :, None] + torch.arange(width, device=images.device)
+    if flips is not None:
+        columns = torch.where(flips[:, None], columns.flip(1), columns)
     image = torch.arange(count, device=images.device)[:, None, None, None]
     channel = torch.arange(channels, device=images.device)[:, None, None]
     # Mean first, zeros second: the padding is the mean image's grey (ambiguity padding_order of the protocol).

@@ -26,7 +26,7 @@ from study.data.downloads import download, urls_of
 from study.nets.resnet import BatchNorm, Net, initialise
 from study.nets.torchvision_names import from_torchvision, vgg_from_torchvision
 from study.seeds import generator
-from study.spec import DetectionTrial, InputError, Model, check_choice
+from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
 
 STRIDE = 16  # pixels of the image between those of the shared map
 RATIOS = (0.5, 1.0, 2.0)  # of the anchors, height to width
@@ -297,7 +297,7 @@ def torchvision_backbone(detector: Detector, root: Path) -> None:
     take_backbone(detector, from_torchvision_classifier(detector.trial.model, state))
 
 
-def torchvision_file(trial: DetectionTrial, root: Path) -> Path:
+def torchvision_file(trial: Trial, root: Path) -> Path:
     """The file of torchvision's ImageNet weights of the trial's net, checked; downloaded to `root` unless there.
 
     Raises `InputError` for a net or a normalisation that they are not of, a damaged file, and when the download fails.

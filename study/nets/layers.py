@@ -4,19 +4,28 @@ Owns one forward and one backward pass over a batch, in training mode: BatchNorm
 can be looked at before their running averages mean anything. Leaves the net as it found it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from study.nets.evaluation import autocast
 from study.nets.resnet import Block, Net, without_observing
-from study.training.evaluation import autocast
 
 
-def measure(net: Net, images: Tensor, labels: Tensor, precision: str, iteration: int) -> list[dict[str, Any]]:
+def measure(
+    net: Net,
+    images: Tensor,
+    labels: Tensor,
+    precision: str,
+    iteration: int,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> list[dict[str, Any]]:
     """A row of `study.store.records.LAYERS` for each 3x3 convolution in order, from images [N, C, H, W] and labels [N].
 
+    `forward`: how the net is run if not whole, for example in segments.
     response_std: standard deviation of the layer's output after BatchNorm, before ReLU or addition (Fig. 7).
     gradient_norm, weight_norm: L2 norms of the loss's gradient by the layer's weights, and of these weights.
     branch_over_input: at the last 3x3 layer of a block, the deviation of the block's output before ReLU and addition
@@ -43,8 +52,8 @@ def measure(net: Net, images: Tensor, labels: Tensor, precision: str, iteration:
     was_training = net.training
     try:
         net.train()
-        with without_observing(), autocast(images.device, precision):
-            logits = net(images.contiguous(memory_format=torch.channels_last)).float()
+        with without_observing(net), autocast(images.device, precision):
+            logits = (forward or net)(images.contiguous(memory_format=torch.channels_last)).float()
         loss = functional.cross_entropy(logits, labels)
         gradients = torch.autograd.grad(loss, [conv.weight for conv, _ in layers])
     finally:

@@ -5,12 +5,11 @@ Owns the modules and their initial weights. Knows nothing of data, training or d
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from study.seeds import generator
 from study.spec import Model, Trial
@@ -19,11 +18,10 @@ from study.spec import Model, Trial
 class BatchNorm(nn.BatchNorm2d):
     """BatchNorm over at most `images` images at a time, as on the paper's two GPUs; PyTorch's own otherwise."""
 
-    observing = True  # whether a pass in training mode moves the running averages; see `without_observing`
-
     def __init__(self, channels: int, images: int) -> None:
         super().__init__(channels)
         self.images = images
+        self.observing = True  # whether a pass in training mode moves the running averages; see `without_observing`
         self.num_batches_tracked = None  # its momentum is constant: a counter would only cost time
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +30,7 @@ class BatchNorm(nn.BatchNorm2d):
         mean, var, affine = self.running_mean, self.running_var, (self.weight, self.bias)
         assert mean is not None and var is not None
         if not self.observing:
-            mean, var = mean.clone(), var.clone()  # these move in vain
+            mean, var = mean.clone(), var.clone()  # throw-away copies, so that the running averages stay as they are
         parts = [
             functional.batch_norm(part, mean, var, *affine, training=True, momentum=self.momentum or 0.0, eps=self.eps)
             for part in (x.split(self.images) if len(x) > self.images else (x,))  # a split costs a copy going back
@@ -41,13 +39,16 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 @contextmanager
-def without_observing() -> Iterator[None]:
-    """Passes in training mode normalise by their batch but leave every BatchNorm's running averages alone."""
-    before, BatchNorm.observing = BatchNorm.observing, False
+def without_observing(*modules: nn.Module) -> Iterator[None]:
+    """Passes in training mode normalise by their batch but leave the running averages of these modules alone."""
+    norms = [norm for module in modules for norm in module.modules() if isinstance(norm, BatchNorm) and norm.observing]
+    for norm in norms:
+        norm.observing = False
     try:
         yield
     finally:
-        BatchNorm.observing = before
+        for norm in norms:
+            norm.observing = True
 
 
 class OptionA(nn.Module):
@@ -68,6 +69,18 @@ class OptionA(nn.Module):
         return functional.pad(x, (0, 0, 0, 0, 0, self.added))
 
 
+def shortcut(inputs: int, outputs: int, stride: int, option: str, norm: Callable[[int], nn.Module]) -> nn.Module | None:
+    """The way around a block (Eq. 1 and 2): options A, B and C of Sec. 4.1, or none in a plain net."""
+    if option == "none":
+        return None
+    changes = inputs != outputs or stride != 1
+    if option == "C" or (option == "B" and changes):
+        return nn.Sequential(convolution(inputs, outputs, 1, stride), norm(outputs))
+    if not changes:
+        return nn.Identity()
+    return OptionA(outputs - inputs, stride, average=option == "A-average")
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1; with a shortcut around them unless the net is plain."""
 
@@ -81,15 +94,7 @@ class Block(nn.Module):
             shapes = [(inputs, inner, 1, first), (inner, inner, 3, second), (inner, outputs, 1, 1)]
         self.convs = nn.ModuleList(convolution(*shape) for shape in shapes)
         self.norms = nn.ModuleList(norm(shape[1]) for shape in shapes)
-        changes = inputs != outputs or stride != 1
-        self.shortcut: nn.Module | None
-        if model.family == "plain":
-            self.shortcut = None
-        elif model.shortcut == "C" or (model.shortcut == "B" and changes):
-            self.shortcut = nn.Sequential(convolution(inputs, outputs, 1, stride), norm(outputs))
-        else:
-            average = model.shortcut == "A-average"
-            self.shortcut = OptionA(outputs - inputs, stride, average) if changes else nn.Identity()
+        self.shortcut = shortcut(inputs, outputs, stride, model.shortcut, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -124,41 +129,21 @@ class Net(nn.Module):
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
         self.classifier = nn.Linear(inputs, classes)
-        self.segments = [
-            self.blocks
-        ]  # all but the last are computed again in the backward pass; see study.training.memory
 
     @property
     def blocks(self) -> list[Block]:
         return [block for block in self.stages.modules() if isinstance(block, Block)]
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
-        x = self.pool(functional.relu_(self.stem_norm(self.stem(x))))
-        for segment in self.segments[:-1]:
-            x = _recomputed(segment, x) if torch.is_grad_enabled() else _in_turn(segment, x)
-        x = _in_turn(self.segments[-1], x)
+        return self.score(self.stages(self.begin(x)))
+
+    def begin(self, x: Tensor) -> Tensor:
+        """What comes before the blocks."""
+        return self.pool(functional.relu_(self.stem_norm(self.stem(x))))
+
+    def score(self, x: Tensor) -> Tensor:
+        """What comes after them."""
         return self.classifier(x.mean(dim=(2, 3)))
-
-
-def _in_turn(blocks: list[Block], x: Tensor) -> Tensor:
-    for block in blocks:
-        x = block(x)
-    return x
-
-
-def _recomputed(blocks: list[Block], x: Tensor) -> Tensor:
-    """The same numbers, keeping only `x`: the rest is computed again when the backward pass needs it.
-
-    The second time must not move BatchNorm's running averages again (pytorch issue 96136).
-    """
-    return checkpoint(
-        _in_turn,
-        blocks,
-        x,
-        use_reentrant=False,
-        preserve_rng_state=False,  # nothing in a net is random
-        context_fn=lambda: (nullcontext(), without_observing()),
-    )
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
@@ -186,7 +171,8 @@ def initialise(net: Net, seed: int, mode: str) -> None:
     """
     for name, module in net.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
-            fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
+            fan_in = module.weight[0].numel()
+            fan_out = len(module.weight) * module.weight[0, 0].numel()
             fan = fan_out if mode == "fan_out" and isinstance(module, nn.Conv2d) else fan_in
             stream = generator(seed, "weights", name)
             if mode == "torch":

@@ -22,7 +22,7 @@ from study.store.account import REASON_CHARACTERS, Account, Outcome, read_accoun
 from study.store.heartbeat import Progress, Pull
 from study.store.layout import TrialFolder
 from study.training.checkpoints import newest_iteration
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 HEARTBEAT_SECONDS = 1.0  # ten times as long where the storage is an object store
 ROOM_SECONDS = 2.0  # between checks whether a full disk has room again

@@ -1,12 +1,11 @@
 """Finished nets are tested, and their folders keep how well they did.
 
 Owns which weights a trial's net has and that its numbers are kept with it; imported weights have no trial, and nothing
-of them is kept. How a net is tested is `study/tasks/protocols.py`.
+of them is kept. How a net is tested is its task's (`study/tasks/`).
 """
 
 import pickle
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,17 @@ from torch import nn
 
 from study.data.arrays import load
 from study.execution import Execution
-from study.nets.resnet import BatchNorm, Net, build
+from study.nets.resnet import BatchNorm, Net
 from study.nets.torchvision_names import from_torchvision
-from study.run.worker import device_of, set_up_torch
+from study.run.machine import device_of, set_up_torch
 from study.spec import Data, InputError, Model, Trial
 from study.store.layout import TrialFolder
-from study.store.records import add_evaluations, columns, read_evaluations, table_digest
-from study.tasks.protocols import as_evaluated, check_protocol, errors_pct, measures, probabilities, split_of
+from study.store.records import add_evaluations, read_evaluations, table_digest
+from study.tasks.kinds import task_of
+from study.tasks.protocols import check_protocol, errors_pct, probabilities, split_of
+from study.tasks.task import Row, evaluations
 from study.training import checkpoints
 
-Row = dict[str, Any]
 Nets = tuple[Trial, ...]  # one, or those of an ensemble
 
 
@@ -37,7 +37,7 @@ class Testing:
     """
 
     def __init__(self, execution: Execution, tags: dict[str, dict[str, str]], again: bool = False) -> None:
-        """`tags`: what each trial's account says, by its id."""
+        """`tags`: those of each trial's account, by its id."""
         self.execution, self.tags, self.again = execution, tags, again
         self.device = device_of(execution)
         set_up_torch(execution)
@@ -48,83 +48,79 @@ class Testing:
     def test(self, trials: Sequence[Trial], protocols: Sequence[str], together: bool = False) -> None:
         """Test each of these nets and, if `together`, all as an ensemble, whose numbers are kept with the first.
 
-        Nets that are tested together are in memory together, and read each image once. Raises `InputError` for data
+        The trials are of one task. Nets that are tested together are in memory together. Raises `InputError` for data
         that are missing or not those that the nets were trained on.
         """
         nets: dict[Trial, Any] | None = None
         subjects: list[Nets] = [(trial,) for trial in trials] + ([tuple(trials)] if together else [])
         for protocol in protocols:
-            new = [of for of in subjects if self.again or not self._known(of, protocol)]
+            new = [subject for subject in subjects if self.again or not self._known(subject, protocol)]
             if new:
                 nets = self._nets(trials) if nets is None else nets
-                measured = self._measured(nets, protocol) if nets else {}
-                for of in (of for of in new if of in measured):
-                    self._add(of, protocol, *measured[of])
-            for of in subjects:
-                if known := self._known(of, protocol):
-                    self.rows.append(_row(of, known) | {"new": of in new})
+                self._measure(nets, protocol, new)
+            for subject in subjects:
+                if known := self._known(subject, protocol):
+                    self.rows.append(_row(subject, known) | {"new": subject in new})
 
     def _nets(self, trials: Sequence[Trial]) -> dict[Trial, Any]:
         """The final nets of those trials whose weights are here."""
         nets = {}
         for trial in trials:
             saved = checkpoints.load_newest(TrialFolder(self._folder((trial,))).checkpoints, self.device)
-            if lack := lack_of(saved, self.tags[trial.id], columns(trial)):
+            if lack := lack_of(saved, self.tags[trial.id], task_of(trial).COLUMNS):
                 self.lacking[trial.id] = lack
                 continue
             assert saved is not None
-            nets[trial] = net = _placed(self._built(trial), self.device)
+            nets[trial] = net = _placed(task_of(trial).build(trial), self.device)
             net.load_state_dict(saved["net"])
         return nets
 
-    def _built(self, trial: Trial) -> nn.Module:
-        return build(trial)
-
-    def _load(self, trial: Trial) -> Any:
-        return load(trial.data, self.execution.data_root, self.device, trial.seed)
-
-    def _split(self, trial: Trial) -> str:
-        return split_of(trial.data)
-
-    def _measures(self, trial: Trial) -> Sequence[str]:
-        return measures(trial.data.classes)
-
-    def _measured(self, nets: dict[Trial, Any], protocol: str) -> dict[Nets, tuple[dict[str, float], int]]:
-        """Errors of each net, and of all together, by measure; and over how many images."""
-        data = self._loaded(next(iter(nets)))
-        with ExitStack() as tested:
-            forwards = [tested.enter_context(as_evaluated(net, trial.recipe, data)) for trial, net in nets.items()]
-            errors, images = errors_pct(probabilities(forwards, data, protocol, self.device))
-        return {of: (each, images) for of, each in zip([*((t,) for t in nets), tuple(nets)], errors, strict=True)}
+    def _measure(self, nets: dict[Trial, Any], protocol: str, new: Sequence[Nets]) -> None:
+        """Test the nets, alone and all together, and keep the numbers of those that are new."""
+        if not nets:
+            return
+        first = next(iter(nets))
+        task = task_of(first)
+        values, images = task.test(nets, self._loaded(first), protocol)
+        measured = dict(zip([*((trial,) for trial in nets), tuple(nets)], values, strict=True))
+        for subject in (subject for subject in new if subject in measured):
+            rows = evaluations(task.split(first), protocol, measured[subject], images, _ids(subject))
+            add_evaluations(self._folder(subject), rows)
 
     def _loaded(self, trial: Trial) -> Any:
-        """The trial's data, in memory until others are asked for."""
+        """The trial's data, in memory until others are needed."""
         if self._data is None or self._data.spec != trial.data:
             self._data = None
-            self._data = self._load(trial)
+            self._data = task_of(trial).load(trial, self.execution.data_root, self.device)
         check_digest(self._data.digest, trial, self.tags[trial.id], self.execution)
         return self._data
 
-    def _add(self, of: Nets, protocol: str, errors: dict[str, float], images: int) -> None:
-        same = self._key(of, protocol) | {"images": images}
-        add_evaluations(
-            self._folder(of), [same | {"measure": measure, "value": value} for measure, value in errors.items()]
-        )
-
-    def _known(self, of: Nets, protocol: str) -> list[Row]:
-        """The rows kept on these nets tested so, one a measure; none if one is missing."""
-        table, wanted = read_evaluations(self._folder(of)), self._measures(of[0])
-        key = self._key(of, protocol)
+    def _known(self, subject: Nets, protocol: str) -> list[Row]:
+        """The rows kept of these nets tested so, one a measure; none if one is missing."""
+        task, table = task_of(subject[0]), read_evaluations(self._folder(subject))
+        key = {"split": task.split(subject[0]), "protocol": protocol, "nets": _ids(subject)}
         rows = [row for row in table.to_pylist() if key.items() <= row.items()] if table else []
-        found = {row["measure"]: row for row in rows}
-        return [found[measure] for measure in wanted] if found.keys() >= set(wanted) else []
+        by_measure, wanted = {row["measure"]: row for row in rows}, task.measures(subject[0])
+        return [by_measure[measure] for measure in wanted] if by_measure.keys() >= set(wanted) else []
 
-    def _folder(self, of: Nets) -> Path:
-        return self.execution.trial_folder(of[0].id)
+    def _folder(self, subject: Nets) -> Path:
+        return self.execution.trial_folder(subject[0].id)
 
-    def _key(self, of: Nets, protocol: str) -> dict[str, str]:
-        nets = ",".join(trial.id for trial in of) if len(of) > 1 else ""
-        return {"split": self._split(of[0]), "protocol": protocol, "nets": nets}
+
+def _ids(subject: Nets) -> str:
+    return ",".join(trial.id for trial in subject) if len(subject) > 1 else ""
+
+
+def _row(subject: Nets, known: Sequence[Row]) -> Row:
+    first = subject[0]
+    return {
+        "ids": [trial.id for trial in subject],
+        "net": first.title if len(subject) == 1 else f"ensemble of {len(subject)}",
+        "seed": first.seed,
+        "data": first.data.name,
+        **{name: known[0][name] for name in ("split", "protocol", "images")},
+        **{row["measure"]: row["value"] for row in known},
+    }
 
 
 def check_digest(digest: str, trial: Trial, tags: dict[str, str], execution: Execution) -> None:
@@ -134,14 +130,6 @@ def check_digest(digest: str, trial: Trial, tags: dict[str, str], execution: Exe
             f"{trial.data.name} in {execution.data_root} is not what {trial.id} was trained with (digest"
             f" {digest[:12]}, not {trained_on[:12]}); name the folder of those data with --data-root"
         )
-
-
-def _row(of: Nets, known: Sequence[Row]) -> Row:
-    first = of[0]
-    net = first.title if len(of) == 1 else f"ensemble of {len(of)}"
-    about = {"ids": [trial.id for trial in of], "net": net, "seed": first.seed, "data": first.data.name}
-    tested = {name: known[0][name] for name in ("split", "protocol", "images")}
-    return about | tested | {row["measure"]: row["value"] for row in known}
 
 
 def lack_of(saved: dict[str, Any] | None, tags: dict[str, str], schema: pa.Schema) -> str:

@@ -132,29 +132,34 @@ def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable
 def _forecast(
     trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe]
 ) -> Forecast:
-    share, part = placement.share(trial, execution, node), execution.part(trial)
+    share, images = placement.share(trial, execution, node), execution.batch_share(trial)
     probe = probes.get(timing.key(*as_probed(trial, execution, node)))
     if probe is not None and on_gpu != (probe.device != "cpu"):
         probe = None  # planned for GPUs on a machine without one
     if probe is not None:
         seconds, source = probe.seconds(trial.recipe), "probe"
     else:
-        seconds, source = factor * cost.predicted_seconds(part), "constants" if factor == 1 else "finished trials"
+        seconds, source = (
+            factor * cost.predicted_seconds(trial, images),
+            "constants" if factor == 1 else "finished trials",
+        )
     seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
     if on_gpu:
         measured = probe.memory_bytes if probe else 0
         share = placement.share(trial, execution, node, measured)
-        return Forecast(trial, seconds, measured or cost.net_bytes(part), share, source, measured)
-    held = cost.predicted_bytes(part) if probe is None else cost.BYTES_A_PROCESS + probe.memory_bytes
-    if allowed := placement.MARGIN * placement.allowed_bytes(share, execution, node):
-        held = min(held, max(int(allowed), cost.least_bytes(part)))  # in segments
+        return Forecast(trial, seconds, measured or cost.net_bytes(trial, images), share, source, measured)
+    held = cost.predicted_bytes(trial, images) if probe is None else cost.BYTES_A_PROCESS + probe.memory_bytes
+    if allowed := cost.MARGIN * placement.allowed_bytes(share, execution, node):
+        held = min(held, max(int(allowed), cost.least_bytes(trial, images)))  # in segments
     return Forecast(trial, seconds, held, share, source, 0)
 
 
 def as_probed(trial: Trial, execution: Execution, node: Node) -> tuple[Trial, Execution]:
     """What a process has of the trial, and how it would be run alone on such a node."""
     cpus, device = placement.share(trial, execution, node).cpus, execution.device if node.gpus else "cpu"
-    return execution.part(trial), replace(execution, threads=cpus, device=device, processes=1)
+    return timing.of_batch(trial, execution.batch_share(trial)), replace(
+        execution, threads=cpus, device=device, processes=1
+    )
 
 
 def seconds_left(

@@ -102,7 +102,7 @@ def close_stale(execution: Execution, reason: str) -> None:
 def check(trials: Sequence[Trial], execution: Execution) -> None:
     """Raise `InputError` for what its user has to mend before any trial starts: processes, data, weights, machine."""
     for trial in trials:
-        execution.part(trial)
+        execution.batch_share(trial)
     if execution.local:
         return _check(trials, execution)
     # A process takes torch and the data out of memory at its end.
@@ -120,7 +120,9 @@ def check(trials: Sequence[Trial], execution: Execution) -> None:
 
 
 def _check(trials: Sequence[Trial], execution: Execution) -> None:
-    from study.run.worker import check_data, check_machine  # here: with torch, which a launcher need not load
+    # Here: with torch, which a launcher need not load.
+    from study.run.machine import check_machine
+    from study.run.worker import check_data
 
     if not execution.address:  # a cluster's nodes are not this machine
         check_machine(execution)

@@ -16,7 +16,6 @@ from study import cost
 from study.execution import Execution
 from study.spec import InputError, Trial
 
-MARGIN = 0.9  # of a trial's share of memory is planned for
 MOST_ON_A_GPU = 8  # trials; more take turns rather than gain
 BYTES_A_CONTEXT = 2**30  # of GPU memory beside a trial's tensors: CUDA's context, workspaces, the allocator's reserve
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # where none is, there is no GPU that PyTorch could use
@@ -76,20 +75,23 @@ def share(trial: Trial, execution: Execution, node: Node, gpu_bytes: int = 0) ->
     part of the trial even in segments. Of a GPU it takes `gpus_per_trial` or, where that is 0, as little as it needs.
     Raises `InputError` where the processes cannot share the trial's batches.
     """
-    cpus, part = execution.threads, execution.part(trial)
+    cpus, images = execution.threads, execution.batch_share(trial)
     if node.gpus and execution.device != "cpu":
-        gpus = execution.gpus_per_trial or _fraction(part, cpus, node, gpu_bytes)
+        gpus = execution.gpus_per_trial or _fraction(gpu_bytes or cost.net_bytes(trial, images), cpus, node)
         return Share(cpus, gpus, execution.processes)
     if node.memory_bytes and not execution.memory_gib and not execution.local:
-        a_core = MARGIN * node.memory_bytes / node.cpus
-        cpus = max(cpus, min(int(node.cpus), math.ceil(cost.least_bytes(part) / a_core)))
+        a_core = cost.MARGIN * node.memory_bytes / node.cpus
+        cpus = max(cpus, min(int(node.cpus), math.ceil(cost.least_bytes(trial, images) / a_core)))
     return Share(cpus, 0.0, execution.processes)
 
 
-def _fraction(part: Trial, cpus: int, node: Node, gpu_bytes: int) -> float:
-    """1/k where k such processes fit on a GPU, in Ray's four digits; all of it where its memory is unknown."""
-    need = (gpu_bytes or cost.net_bytes(part)) + BYTES_A_CONTEXT
-    fit = min(MARGIN * node.gpu_memory_bytes / need, MOST_ON_A_GPU, node.cpus / node.gpus / cpus)
+def _fraction(needed: int, cpus: int, node: Node) -> float:
+    """1/k where k processes that need so many bytes each fit on a GPU, in Ray's four digits.
+
+    All of it where its memory is unknown.
+    """
+    room = cost.MARGIN * node.gpu_memory_bytes / (needed + BYTES_A_CONTEXT)
+    fit = min(room, MOST_ON_A_GPU, node.cpus / node.gpus / cpus)
     return 10_000 // max(1, int(fit)) / 10_000
 
 

@@ -89,15 +89,19 @@ def measure(trial: Trial, execution: Execution) -> Probe:
     Raises `InputError` for missing data or device, and what PyTorch raises when memory runs out.
     """
 
-    from study.data.arrays import load
-    from study.run import worker
+    from study.nets.evaluation import loss_and_error
+    from study.run.machine import device_of, set_up_torch
+    from study.run.worker import fit
+    from study.tasks.classification import CLEAN_IMAGES
+    from study.tasks.kinds import task_of
+    from study.tasks.protocols import EVALUATION_BATCH
     from study.training import memory
-    from study.training.evaluation import loss_and_error
-    from study.training.loop import CLEAN_IMAGES, EVALUATION_BATCH, TrainState, train
+    from study.training.loop import train
+    from study.training.state import TrainState
 
-    device, recipe = worker.device_of(execution), trial.recipe
-    worker.set_up_torch(execution)
-    data = load(trial.data, execution.data_root, device, trial.seed)
+    device, recipe = device_of(execution), trial.recipe
+    set_up_torch(execution)
+    data = task_of(trial).load(trial, execution.data_root, device)
     _load_kernels(trial, data, device)
     memory.release(device)
     held = memory.in_use(device)
@@ -105,9 +109,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
 
     endless = _endless(trial)
     state = TrainState(endless, device)
-    shape = (recipe.batch, trial.data.channels, trial.data.size, trial.data.size)
-    memory.fit(state.net, shape, recipe.precision, worker.memory_allowed(execution, device))
-    memory.keep_freed(len(state.net.segments) == 1)
+    fit(trial, state, replace(execution, compile=False))
 
     clock = _clock(device.type, execution.threads)
     took: list[float] = []
@@ -181,6 +183,11 @@ def _evaluation_costs(seconds: Callable[[int], float], few: int, most: int) -> t
     return max(0.0, took - an_image * images), an_image
 
 
+def of_batch(trial: Trial, images: int) -> Trial:
+    """The trial with batches of so many images: what is timed of one whose processes have so many each."""
+    return replace(trial, recipe=replace(trial.recipe, batch=images))
+
+
 def _endless(trial: Trial) -> Trial:
     """The trial without records or an end, which are no part of an update."""
     never = 10**9
@@ -189,7 +196,8 @@ def _endless(trial: Trial) -> Trial:
 
 def _load_kernels(trial: Trial, data: Any, device: Any) -> None:
     """One update of a shallow net: what PyTorch loads for it belongs to no trial's memory or seconds."""
-    from study.training.loop import TrainState, train
+    from study.training.loop import train
+    from study.training.state import TrainState
 
     shallow = replace(trial.model, depth=2 + 3 * trial.model.convolutions_per_block)
     small = _endless(replace(trial, model=shallow))

@@ -1,18 +1,15 @@
 """One trial from its start, or its newest checkpoint, to its end.
 
-Owns the order of things: restore, train, checkpoint, seal. Runs in whatever process the launcher gives it
-and writes to the trial's folder alone: it knows neither launcher nor MLflow, and waits for neither.
+Owns the order of things: restore, train, checkpoint, seal. Runs in whatever process the launcher gives it and writes to
+the trial's folder alone: it knows neither launcher nor MLflow, and waits for neither.
 """
 
-import gc
 import logging
-import os
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,56 +17,30 @@ from typing import Any
 import torch
 
 from study import cost
-from study.data.arrays import AnyDataset, load
 from study.execution import Execution
-from study.nets import layers
-from study.nets.resnet import build
+from study.run import starting_weights
 from study.run.attempt import Attempt
-from study.spec import DetectionTrial, InputError, Trial
+from study.run.machine import device_of, memory_allowed, set_up_torch
+from study.spec import InputError, Trial
 from study.store import atomic, provenance
 from study.store.account import Outcome, claim, read_account
 from study.store.layout import Store
-from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES
-from study.tasks.names import CLASSIFIER_PROTOCOLS
-from study.tasks.protocols import as_evaluated, errors_pct, probabilities, split_of
-from study.training import memory
+from study.tasks.kinds import task_of
+from study.tasks.task import Evaluator, Finals, Record, Stopped
+from study.training import checkpoints, memory
 from study.training.distributed import HERE, Meeting, Peers, assisting, joined, leading
-from study.training.evaluation import loss_and_error, recalibrated
-from study.training.loop import EVALUATION_BATCH, Record, TrainState, train
+from study.training.loop import is_over, train
+from study.training.state import TrainState
 
 DAMAGED_NAMED = 10  # images that a run's tag names, of those that could not be decoded
 log = logging.getLogger(__name__)
 
 
-def device_of(execution: Execution) -> torch.device:
-    """The device trials run on: a GPU where there is one, unless told otherwise."""
-    if execution.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not available on this machine; choose cpu or auto")
-    automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(automatic if execution.device == "auto" else execution.device)
-
-
 def check_data(trials: Sequence[Trial], execution: Execution) -> None:
-    """Raise `InputError` unless the trials' data are there, and what they say, and what detectors start from."""
-    sources: list[Trial] = []
-    if detectors := [trial for trial in trials if isinstance(trial, DetectionTrial)]:
-        from study.data import scenes
-        from study.run.detection_worker import check_weights  # which knows this module
-
-        sources = check_weights(detectors, {trial.id for trial in trials}, execution)
+    """Raise `InputError` unless the trials' data are there, and as described, and what detectors start from."""
+    sources = starting_weights.check(trials, execution)
     for trial in {trial.data: trial for trial in (*trials, *sources)}.values():
-        if isinstance(trial, DetectionTrial):
-            scenes.load(trial.data, execution.data_root)
-        else:
-            load(trial.data, execution.data_root, seed=trial.seed)
-
-
-def check_machine(execution: Execution) -> None:
-    """Raise `InputError` for what a user can get wrong about this machine: its device, memory and compiler."""
-    device = device_of(execution)
-    memory_allowed(execution, device)
-    if execution.compile and device.type == "cpu" and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
-        raise InputError(f"--compile takes a C++ compiler, and {compiler!r} is not found; install one, or leave it out")
+        task_of(trial).load(trial, execution.data_root)
 
 
 def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: Peers = HERE) -> Outcome:
@@ -83,7 +54,7 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
     Raises `InputError` at once for what another attempt cannot mend.
     """
     folder = execution.trial_folder(trial.id)
-    execution.part(trial)
+    execution.batch_share(trial)
     _check_storage(execution)
     claim(folder, trial)
     sealed = read_account(folder).outcome
@@ -91,18 +62,18 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
         return sealed
     device = device_of(execution)
     set_up_torch(execution)
-    where = {"device": str(device), "processes": str(execution.processes), "threads": str(execution.threads)}
-    where["deterministic"] = _yes(execution.deterministic)
+    where = {
+        "device": str(device),
+        "processes": str(execution.processes),
+        "threads": str(execution.threads),
+        "deterministic": _yes(execution.deterministic),
+    }
     with Attempt(trial, execution, {**tags, **provenance.tags(), **where}) as attempt:
         if attempt.stopping:
             return attempt.end(Outcome.INTERRUPTED, "asked to stop")
         if attempt.dies_here_too_often:
             return attempt.end(Outcome.FAILED, attempt.dies_here_too_often)
         try:
-            if isinstance(trial, DetectionTrial):
-                from study.run.detection_worker import run  # which knows this module
-
-                return run(trial, execution, device, attempt)
             return _run(trial, execution, device, attempt, peers)
         except memory.OutOfMemory as error:  # not raised: another attempt would run out, too
             return attempt.end(Outcome.FAILED, str(error))
@@ -120,152 +91,145 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
             return Outcome.FAILED
 
 
+def _run(trial: Trial, execution: Execution, device: torch.device, attempt: Attempt, peers: Peers) -> Outcome:
+    """Train, test and seal."""
+    data = task_of(trial).load(trial, execution.data_root, device)
+    memory.reset_peak(device)
+    training = _Training(trial, data, device, execution, attempt, peers)
+    state, evaluator, seconds = training.run()
+    try:
+        if not is_over(trial, state):
+            raise Stopped
+        attempt.write(lambda: state.save(attempt.files.checkpoints, kept=1))  # the final weights
+        tags = training.tags | {
+            "seconds": f"{seconds:.2f}",
+            "data_digest": data.digest,
+            "memory_mib": str(memory.peak(device) // 2**20),
+        }
+        diverged_at = state.diverged_at
+        finals = evaluator.finals() if diverged_at is None else Finals()
+    except Stopped:
+        if not attempt.orphaned:
+            attempt.write(lambda: state.save(attempt.files.checkpoints))
+        return attempt.end(Outcome.INTERRUPTED, "asked to stop")
+    if data.damaged:  # a finished trial has seen every image
+        named = ", ".join(sorted(data.damaged)[:DAMAGED_NAMED])
+        more = ", ..." if len(data.damaged) > DAMAGED_NAMED else ""
+        tags["damaged_images"] = f"{len(data.damaged)}: {named}{more}"
+    if seal := atomic.read(attempt.files.weights_seal):
+        tags[starting_weights.SEAL] = seal.decode()
+    if diverged_at is not None:
+        return attempt.seal(Outcome.DIVERGED, state, seconds, tags | {"diverged_at": str(diverged_at)}, None)
+    for protocol, files in finals.submissions.items():
+        for name, content in files.items():
+            attempt.write(partial(atomic.write, attempt.files.submission(protocol) / name, content))
+    return attempt.seal(Outcome.FINISHED, state, seconds, tags | finals.tags, finals.layers, finals.evaluations)
+
+
+class _Training:
+    """Training in as few segments as fit into memory, and once more in four times as many if it runs out nevertheless.
+
+    Nets that cannot be divided get one try.
+    """
+
+    def __init__(
+        self, trial: Trial, data: Any, device: torch.device, execution: Execution, attempt: Attempt, peers: Peers
+    ) -> None:
+        self.trial, self.data, self.device = trial, data, device
+        self.execution, self.attempt, self.peers = execution, attempt, peers
+        self.needed = cost.predicted_bytes(trial, execution.batch_share(trial))  # bytes
+        self.segments = 1
+        self.tags: dict[str, str] = {}  # how the trial was run
+
+    def run(self) -> tuple[TrainState, Evaluator, float]:
+        """Returns the state, what tests it, and the seconds that the trial took, earlier attempts included.
+
+        Raises `OutOfMemory`.
+        """
+        divisible = task_of(self.trial).DIVISIBLE
+        for last_try in (not divisible, True):
+            try:
+                return self._train(at_least=4 * self.segments if "out_of_memory" in self.tags else 1)
+            except (RuntimeError, MemoryError) as error:
+                if not memory.is_exhausted(error):
+                    raise
+            # Only here the failed attempt's tensors are gone. The newest checkpoint has what is needed.
+            memory.release(self.device)
+            advice = memory.advice(self.needed, memory_allowed(self.execution, self.device))
+            where = f" in {self.segments} segments" if divisible else ""
+            message = self.tags["out_of_memory"] = f"out of memory{where}: {advice}"
+            if last_try:
+                break
+            log.warning("%s: %s; trying once more in four times as many", self.trial.id, message)
+        log.warning("%s: %s", self.trial.id, message)
+        raise memory.OutOfMemory(message)
+
+    def _train(self, at_least: int) -> tuple[TrainState, Evaluator, float]:
+        trial, execution, attempt = self.trial, self.execution, self.attempt
+        with leading(execution.processes, self.peers, partial(assist, trial, execution), self.device) as group:
+            state = self._restored_or_new()
+            group.share({"state": state.saved(), "segments": at_least}, self.device)
+            self._fit(state, at_least)
+            evaluator = state.task.Evaluator(trial, state, self.data, lambda: attempt.stopping)
+            updates = train(trial, state, self.data, group, evaluator)
+            return state, evaluator, _drive(trial, state, updates, execution, attempt)
+
+    def _restored_or_new(self) -> TrainState:
+        state = TrainState(self.trial, self.device)
+        saved = checkpoints.load_newest(self.attempt.files.checkpoints, self.device)
+        if saved is not None:
+            state.restore(saved)
+        elif seal := starting_weights.take(state.net, self.trial, self.execution, self.device):
+            self.attempt.write(lambda: atomic.write(self.attempt.files.weights_seal, seal.encode()))
+        return state
+
+    def _fit(self, state: TrainState, at_least: int) -> None:
+        if state.task.DIVISIBLE:
+            division = fit(self.trial, state, self.execution, at_least)
+            self.needed, self.segments = division.needed, len(division.ends)
+            self.tags["segments"] = str(self.segments)
+            reason = f"runs in {self.segments} segments to fit into memory"
+        else:
+            allowed = memory_allowed(self.execution, self.device)
+            if self.needed > cost.MARGIN * allowed:  # a prediction is no reason to refuse
+                advice = memory.advice(self.needed, allowed)
+                log.warning("memory may not suffice for %s: %s", self.trial.id, advice)
+            reason = "is a detector"
+        if self.execution.compile and not state.compiled:
+            log.warning("%s %s, so it is not compiled", self.trial.id, reason)
+        self.tags |= {"compiled": _yes(state.compiled), "memory_predicted_mib": str(self.needed // 2**20)}
+
+
+def fit(trial: Trial, state: TrainState, execution: Execution, at_least: int = 1) -> memory.Division:
+    """Divide the net into so many segments or more that it fits, and compile it if it is whole and that is wanted."""
+    allowed = memory_allowed(execution, state.device)
+    shape = (execution.batch_share(trial), trial.data.channels, trial.data.size, trial.data.size)
+    division = memory.fit(state.net, shape, trial.recipe.precision, allowed, at_least)
+    memory.keep_freed(division.whole)
+    state.divide(division.ends)
+    if execution.compile and division.whole:
+        state.compile()
+    return division
+
+
 def assist(trial: Trial, execution: Execution, meeting: Meeting, rank: int, address: str) -> None:
-    """Train with the process that runs the trial, until it says that there is no more to do, or ends."""
+    """In another process: train with the one that runs the trial, until that has no more to do, or ends."""
     device = device_of(execution)
     if device.type == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())
     set_up_torch(execution)
     with assisting(meeting, rank) as store:
-        data = load(trial.data, execution.data_root, device, trial.seed)
+        data = task_of(trial).load(trial, execution.data_root, device)
         group = joined(store, rank, execution.processes, address, device)
-        told = group.share(None, device)
+        shared = group.share(None, device)
         state = TrainState(trial, device)
-        state.restore(told["state"])
-        _fit(trial, state, execution, told["segments"])
+        state.restore(shared["state"])
+        fit(trial, state, execution, shared["segments"])
         for _ in train(trial, state, data, group):
             pass
 
 
-def _run(trial: Trial, execution: Execution, device: torch.device, attempt: Attempt, peers: Peers) -> Outcome:
-    checkpoints = attempt.files.checkpoints
-    data = load(trial.data, execution.data_root, device, trial.seed)
-    memory.reset_peak(device)
-    state, seconds, how = _train_in_memory(trial, data, device, execution, attempt, peers)
-    diverged_at = state.diverged_at
-    if diverged_at is None and state.iteration < trial.recipe.iterations:
-        if not attempt.orphaned:
-            attempt.write(lambda: state.save(checkpoints))
-        return attempt.end(Outcome.INTERRUPTED, "asked to stop")
-    attempt.write(lambda: state.save(checkpoints, kept=1))  # the final weights
-    how |= {"seconds": f"{seconds:.2f}", "data_digest": data.digest}
-    how["memory_mib"] = str(memory.peak(device) // 2**20)
-    if data.damaged:  # a finished trial has seen every image
-        named = ", ".join(sorted(data.damaged)[:DAMAGED_NAMED])
-        how["damaged_images"] = f"{len(data.damaged)}: {named}" + ", ..." * (len(data.damaged) > DAMAGED_NAMED)
-    if diverged_at is not None:
-        return attempt.seal(Outcome.DIVERGED, state, seconds, how | {"diverged_at": str(diverged_at)}, None)
-    how |= _recalibrated(trial, state, data)
-    evaluations = _tested(trial, state, data)  # before the layers, which give the net its initial weights again
-    return attempt.seal(Outcome.FINISHED, state, seconds, how, _layers(trial, state, data), evaluations)
-
-
-def _recalibrated(trial: Trial, state: TrainState, data: AnyDataset) -> dict[str, str]:
-    """Errors of the final net with BatchNorm's statistics averaged anew, whatever the recipe evaluates with.
-
-    Over batches as BatchNorm trained on, drawn from all training images; fewer where there are too few images.
-    """
-    size, precision = trial.recipe.bn_batch, trial.recipe.precision
-    sample = data.mixed(size, min(data.count("train"), RECALIBRATION_BATCHES * size))
-    with recalibrated(state.net, sample, precision):
-        errors = [loss_and_error(state.net, data.clean(s, EVALUATION_BATCH), precision)[1] for s in ("train", "test")]
-    return dict(zip(RECALIBRATED, map(repr, errors), strict=True))
-
-
-def _tested(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str, Any]]:
-    """What the final net does by each of the paper's ways of testing, where its images are photographs."""
-    rows: list[dict[str, Any]] = []
-    for protocol in CLASSIFIER_PROTOCOLS if trial.data.photographs else ():
-        with as_evaluated(state.net, trial.recipe, data) as net:
-            (errors, _), images = errors_pct(probabilities([net], data, protocol, state.device))
-        of = {"split": split_of(trial.data), "protocol": protocol, "nets": "", "images": images}
-        rows += [{**of, "measure": measure, "value": value} for measure, value in errors.items()]
-    return rows
-
-
-def _layers(trial: Trial, state: TrainState, data: AnyDataset) -> list[dict[str, Any]]:
-    """What the layers do at the end of training and, in the same net given its initial weights again, at the start."""
-    images, labels = next(data.mixed(trial.recipe.batch, trial.recipe.batch))
-    end = layers.measure(state.net, images, labels, trial.recipe.precision, state.iteration)
-    state.net.load_state_dict(build(trial).state_dict())
-    return layers.measure(state.net, images, labels, trial.recipe.precision, 0) + end
-
-
-def memory_allowed(execution: Execution, device: torch.device) -> int:
-    """Bytes that one process of a trial may take, of the machine or of its GPU."""
-    at_once = execution.trials_at_once * execution.processes
-    gpus = execution.gpus_per_trial
-    if execution.local and device.type == "cuda":  # there may be fewer GPUs than processes
-        gpus = min(gpus, torch.cuda.device_count() / execution.processes)
-    return memory.allowed(device, at_once, gpus, execution.memory_gib)
-
-
-@cache
-def _set_up_process() -> None:
-    gc.freeze()  # what was imported stays: looking through it for garbage would take half a second a trial
-
-
-def set_up_torch(execution: Execution) -> None:
-    """Threads, precision and kernels of this process, as the execution asks for them."""
-    _set_up_process()
-    torch.set_num_threads(execution.threads)
-    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32
-    torch.backends.cudnn.deterministic = execution.deterministic
-    torch.backends.cudnn.benchmark = not execution.deterministic
-
-
-def _train_in_memory(
-    trial: Trial, data: AnyDataset, device: torch.device, execution: Execution, attempt: Attempt, peers: Peers
-) -> tuple[TrainState, float, dict[str, str]]:
-    """Train in as few segments as fit into memory, and once more with four times as many if it runs out nevertheless.
-
-    Returns the state, the seconds that the trial took, and how it was run.
-    """
-    allowed = memory_allowed(execution, device)
-    needed, segments = cost.predicted_bytes(execution.part(trial)), 1
-    how: dict[str, str] = {}
-
-    def once(at_least: int) -> tuple[TrainState, float]:
-        nonlocal needed, segments
-        with leading(execution.processes, peers, partial(assist, trial, execution), device) as group:
-            state = TrainState.restore_or_create(trial, attempt.files.checkpoints, device)
-            group.share({"state": state.saved(), "segments": at_least}, device)
-            needed = _fit(trial, state, execution, at_least)
-            segments = len(state.net.segments)
-            compiled = state.forward is not state.net
-            if execution.compile and not compiled:
-                log.warning("%s runs in %d segments to fit into memory, so it is not compiled", trial.id, segments)
-            how.update(segments=str(segments), compiled=_yes(compiled), memory_predicted_mib=str(needed // 2**20))
-            return state, drive(trial, state, train(trial, state, data, group), execution, attempt)
-
-    for again in (False, True):
-        try:
-            return *once(at_least=4 * segments if again else 1), how
-        except (RuntimeError, MemoryError) as error:
-            if not memory.is_exhausted(error):
-                raise
-        # Only here the failed attempt's tensors are gone. The newest checkpoint has what is needed.
-        memory.release(device)
-        how["out_of_memory"] = f"out of memory in {segments} segments: {memory.advice(needed, allowed)}"
-        log.warning(
-            "%s: %s", trial.id, how["out_of_memory"] + ("" if again else "; trying once more in four times as many")
-        )
-    raise memory.OutOfMemory(how["out_of_memory"])
-
-
-def _fit(trial: Trial, state: TrainState, execution: Execution, segments: int) -> int:
-    """Divide the net into so many segments or more that it fits, and compile it if it is whole; the bytes needed."""
-    part, allowed = execution.part(trial), memory_allowed(execution, state.device)
-    shape = (part.recipe.batch, trial.data.channels, trial.data.size, trial.data.size)
-    needed = memory.fit(state.net, shape, trial.recipe.precision, allowed, segments)
-    whole = len(state.net.segments) == 1
-    memory.keep_freed(whole)
-    if execution.compile and whole:
-        state.compile()
-    return needed
-
-
-def drive(
+def _drive(
     trial: Trial, state: TrainState, updates: Iterator[Record | None], execution: Execution, attempt: Attempt
 ) -> float:
     """Draw the updates of a training generator to their end, or until asked to stop.
@@ -277,16 +241,19 @@ def drive(
     first, seconds = state.iteration, before
     if execution.profile_trace == trial.id:
         updates = _profiled(updates, attempt.files.trace)
-    for _ in updates:
-        now = time.monotonic()
-        seconds = before + now - started
-        pace = (now - started) / max(1, state.iteration - first)
-        attempt.reached(state, seconds, seconds_left=pace * (trial.recipe.iterations - state.iteration))
-        if attempt.stopping:
-            break
-        if now - checkpointed >= execution.checkpoint_seconds:
-            attempt.checkpoint(state)
-            checkpointed = time.monotonic()
+    try:
+        for _ in updates:
+            now = time.monotonic()
+            seconds = before + now - started
+            pace = (now - started) / max(1, state.iteration - first)
+            attempt.reached(state, seconds, seconds_left=pace * (trial.recipe.iterations - state.iteration))
+            if attempt.stopping:
+                break
+            if now - checkpointed >= execution.checkpoint_seconds:
+                attempt.checkpoint(state)
+                checkpointed = time.monotonic()
+    except Stopped:
+        pass  # the record that was being made is made when the trial goes on
     return seconds
 
 

@@ -14,7 +14,7 @@ from torchvision.models.detection.transform import resize_boxes
 from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image, nms, remove_small_boxes
 
 from study.nets.faster_rcnn import Detector, resizing
-from study.spec import DetectionTrial, InputError, check_choice
+from study.spec import DetectionTrial, InputError, Trial, check_choice, detection_of
 from study.tasks.names import CONTEXT, REFINED, SINGLE_SCALE, TESTED_MULTI_SCALE
 
 PAPER_SIZE = 600  # the paper's shorter side, which lengths in pixels are in proportion to
@@ -36,9 +36,11 @@ class View:
         return self.batch.image_sizes[0]
 
 
-def protocols_of(trial: DetectionTrial) -> tuple[str, ...]:
+def protocols_of(trial: Trial) -> tuple[str, ...]:
     """What its detector is tested by: one that was trained with context is nothing without."""
-    return (CONTEXT, TESTED_MULTI_SCALE) if trial.detection.context else (SINGLE_SCALE, REFINED)
+    detection = detection_of(trial)
+    assert detection is not None
+    return (CONTEXT, TESTED_MULTI_SCALE) if detection.context else (SINGLE_SCALE, REFINED)
 
 
 @torch.no_grad()

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from study.data.arrays import AnyDataset, Dataset
 from study.data.photographs import EVALUATION_SIDE, for_size
+from study.nets.evaluation import autocast, recalibrated
 from study.spec import Data, InputError, Recipe, check_choice
 from study.tasks.names import CENTRE, CLASSIFIER_PROTOCOLS, MULTI_SCALE, TEST_SPLIT, TOP1, TOP5, VALIDATION
-from study.training.evaluation import autocast, recalibrated
-from study.training.loop import EVALUATION_BATCH
 
+EVALUATION_BATCH = 500  # images of one size that a net sees at once when it is evaluated
 SIDES = (224, 256, 384, 480, 640)  # Sec. 3.4, of nets trained on crops of 224
 BLOCK = 256  # images whose probabilities are held at a time; at a shorter side of 640 they take 0.4 GB
 BATCH_PIXELS = 2**21  # of views that a net sees at once: 41 of 224x224
@@ -112,12 +112,12 @@ def probabilities(nets: Sequence[Forward], data: Dataset | Photographs, protocol
         return
     streams = [data.resized("test", side) for side in sides(protocol, data.spec.size)]
     while True:
-        each = [_block(nets, islice(stream, BLOCK), data, protocol, device) for stream in streams]
-        labels = each[0][1]
+        blocks = [_block(nets, islice(stream, BLOCK), data, protocol, device) for stream in streams]
+        labels = blocks[0][1]
         if not len(labels):
             return
-        assert all(torch.equal(labels, others) for _, others in each), "the order of images differs between sides"
-        yield torch.stack([found for found, _ in each]).mean(0), labels
+        assert all(torch.equal(labels, others) for _, others in blocks), "the order of images differs between sides"
+        yield torch.stack([means for means, _ in blocks]).mean(0), labels
 
 
 def _block(
@@ -129,14 +129,13 @@ def _block(
 ) -> tuple[Tensor, Tensor]:
     """Probabilities [nets, N, classes] and labels [N] of these images at one side; equal shapes go in one batch."""
     labels: list[int] = []
-    found: dict[int, Tensor] = {}
+    means: dict[int, Tensor] = {}  # by image, [nets, classes]
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = {}
 
-    def see(some: list[tuple[int, Tensor]]) -> None:
-        seen = torch.stack([each for _, each in some]).to(device)  # [images, views, C, H, W]
-        of_views = _softmax(nets, data.normalised(seen.flatten(0, 1)))
-        means = of_views.unflatten(1, seen.shape[:2]).mean(2)
-        found.update(zip((index for index, _ in some), means.unbind(1), strict=True))
+    def predict(images: list[tuple[int, Tensor]]) -> None:
+        batch = torch.stack([seen for _, seen in images]).to(device)  # [images, views, C, H, W]
+        by_view = _softmax(nets, data.normalised(batch.flatten(0, 1))).unflatten(1, batch.shape[:2])
+        means.update(zip((index for index, _ in images), by_view.mean(2).unbind(1), strict=True))
 
     for index, (image, label) in enumerate(images):
         labels.append(label)
@@ -145,10 +144,10 @@ def _block(
         alike.append((index, seen))
         pixels = len(seen) * seen.shape[-2] * seen.shape[-1]
         if (len(alike) + 1) * pixels > BATCH_PIXELS:
-            see(waiting.pop(seen.shape))
+            predict(waiting.pop(seen.shape))
     for rest in waiting.values():
-        see(rest)
-    rows = [found[index] for index in range(len(labels))]
+        predict(rest)
+    rows = [means[index] for index in range(len(labels))]
     return torch.stack(rows, dim=1) if rows else torch.empty(len(nets), 0, data.spec.classes), torch.tensor(labels)
 
 
@@ -167,15 +166,15 @@ def errors_pct(tested: Tested) -> tuple[list[dict[str, float]], int]:
     An ensemble is the mean of its nets' probabilities.
     """
     wrong, images, classes = torch.zeros((), dtype=torch.int64), 0, 0
-    for each, labels in tested:
-        everyone = torch.cat([each, each.mean(0, keepdim=True)])
+    for predicted, labels in tested:
+        everyone = torch.cat([predicted, predicted.mean(0, keepdim=True)])
         order = everyone.argsort(dim=-1, descending=True, stable=True)  # of equals the first, as argmax
         hits = order[..., :5] == labels[:, None]
         missed = torch.stack([~hits[..., 0], ~hits.any(-1)]).sum(-1)  # [measures, nets + 1]
-        wrong, images, classes = wrong + missed, images + len(labels), each.shape[-1]
+        wrong, images, classes = wrong + missed, images + len(labels), predicted.shape[-1]
     assert images, "there are no images to test on"
-    found = zip(*(100 * wrong.double() / images).tolist(), strict=True)
-    return [dict(zip(measures(classes), each, strict=False)) for each in found], images
+    by_net = zip(*(100 * wrong.double() / images).tolist(), strict=True)
+    return [dict(zip(measures(classes), errors, strict=False)) for errors in by_net], images
 
 
 def measures(classes: int) -> tuple[str, ...]:

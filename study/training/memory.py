@@ -1,8 +1,7 @@
 """What training keeps in memory, and how a net is run so that it fits.
 
-Owns bytes: what autograd keeps of each block (measured on the net itself, with a few images), what a trial may take
-of the machine or GPU, the number of segments that follows (see `Net.segments`), and the peak that was reached. Knows
-no recipe and no data set.
+Owns bytes: what autograd keeps of each block (measured on the net itself, with a few images), the number of segments
+that follows, and the peak that was reached. Knows no recipe, no data set, and not what a trial may take.
 """
 
 import contextlib
@@ -11,20 +10,20 @@ import gc
 import logging
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.checkpoint import checkpoint
 
-from study.cost import LOST_OF_ALL, LOST_OF_SEGMENT, WORKING_TENSORS
+from study.cost import LOST_OF_ALL, LOST_OF_SEGMENT, MARGIN, WORKING_TENSORS
+from study.nets.evaluation import autocast
 from study.nets.resnet import Net, without_observing
-from study.run.placement import MARGIN, machine_bytes
-from study.spec import InputError
-from study.training.evaluation import autocast
 
 log = logging.getLogger(__name__)
 
@@ -70,14 +69,13 @@ def _measure(net: Net, images: Tensor, precision: str) -> list[Kept]:
         outputs.append((so_far, output.nbytes))
 
     hooks = [block.register_forward_hook(after_block) for block in net.blocks]
-    was_training, segments, net.segments = net.training, net.segments, [net.blocks]
+    was_training = net.training
     try:
         net.train()
-        with without_observing(), autocast(images.device, precision), saved_tensors_hooks(see, lambda kept: kept):
+        with without_observing(net), autocast(images.device, precision), saved_tensors_hooks(see, lambda kept: kept):
             net(images.contiguous(memory_format=torch.channels_last))
     finally:
         net.train(was_training)
-        net.segments = segments
         for hook in hooks:
             hook.remove()
     return [Kept(after - before, size) for (before, _), (after, size) in pairwise([(0, 0), *outputs])]
@@ -101,29 +99,69 @@ def activations(kept: list[Kept], ends: list[int], device: torch.device) -> int:
     return peak + WORKING_TENSORS * max(block.output for block in kept)
 
 
-def fit(net: Net, shape: tuple[int, ...], precision: str, allowed: int, at_least: int = 1) -> int:
-    """Divide the net into the fewest segments, but `at_least` so many, that fit; returns the bytes needed.
+@dataclass(frozen=True)
+class Division:
+    """How a net is run: after which block each of its segments ends, and the bytes that training then needs."""
 
-    Where none fits into the `allowed` bytes, it warns and takes the division that needs least: a prediction is no
-    reason to refuse.
+    ends: tuple[int, ...]
+    needed: int
+
+    @property
+    def whole(self) -> bool:
+        return len(self.ends) == 1
+
+
+def fit(net: Net, shape: tuple[int, ...], precision: str, allowed: int, at_least: int = 1) -> Division:
+    """The fewest segments, but `at_least` so many, that fit into the `allowed` bytes for a batch of `shape`.
+
+    Where none fits, it warns and takes the division that needs least: a prediction is no reason to refuse.
     """
     device = next(net.parameters()).device
     release(device)
     kept = kept_by_block(net, shape, precision)
     fixed = in_use(device)  # with weights, gradients and velocities
-    ways: list[tuple[int, list[int]]] = []
+    divisions: list[Division] = []
     for count in range(min(at_least, len(kept)), len(kept) + 1):
         ends = segment_ends(kept, count)
-        ways.append((fixed + activations(kept, ends, device), ends))
-        if ways[-1][0] <= MARGIN * allowed:
-            break
-    else:
-        least = min(needed for needed, _ in ways)
-        ways.append(next(way for way in ways if way[0] <= 1.05 * least))  # more segments would hardly help
-        log.warning("memory may not suffice: %s", advice(ways[-1][0], allowed))
-    needed, ends = ways[-1]
-    net.segments = [net.blocks[start:end] for start, end in pairwise([0, *ends])]
-    return needed
+        divisions.append(Division(tuple(ends), fixed + activations(kept, ends, device)))
+        if divisions[-1].needed <= MARGIN * allowed:
+            return divisions[-1]
+    least = min(division.needed for division in divisions)
+    division = next(one for one in divisions if one.needed <= 1.05 * least)  # more segments would hardly help
+    log.warning("memory may not suffice: %s", advice(division.needed, allowed))
+    return division
+
+
+class Segmented:
+    """A net run in segments: the backward pass computes all but the last again, so that only their inputs are kept.
+
+    The numbers are those of the whole net, bit for bit.
+    """
+
+    def __init__(self, net: Net, ends: Sequence[int]) -> None:
+        """`ends`: after which block each segment ends."""
+        self.net = net
+        self.segments = [nn.Sequential(*net.blocks[start:end]) for start, end in pairwise([0, *ends])]
+
+    def __call__(self, images: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
+        x = self.net.begin(images)
+        for segment in self.segments[:-1]:
+            x = _recomputed(segment, x)
+        return self.net.score(self.segments[-1](x))
+
+
+def _recomputed(segment: nn.Module, x: Tensor) -> Tensor:
+    """The same numbers, keeping only `x`: the rest is computed again when the backward pass needs it.
+
+    The second time must not move BatchNorm's running averages again (pytorch issue 96136).
+    """
+    return checkpoint(
+        segment,
+        x,
+        use_reentrant=False,
+        preserve_rng_state=False,  # nothing in a net is random
+        context_fn=lambda: (contextlib.nullcontext(), without_observing(segment)),
+    )
 
 
 def advice(needed: int, allowed: int) -> str:
@@ -133,23 +171,6 @@ def advice(needed: int, allowed: int) -> str:
         " let fewer trials run at once (--threads, --cpus, --gpus-per-trial), allow more (--memory-gib),"
         " or take a smaller batch, width or precision bf16"
     )
-
-
-def allowed(device: torch.device, trials_at_once: int, gpus_per_trial: float, gib: float) -> int:
-    """Bytes one trial may take: `gib` if it is not 0, else an equal share of the machine's memory, or of its GPU's.
-
-    Raises `InputError` where `gib` is more than there is.
-    """
-    if device.type == "cuda":
-        there_is = torch.cuda.get_device_properties(device).total_memory
-        share = int(there_is * min(1.0, gpus_per_trial))
-    else:
-        there_is = machine_bytes()
-        share = there_is // trials_at_once
-    asked = int(gib * 2**30)
-    if asked > there_is:
-        raise InputError(f"memory-gib {gib} is more than the {there_is / 2**30:.1f} GiB of {device}; choose less, or 0")
-    return asked or share
 
 
 def in_use(device: torch.device) -> int:
@@ -183,15 +204,11 @@ def keep_freed(keep: bool) -> None:
 
     Not for nets that are run in segments: there it would cost memory. Does nothing with other C libraries.
     """
-    global _keeping
-    if keep == _keeping or sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return
-    trim_threshold, mmap_threshold, _keeping = -1, -3, keep  # malloc.h
+    trim_threshold, mmap_threshold = -1, -3  # malloc.h
     libc.mallopt(mmap_threshold, 32 * 2**20)  # the most that glibc raises it to by itself
     libc.mallopt(trim_threshold, 2**31 - 1 if keep else 64 * 2**20)
-
-
-_keeping = False
 
 
 def release(device: torch.device) -> None:

@@ -17,11 +17,12 @@ import torch
 from torch.nn import functional
 
 from study.data.arrays import load
+from study.nets.evaluation import autocast
 from study.nets.resnet import build
 from study.spec import Trial
 from study.training import memory
-from study.training.evaluation import autocast
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 CPU = torch.device("cpu")
 DEPTH, STEPS = 1202, 4
@@ -51,8 +52,9 @@ def one(way: str, precision: str) -> None:
     else:
         state = TrainState(trial, CPU)
         shape = (common.BATCH, trial.data.channels, trial.data.size, trial.data.size)
-        predicted = memory.fit(state.net, shape, precision, ALLOWED_GIB[precision] * 2**30) / 2**30
-        segments = len(state.net.segments)
+        division = memory.fit(state.net, shape, precision, ALLOWED_GIB[precision] * 2**30)
+        state.divide(division.ends)
+        segments, predicted = len(division.ends), division.needed / 2**30
         updates = train(trial, state, load(trial.data, common.OUT))
     seconds = []
     for _ in range(STEPS):

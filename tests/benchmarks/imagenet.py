@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.recipes import IMAGENET_DATA, paper_imagenet
+from study.nets.evaluation import autocast
 from study.spec import Model, Trial
 from study.training import memory
-from study.training.evaluation import autocast
-from study.training.loop import TrainState
+from study.training.state import TrainState
 
 ROUNDS, BATCH, CPU = int(os.environ.get("ROUNDS", "3")), 16, torch.device("cpu")
 STEPS = 2  # a round

@@ -17,19 +17,20 @@ import common
 from experiments.profiles import QUICK
 from experiments.recipes import minutes
 from study.execution import Execution
-from study.run import worker
+from study.run import attempt, worker
 from study.spec import Trial
 from study.store import heartbeat, records
 from study.store.mlflow import client, mirror
-from study.training.loop import TrainState, loop
+from study.training import loop
+from study.training.state import TrainState
 
 CALLS = (
-    ("records", loop, "_observe"),
+    ("records", loop, "_due"),
     ("checkpoints", TrainState, "save"),
     ("records", records, "write_records"),
     ("heartbeat", heartbeat, "write"),
-    ("opening and sealing", worker.Attempt, "__init__"),
-    ("opening and sealing", worker.Attempt, "seal"),
+    ("opening and sealing", attempt.Attempt, "__init__"),
+    ("opening and sealing", attempt.Attempt, "seal"),
     ("MLflow, in the launcher", mirror.Mirror, "update"),
 )
 

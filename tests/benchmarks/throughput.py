@@ -18,7 +18,8 @@ import torch
 from study import cost
 from study.data.arrays import load
 from study.training import memory
-from study.training.loop import TrainState, train
+from study.training.loop import train
+from study.training.state import TrainState
 
 CPU = torch.device("cpu")
 ROUNDS, SECONDS = int(os.environ.get("ROUNDS", "2")), 6.0

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from study.execution import Execution
-from study.run import worker
+from study.run import attempt
 from study.run.launch import launch
 from study.spec import Trial
 from study.store import heartbeat
@@ -77,7 +77,7 @@ def test_a_clock_that_jumps_by_years_during_a_trial_changes_nothing(
     trial = small(iterations=80)
     undisturbed = replace(store, storage=shutil.copytree(store.storage, tmp_path / "undisturbed"))
     launch([trial], undisturbed, tags(trial), lambda *_: None)
-    monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.02)  # so that it looks at its launch often
+    monkeypatch.setattr(attempt, "HEARTBEAT_SECONDS", 0.02)  # so that it looks at its launch often
     monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.05)
     often = replace(store, checkpoint_seconds=0)
     with jumping(monkeypatch, store):
@@ -94,7 +94,7 @@ def test_a_trial_that_goes_on_a_year_earlier_keeps_its_points_in_order(
     store: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial, real = small(iterations=160), time.time
-    monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(attempt, "HEARTBEAT_SECONDS", 0.02)
     monkeypatch.setattr(mirror, "POLL_SECONDS", 0.1)
     often, folder = replace(store, checkpoint_seconds=0), store.trial_folder(trial.id)
 
@@ -128,6 +128,6 @@ def test_beats_from_another_year_are_beats(store: Execution, monkeypatch: pytest
     for beat in range(5):
         os.utime(launched.storage / "launch.json", (wall - beat, wall - beat))  # of a host whose clock runs backwards
         now += 0.9 * heartbeat.SILENCE_SECONDS
-        assert leash.pulled() == ""
+        assert leash.pulled() is None
     now += 1.1 * heartbeat.SILENCE_SECONDS  # however late in the future the last one says it was
     assert leash.pulled() == "replaced"

@@ -22,7 +22,7 @@ from common import (
 )
 
 from study.execution import Execution
-from study.run import worker
+from study.run import attempt
 from study.run.worker import run_trial
 from study.spec import Trial
 from study.store import heartbeat
@@ -104,7 +104,7 @@ def test_a_frozen_worker_is_known_by_its_silence_and_its_trial_goes_on_in_anothe
 @pytest.fixture
 def launched(store: Execution, monkeypatch: pytest.MonkeyPatch) -> Execution:
     """A launch that workers belong to, without a launcher."""
-    monkeypatch.setattr(worker, "HEARTBEAT_SECONDS", 0.05)
+    monkeypatch.setattr(attempt, "HEARTBEAT_SECONDS", 0.05)
     launched = replace(store, launch="first")
     Launch(launched).begin()
     return launched
@@ -159,9 +159,9 @@ def test_a_leash_goes_by_beats_not_by_how_old_they_look(launched: Execution, mon
     for _ in range(3):
         now += 0.9 * heartbeat.SILENCE_SECONDS
         launch.beat()
-        assert leash.pulled() == ""
+        assert leash.pulled() is None
     now += 0.9 * heartbeat.SILENCE_SECONDS
-    assert leash.pulled() == ""
+    assert leash.pulled() is None
     now += 0.2 * heartbeat.SILENCE_SECONDS
     assert leash.pulled() == "replaced"
     launch.end()

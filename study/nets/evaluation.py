@@ -1,4 +1,7 @@
-"""Error of a net on fixed batches. Owns evaluation mode; leaves the training state exactly as it found it."""
+"""Error of a net on fixed batches. Owns evaluation mode and precision; leaves the net exactly as it was.
+
+It is here and not with training, because layer measurements and every task need it, and training builds on these.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

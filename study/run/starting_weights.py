@@ -1,0 +1,124 @@
+"""Where a detector's first weights come from: torchvision's file, or the final net of another trial.
+
+Owns whether these weights are there, and that they are the ones that the other trial's result was sealed with. A
+classifier starts from its initialisation: nothing here concerns it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from study.data.arrays import load
+from study.execution import Execution
+from study.nets.evaluation import recalibrated
+from study.nets.faster_rcnn import take_backbone, take_detector, torchvision_backbone, torchvision_file
+from study.nets.resnet import build
+from study.run.evaluate import check_digest, lack_of
+from study.spec import RANDOM, TORCHVISION, InputError, Trial, detection_of
+from study.store import atomic
+from study.store.account import Outcome, read_account
+from study.store.layout import TrialFolder
+from study.store.records import columns
+from study.training import checkpoints
+
+SEAL = "weights_records_sha256"  # a tag: the seal of the trial that the first weights are of
+ELSEWHERE = "import a bundle with weights, or choose other --experiments"
+
+
+def check(trials: Sequence[Trial], execution: Execution) -> list[Trial]:
+    """Raise `InputError` unless what each detector starts from is there, or among these trials, which run before it.
+
+    Nothing is required of detectors that have begun. Returns the finished classifiers that are to be recalibrated,
+    which takes their data.
+    """
+    todo = {trial.id for trial in trials}
+    starting = [trial for trial in trials if detection_of(trial) and not _has_weights(trial.id, execution)]
+    of_torchvision = [trial for trial in starting if _weights(trial) == TORCHVISION]
+    for trial in {(trial.model, trial.data): trial for trial in of_torchvision}.values():
+        torchvision_file(trial, execution.data_root / "weights")
+    sources = []
+    for trial in starting:
+        for id in set(trial.needs) - todo:
+            source, _ = _source(trial, id, execution)
+            if trial.recipe.recalibrate and not detection_of(source):
+                sources.append(source)
+    return sources
+
+
+def take(net: Any, trial: Trial, execution: Execution, device: torch.device) -> str:
+    """Give a trial's net the weights that it starts with; returns the seal of the trial that they are of, '' if none.
+
+    Raises `InputError` for weights that are missing, or of another net.
+    """
+    weights = _weights(trial)
+    if weights == RANDOM:
+        return ""
+    if weights == TORCHVISION:
+        torchvision_backbone(net, execution.data_root / "weights")
+        return ""
+    (id,) = trial.needs
+    source, tags = _source(trial, id, execution)
+    saved = checkpoints.load_newest(TrialFolder(execution.trial_folder(id)).checkpoints, device)
+    if lack := lack_of(saved, tags, columns(source)):
+        raise InputError(f"{trial.id} cannot start from {id}: {lack}; {ELSEWHERE}")
+    assert saved is not None
+    if detection_of(source):
+        take_detector(net, saved["net"])
+    elif source.model != trial.model:
+        raise InputError(f"weights {id} are of {source.model.title} of other settings than {trial.title}'s")
+    else:
+        images = trial.recipe.recalibrate
+        take_backbone(net, _recalibrated(source, tags, saved["net"], images, execution, device))
+    return tags["records_sha256"]
+
+
+def _weights(trial: Trial) -> str:
+    """What its net starts from, as `Detection.weights` has it: a classifier from random weights."""
+    detection = detection_of(trial)
+    return detection.weights if detection else RANDOM
+
+
+def _source(trial: Trial, id: str, execution: Execution) -> tuple[Trial, dict[str, str]]:
+    """The finished trial that the detector starts from, and its tags.
+
+    Raises `InputError` for what has not finished, and where its weights are not in this store.
+    """
+    folder = execution.trial_folder(id)
+    account, spec = read_account(folder), atomic.read(TrialFolder(folder).spec)
+    if account.outcome == Outcome.FINISHED and spec is not None and _has_weights(id, execution):
+        return Trial.from_dict(json.loads(spec)), account.tags
+    why = {
+        Outcome.FINISHED: f"its weights are not in this store; {ELSEWHERE}",
+        Outcome.DIVERGED: "it diverged, so it has no weights: the detector of this seed cannot be trained;"
+        " choose other --seeds or --experiments",
+        Outcome.MISSING: "neither its result nor its weights are in this store; delete its run in MLflow, if there is"
+        f" one, and train it, or {ELSEWHERE}",
+    }.get(account.outcome, f"it is {account.outcome}; run it to its end, or choose other --experiments")
+    raise InputError(f"{trial.id} cannot start from {id}: {why}")
+
+
+def _has_weights(id: str, execution: Execution) -> bool:
+    return TrialFolder(execution.trial_folder(id)).has_checkpoint
+
+
+def _recalibrated(
+    source: Trial,
+    tags: dict[str, str],
+    state: Mapping[str, Tensor],
+    images: int,
+    execution: Execution,
+    device: torch.device,
+) -> Mapping[str, Tensor]:
+    """The state with BatchNorm's statistics over so many of the images that the net was trained on (Appendix A)."""
+    if not images:
+        return state
+    net = build(source).to(device)
+    net.load_state_dict(state)
+    data = load(source.data, execution.data_root, device, source.seed)
+    check_digest(data.digest, source, tags, execution)
+    size = source.recipe.bn_batch
+    with recalibrated(net, data.mixed(size, min(images, data.count("train"))), source.recipe.precision):
+        return {name: tensor.clone() for name, tensor in net.state_dict().items()}
