@@ -166,7 +166,7 @@ def test_the_image_has_everything_that_the_package_is_built_from_and_nothing_els
     copied = {word for name, value in instructions() if name == "COPY" for word in value.split()[:-1]}
     assert all((ROOT / path).exists() for path in copied)
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    assert {package.split(".")[0] for package in setup["packages"]} <= copied
+    assert {package.removesuffix("*") for package in setup["packages"]["find"]["include"]} <= copied
     assert {PROJECT["readme"], *PROJECT["license-files"], "pyproject.toml", "constraints.txt"} <= copied
     ignore = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
     assert ignore[0] == "*" and {line[1:] for line in ignore if line.startswith("!")} == copied
