@@ -310,7 +310,7 @@ def test_no_wave_is_begun_after_a_launch_was_stopped(
         waves.append(trials)
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(launching, "_run_locally", stopped_in)
+    monkeypatch.setattr(launching, "run_locally", stopped_in)
     backbone, _, trial = trials()
     with pytest.raises(KeyboardInterrupt):
         launched([backbone, trial], replace(store, data_root=whole.data_root))

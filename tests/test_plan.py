@@ -62,7 +62,7 @@ def plant(storage: Path, trial: Trial, account: Account, **now: Any) -> None:
         seal_result(folder, account.outcome, [record], account)
     else:
         write_account(folder, account)
-    heartbeat.write(folder, Progress(Progress(**now)))
+    heartbeat.write(folder, Progress(**now))
 
 
 def test_status_says_what_was_predicted_what_it_took_and_why_a_trial_failed(command: Command, tmp_path: Path) -> None:

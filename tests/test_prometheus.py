@@ -37,9 +37,7 @@ Small = Callable[..., Trial]
 def said(execution: Execution, trial: Trial, outcome: str, iteration: int, **more: object) -> None:
     folder = execution.trial_folder(trial.id)
     write_account(folder, Account(outcome=Outcome(outcome), **more))
-    heartbeat.write(
-        folder, Progress(Progress(iteration=iteration, train_error_pct=41.7, seconds=3.0, seconds_left=5.0))
-    )
+    heartbeat.write(folder, Progress(iteration=iteration, train_error_pct=41.7, seconds=3.0, seconds_left=5.0))
 
 
 def exporter_of(execution: Execution, trials: list[Trial], tracker: Tracked, clock: Callable[[], float]) -> Exporter:

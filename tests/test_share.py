@@ -556,9 +556,14 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-def test_a_bundle_renders_everything_where_torch_ray_and_mlflow_cannot_be_imported(tmp_path: Path) -> None:
-    found = study(QUICK)
-    bundle.write(tmp_path / "quick.zip", found, "quick", code="abc")
+@pytest.mark.parametrize(
+    ("profile", "lectures"), [(SMOKE, False), pytest.param(QUICK, True, marks=pytest.mark.slow)], ids=["smoke", "quick"]
+)
+def test_a_bundle_renders_everything_where_torch_ray_and_mlflow_cannot_be_imported(
+    profile: Profile, lectures: bool, tmp_path: Path
+) -> None:
+    runs, name = study(profile), f"{profile.name}.zip"
+    bundle.write(tmp_path / name, runs, profile.name, code="abc")
     (tmp_path / "blocked").mkdir()
     (tmp_path / "blocked" / "sitecustomize.py").write_text(BLOCKED)  # the notebooks' kernel starts with it, too
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "blocked")}
@@ -568,23 +573,21 @@ def test_a_bundle_renders_everything_where_torch_ray_and_mlflow_cannot_be_import
         return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     assert "No module named 'torch'" in python("-c", "import torch").stderr
-    bundled = "--bundle", tmp_path / "quick.zip", "--results", tmp_path / "there"
-    done = python("-m", "analysis", "report", *bundled)
+    bundled = "--bundle", tmp_path / name, "--results", tmp_path / "there"
+    done = python("-m", "analysis", "report", *bundled, "--lectures" if lectures else "--no-lectures")
     assert done.returncode == 0, done.stderr
     assert "Verdicts on the paper's 74 claims" in done.stdout and "python -m experiments import" in done.stdout
 
-    here, there = tmp_path / "here" / "quick", tmp_path / "there" / "quick"
-    report.write(load(planned(QUICK), found), QUICK, here, lecture=False)
+    here, there = (tmp_path / place / profile.name for place in ("here", "there"))
+    report.write(load(planned(profile), runs), profile, here, lecture=False)
     files = {str(path.relative_to(here)) for path in here.rglob("*") if path.is_file()}
     bundled_files = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
-    assert (
-        bundled_files - files == {f"notebooks/{source.stem}.html" for source in report.NOTEBOOKS.glob("*.ipynb")}
-        and files <= bundled_files
-    )
-    for name in files - {"index.html", "manifest.json"}:  # these two say from where
-        assert (here / name).read_bytes() == (there / name).read_bytes(), name
+    executed = {f"notebooks/{source.stem}.html" for source in report.NOTEBOOKS.glob("*.ipynb")}
+    assert bundled_files - files == (executed if lectures else set()) and files <= bundled_files
+    for file in files - {"index.html", "manifest.json"}:  # these two say from where
+        assert (here / file).read_bytes() == (there / file).read_bytes(), file
     facts = json.loads((there / "manifest.json").read_text())["provenance"]
-    assert (facts["bundle"], facts["bundle_written_by"]) == ("quick.zip", "abc")
+    assert (facts["bundle"], facts["bundle_written_by"]) == (name, "abc")
 
 
 def test_versions_of_packages_that_are_not_installed_say_so() -> None:

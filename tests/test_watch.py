@@ -59,7 +59,7 @@ def site(execution: Execution, small: Small, tmp_path: Path) -> Site:
     ):
         write_account(execution.trial_folder(trial.id), account)
     progress = Progress(iteration=12, train_error_pct=41.7, seconds=3.0, seconds_left=5.0)
-    heartbeat.write(execution.trial_folder(running.id), Progress(progress))
+    heartbeat.write(execution.trial_folder(running.id), progress)
     selected = selection(execution, trials)
     (tmp_path / "pages" / "1").mkdir(parents=True)
     (tmp_path / "pages" / "1" / "index.html").write_text("<title>a study</title>")
