@@ -123,7 +123,7 @@ def imagenet_net(study: Study, experiment: str, title: str) -> pd.DataFrame:
 
 
 def title(rows: pd.DataFrame) -> str:
-    return rows["title"].iloc[0]
+    return str(rows["title"].iloc[0])
 
 
 def resolution(rows: pd.DataFrame, measure: str) -> float:

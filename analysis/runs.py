@@ -230,7 +230,8 @@ def _identified(finals: pd.DataFrame, tables: dict[str, pa.Table], schema: pa.Sc
     }
     below = pa.concat_tables([schema.empty_table(), *below])
     measured = below.to_pandas(split_blocks=True, self_destruct=True)
-    return pd.concat([pd.DataFrame(identity).take(rows).reset_index(drop=True), measured], axis=1)
+    curves: pd.DataFrame = pd.concat([pd.DataFrame(identity).take(rows).reset_index(drop=True), measured], axis=1)
+    return curves
 
 
 def _planned(trial: Trial, experiments: list[str], starts: Mapping[str, Trial]) -> Row:

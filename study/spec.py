@@ -183,7 +183,8 @@ class Model:
     @property
     def features(self) -> int:
         """Channels that the classifier sees."""
-        return self.width * 2 ** (len(self.stages) - 1) * self.expansion
+        doublings: int = 2 ** (len(self.stages) - 1)
+        return self.width * doublings * self.expansion
 
     @property
     def expansion(self) -> int:

@@ -96,7 +96,7 @@ def colour(tint: Tint) -> Pair:
 
 def _template(text: str, grid: str, label: str) -> dict[str, Any]:
     axis = {"gridcolor": grid, "linecolor": grid, "zerolinecolor": grid, "automargin": True, "title": {"standoff": 8}}
-    return go.layout.Template(
+    template: dict[str, Any] = go.layout.Template(
         layout={
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -110,6 +110,7 @@ def _template(text: str, grid: str, label: str) -> dict[str, Any]:
             "yaxis": axis,
         }
     ).to_plotly_json()
+    return template
 
 
 def _panel(panel: Panel) -> go.Figure:

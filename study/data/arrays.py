@@ -213,7 +213,8 @@ class _Pixels:
     images: Tensor
 
     def mean_image(self) -> np.ndarray:
-        return self.images.numpy().sum(axis=0, dtype=np.int64) / len(self.images)
+        mean: np.ndarray = self.images.numpy().sum(axis=0, dtype=np.int64) / len(self.images)
+        return mean
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         return _moments([self.images])

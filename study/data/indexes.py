@@ -291,7 +291,8 @@ def _validation_wnids(name: str, devkit: Path) -> list[str]:
             parse_devkit_archive(folder)
         except Exception as error:  # of a checksum, or of anything in a damaged archive
             raise refusal(name, f"cannot be read: {devkit} is damaged ({error}); get it from image-net.org") from error
-        return load_meta_file(folder)[1]
+        names: list[str] = load_meta_file(folder)[1]
+        return names
 
 
 class _Member(NamedTuple):

@@ -230,12 +230,14 @@ class _Sample:
 
     @property
     def pixels(self) -> int:
-        return self.count * self.total.shape[0] * self.total.shape[1]
+        height, width, *_ = self.total.shape
+        return int(self.count * height * width)
 
     @property
     def colour(self) -> np.ndarray:
         """The mean of each channel, [3]."""
-        return self.total.sum((0, 1)) / self.pixels
+        colour: np.ndarray = self.total.sum((0, 1)) / self.pixels
+        return colour
 
     @property
     def covariance(self) -> np.ndarray:
@@ -256,7 +258,8 @@ class _Sample:
         """Eigenvectors of RGB in columns, each times its eigenvalue, for pixels in 0..1: [3, 3]."""
         values, vectors = np.linalg.eigh(self.covariance / 255**2)
         vectors = vectors * np.where(vectors.sum(0) < 0, -1, 1)  # fixes the sign, which LAPACK chooses arbitrarily
-        return vectors * values
+        principal: np.ndarray = vectors * values
+        return principal
 
 
 def _channels_last(images: Tensor) -> Tensor:

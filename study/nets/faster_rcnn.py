@@ -74,10 +74,12 @@ class Backbone(Net):
 
     def shared(self, images: Tensor) -> Tensor:  # [N, 3, H, W] -> [N, channels, H / 16, W / 16], rounded up
         x = self.pool(functional.relu_(self.stem_norm(self.stem(images))))
-        return self.stages[:-1](x)
+        maps: Tensor = self.stages[:-1](x)
+        return maps
 
     def head(self, regions: Tensor) -> Tensor:  # [K, channels, 14, 14] -> [K, features]
-        return self.stages[-1](regions).mean(dim=(2, 3))
+        features: Tensor = self.stages[-1](regions).mean(dim=(2, 3))
+        return features
 
 
 class VGG(nn.Module):
@@ -196,10 +198,12 @@ class Detector(nn.Module):
         with _fp32(shared):
             scores, deltas = self.rpn.head([shared])
             anchors = self.rpn.anchor_generator(batch, [shared])
-            each = [scores[0][0].numel()]
+            counts = [scores[0][0].numel()]
             scores, deltas = concat_box_prediction_layers(scores, deltas)
             boxes = self.rpn.box_coder.decode(deltas, anchors).view(len(anchors), -1, 4)
-            return self.rpn.filter_proposals(boxes, scores, batch.image_sizes, each)
+            proposals: tuple[list[Tensor], list[Tensor]]
+            proposals = self.rpn.filter_proposals(boxes, scores, batch.image_sizes, counts)
+            return proposals
 
     def describe(self, shared: Tensor, boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]]) -> Tensor:
         """What the siblings see of each image's boxes [n, 4], one image after another: [K, features].
@@ -216,7 +220,10 @@ class Detector(nn.Module):
     def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Scores [K, 1 + classes] before softmax, and box deltas [K, 4 * (1 + classes)]."""
         with _fp32(features):
-            return self.predictor(features)
+            scores: Tensor
+            deltas: Tensor
+            scores, deltas = self.predictor(features)
+            return scores, deltas
 
 
 def resizing(trial: DetectionTrial, side: int) -> GeneralizedRCNNTransform:
@@ -315,7 +322,8 @@ def torchvision_file(trial: Trial, root: Path) -> Path:
         )
     name = f"{'vgg' if model.family == 'vgg' else 'resnet'}{model.depth}"
     base, _, file = get_model_weights(name)["IMAGENET1K_V1"].url.rpartition("/")
-    path, urls = root / file, urls_of(file, (base,))
+    path: Path = root / file
+    urls = urls_of(file, (base,))
     if not path.is_file():
         download(path, urls, _verified, lambda problem: InputError(f"weights {path} are missing{problem}"))
     try:

@@ -139,11 +139,13 @@ class Net(nn.Module):
 
     def begin(self, x: Tensor) -> Tensor:
         """What comes before the blocks."""
-        return self.pool(functional.relu_(self.stem_norm(self.stem(x))))
+        maps: Tensor = self.pool(functional.relu_(self.stem_norm(self.stem(x))))
+        return maps
 
     def score(self, x: Tensor) -> Tensor:
         """What comes after them."""
-        return self.classifier(x.mean(dim=(2, 3)))
+        scores: Tensor = self.classifier(x.mean(dim=(2, 3)))
+        return scores
 
 
 def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:

@@ -83,7 +83,7 @@ class RayProcess:
             _wait_until_saved(trials, execution)
             return None
         try:
-            end = self.pipe.recv()
+            end: RayDied | InputError | None = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             return RayDied("no reason given")
         if isinstance(end, InputError):

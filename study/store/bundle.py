@@ -284,7 +284,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     if MANIFEST not in archive.namelist():
         raise InputError(f"{path} has no {MANIFEST}: it is no bundle; `python -m experiments export` writes bundles")
     try:
-        manifest = json.loads(archive.read(MANIFEST))
+        manifest: dict[str, Any] = json.loads(archive.read(MANIFEST))
     except (*_DAMAGE, ValueError):
         raise InputError(f"{path}: {MANIFEST} is damaged; {AGAIN}") from None
     if not 1 <= manifest["format"] <= FORMAT:

@@ -33,7 +33,8 @@ class View:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image as resized."""
-        return self.batch.image_sizes[0]
+        height, width = self.batch.image_sizes[0]
+        return height, width
 
 
 def protocols_of(trial: Trial) -> tuple[str, ...]:
@@ -85,7 +86,8 @@ def vote(kept: Tensor, kept_labels: Tensor, boxes: Tensor, scores: Tensor, label
     Gidaris and Komodakis 2015, Sec. 5; the kept ones are among the boxes.
     """
     weights = scores * ((box_iou(kept, boxes) >= VOTES) & (kept_labels[:, None] == labels))
-    return weights @ boxes / weights.sum(1, keepdim=True)
+    means: Tensor = weights @ boxes / weights.sum(1, keepdim=True)
+    return means
 
 
 def levels(boxes: Tensor, sides: Sequence[int], size: int) -> tuple[Tensor, Tensor]:

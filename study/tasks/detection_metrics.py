@@ -94,12 +94,14 @@ def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     a, b = boxes[:, None].astype(np.float64), others[None].astype(np.float64)
     shared = _area(np.maximum(a[..., :2], b[..., :2]), np.minimum(a[..., 2:], b[..., 2:]))
     union = _area(a[..., :2], a[..., 2:]) + _area(b[..., :2], b[..., 2:]) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    overlaps: np.ndarray = np.divide(shared, union, out=np.zeros_like(shared), where=shared > 0)
+    return overlaps
 
 
 def _area(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     sides = np.maximum(high - low, 0)
-    return sides[..., 0] * sides[..., 1]
+    area: np.ndarray = sides[..., 0] * sides[..., 1]
+    return area
 
 
 def _right(answers: np.ndarray) -> np.ndarray:
@@ -114,11 +116,11 @@ def _average_precision(right: np.ndarray, objects: int, points: str) -> float:
     precision = right.cumsum() / np.arange(1, len(right) + 1)
     precision = np.maximum.accumulate(precision[::-1])[::-1][right]  # the best at the recall of so many, or at a higher
     if points == "all":
-        return precision.sum() / objects
+        return float(precision.sum() / objects)
     # In whole numbers of objects: in floating point 3 of 10 may be less than a recall of 0.3. Recall 0 is every answer,
     # of which none before the first right one has a higher precision.
     needed = [max(1, math.ceil(tenth * objects / 10)) for tenth in range(11)]
-    return sum(precision[number - 1] for number in needed if number <= len(precision)) / 11
+    return float(sum(precision[number - 1] for number in needed if number <= len(precision)) / 11)
 
 
 def coco_map(examples: Sequence["Example"], found: Sequence[Found], classes: Sequence[str]) -> dict[str, float]:

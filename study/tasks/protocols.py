@@ -90,7 +90,8 @@ def as_evaluated(net: nn.Module, recipe: Recipe, data: AnyDataset) -> Iterator[F
 
     def forward(images: Tensor) -> Tensor:
         with autocast(images.device, recipe.precision):
-            return net(images).float()
+            scores: Tensor = net(images).float()
+            return scores
 
     net.eval()
     sample = data.mixed(recipe.bn_batch, recipe.recalibrate)

@@ -34,7 +34,8 @@ def load_newest(folder: Path, device: torch.device | str = "cpu") -> dict[str, A
     for path in _newest_first(folder):
         checksum, _, payload = (atomic.read(path) or b"").partition(b"\n")
         if hashlib.sha256(payload).hexdigest().encode() == checksum:
-            return torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+            return state
         aside = path.with_suffix(".damaged")
         path.rename(aside)
         log.warning("checkpoint %s is damaged (its checksum differs); kept as %s, using an older one", path, aside.name)

@@ -32,7 +32,8 @@ def learning_rate(recipe: Recipe, iteration: int, warmed_at: int | None, plateau
         return recipe.warmup_learning_rate
     if recipe.schedule == "cosine":
         return recipe.learning_rate * (1 + math.cos(math.pi * iteration / recipe.iterations)) / 2
-    return recipe.learning_rate / 10 ** sum(iteration >= drop for drop in (*recipe.drops, *plateaus))
+    divisor: int = 10 ** sum(iteration >= drop for drop in (*recipe.drops, *plateaus))
+    return recipe.learning_rate / divisor
 
 
 def train(
@@ -107,7 +108,8 @@ def reached_plateau(recipe: Recipe, records: Sequence[Record], plateaus: Sequenc
     """
     least = min(records, key=lambda record: record["train_error_pct"])
     since = max([least["iteration"], *plateaus])
-    return sum(record["iteration"] > since for record in records) >= recipe.patience
+    waited = sum(1 for record in records if record["iteration"] > since)
+    return waited >= recipe.patience
 
 
 def _watch_warm_up(recipe: Recipe, state: TrainState, summed: Tensor) -> None:

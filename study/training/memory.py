@@ -155,13 +155,14 @@ def _recomputed(segment: nn.Module, x: Tensor) -> Tensor:
 
     The second time must not move BatchNorm's running averages again (pytorch issue 96136).
     """
-    return checkpoint(
+    maps: Tensor = checkpoint(
         segment,
         x,
         use_reentrant=False,
         preserve_rng_state=False,  # nothing in a net is random
         context_fn=lambda: (contextlib.nullcontext(), without_observing(segment)),
     )
+    return maps
 
 
 def advice(needed: int, allowed: int) -> str:

@@ -216,7 +216,7 @@ def attach(execution: Execution, run: MlflowRun, files: Mapping[str, bytes]) -> 
 def fetch(execution: Execution, run: MlflowRun, name: str) -> bytes:
     """A file of the run. Read from the recorded place if the store lacks it, as until `settle` has copied it here."""
     if not execution.tracking_uri:
-        here = _artifacts(execution) / run.info.run_id / "artifacts" / name
+        here: Path = _artifacts(execution) / run.info.run_id / "artifacts" / name
         if here.exists():
             return here.read_bytes()
     with tempfile.TemporaryDirectory() as folder:

@@ -78,7 +78,7 @@ def _read(
 
 def _has_specification(tags: Mapping[str, str], trial: Trial) -> bool:
     try:
-        return json.loads(tags["spec"]) == json.loads(json.dumps(trial.to_dict()))
+        return bool(json.loads(tags["spec"]) == json.loads(json.dumps(trial.to_dict())))
     except (KeyError, ValueError):
         return False
 
