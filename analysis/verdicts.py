@@ -126,12 +126,12 @@ def entry(verdict: Verdict) -> Entry:
 def ranked(verdicts: Iterable[Verdict]) -> list[Verdict]:
     """The testable claims' verdicts in the order of `Kind`, within a kind in the paper's order."""
     kinds = list(Kind)
-    return sorted((each for each in verdicts if each.testable), key=lambda each: kinds.index(each.kind))
+    return sorted((verdict for verdict in verdicts if verdict.testable), key=lambda verdict: kinds.index(verdict.kind))
 
 
 def counts(verdicts: Iterable[Verdict]) -> dict[Kind, int]:
     """How many claims have each kind of verdict; every kind is among them."""
-    kinds = [each.kind for each in verdicts]
+    kinds = [verdict.kind for verdict in verdicts]
     return {kind: kinds.count(kind) for kind in (Kind.SUPPORTED, Kind.CONTRADICTED, Kind.UNDECIDED, Kind.NOT_TESTABLE)}
 
 

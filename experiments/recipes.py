@@ -375,8 +375,8 @@ def deviations(trial: Trial, starts: Mapping[str, Trial]) -> tuple[Deviation, ..
         if model.stem == "imagenet"
         else (PAPER_WIDTH, PAPER_DATA, paper_cifar)
     )
-    theirs = {"width": width, "shortcut": shortcut, "stride": "first", **asdict(data), **asdict(recipe(model))}
-    return _differences(ours, theirs)
+    of_paper = {"width": width, "shortcut": shortcut, "stride": "first", **asdict(data), **asdict(recipe(model))}
+    return _differences(ours, of_paper)
 
 
 def _detection_deviations(trial: DetectionTrial, starts: Mapping[str, Trial]) -> tuple[Deviation, ...]:

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from study.spec import InputError
-from study.tasks.detection_metrics import Found, coco_map, voc_ap
+from study.tasks.detection_metrics import Detected, coco_map, voc_ap
 
 CLASSES = ("cat", "dog", "cow")
 SETS = range(20)  # random ones, by seed
@@ -51,10 +51,10 @@ def example(
     )
 
 
-def found(boxes: Any, scores: Sequence[float] | None = None, labels: Any = None) -> Found:
+def found(boxes: Any, scores: Sequence[float] | None = None, labels: Any = None) -> Detected:
     """Without scores: the best first."""
     falling = np.linspace(1, 0, len(boxes), endpoint=False)
-    return Found(
+    return Detected(
         np.array(boxes, dtype=np.float32).reshape(-1, 4),
         np.array(falling if scores is None else scores, dtype=np.float32),
         np.array([1] * len(boxes) if labels is None else labels, dtype=np.int64),
@@ -63,7 +63,7 @@ def found(boxes: Any, scores: Sequence[float] | None = None, labels: Any = None)
 
 def random_set(
     seed: int, whole: bool, images: int = 12, side: int = 14
-) -> tuple[list[Example], list[Found], tuple[str, ...]]:
+) -> tuple[list[Example], list[Detected], tuple[str, ...]]:
     """Images with 0-5 objects, detections on, near and far from them, out of the image too; no two scores are equal.
 
     In `whole` pixels many boxes are equal, others empty, and many overlaps equal; else no two are.
@@ -102,7 +102,9 @@ def pixels(box: np.ndarray) -> set[tuple[int, int]]:
     return set(product(range(first_x, last_x + 1), range(first_y, last_y + 1)))
 
 
-def by_definition(examples: list[Example], finds: list[Found], label: int, points: str, iou: float) -> Fraction | None:
+def by_definition(
+    examples: list[Example], finds: list[Detected], label: int, points: str, iou: float
+) -> Fraction | None:
     """AP of a class, detection by detection; precision at a recall is the best at that recall or a higher one."""
     objects = {
         (number, index): pixels(example.boxes[index])
@@ -162,7 +164,7 @@ FIRST, SECOND, FAR = [0, 0, 10, 10], [20, 20, 30, 30], [50, 50, 60, 60]
 
 def ap(examples: Any, finds: Any, points: Literal["11", "all"] = "all", iou: float = 0.5) -> float:
     """Of cats, in one image or a list of them."""
-    if isinstance(finds, Found):
+    if isinstance(finds, Detected):
         examples, finds = [examples], [finds]
     return voc_ap(examples, finds, ["cat"], points=points, iou=iou)["ap_cat"]
 
@@ -231,7 +233,7 @@ def test_a_class_without_objects_that_count_has_no_value(points):
 # COCO
 
 
-def coco_by_definition(examples: list[Example], finds: list[Found], label: int, iou: float) -> float | None:
+def coco_by_definition(examples: list[Example], finds: list[Detected], label: int, iou: float) -> float | None:
     """AP of a class: in each image the best detections first, each takes the best object that is left."""
     count, ranked = 0, []
     for example, each in zip(examples, finds, strict=True):
@@ -326,7 +328,7 @@ def annotations(examples: list[Example]) -> dict[str, list]:
     }
 
 
-def results(finds: list[Found]) -> Iterator[dict[str, object]]:
+def results(finds: list[Detected]) -> Iterator[dict[str, object]]:
     """A file of detections, as COCO's server takes them."""
     for number, each in enumerate(finds):
         for box, score, label in zip(each.boxes.tolist(), each.scores.tolist(), each.labels.tolist(), strict=True):

@@ -196,12 +196,12 @@ def _marks(marks: Marks) -> go.Scatter:
     if marks.style is not Style.DOT:
         look = dict(_CROSS) if marks.style is Style.CROSS else look | {"symbol": f"{look['symbol']}-open"}
     marker = look | {"color": shade, "line": look.get("line", {}) | {"color": shade}}
-    told = [
+    hover_data = [
         [f"<b>{escape(source.title)}</b>, seed {source.seed}: {label}", source.run_id]
         for source, label in zip(marks.sources, marks.labels, strict=True)
     ]
     hover = "%{customdata[0]}<br>run %{customdata[1]}"
-    return _trace(marks, hover, "markers", None, marker=marker, customdata=told, cliponaxis=False)
+    return _trace(marks, hover, "markers", None, marker=marker, customdata=hover_data, cliponaxis=False)
 
 
 def _estimates(estimates: Estimates) -> go.Scatter:
@@ -211,11 +211,13 @@ def _estimates(estimates: Estimates) -> go.Scatter:
     lengths = {"array": _f4(estimates.high - means), "arrayminus": _f4(means - estimates.low), "width": 4}
     hover = f"<b>{estimates.net}</b>, {estimates.measure}<br>%{{customdata[0]}} layers: %{{{value}:+.2f}} points"
     hover += "<br>95 % interval %{customdata[1]}, n = %{customdata[2]}"
-    told = [list(row) for row in zip(estimates.places, intervals_of(estimates), map(str, estimates.n), strict=True)]
+    hover_data = [
+        list(row) for row in zip(estimates.places, intervals_of(estimates), map(str, estimates.n), strict=True)
+    ]
     marker = {"symbol": _SYMBOLS[estimates.tint.family], "size": 7}
     mode = "markers" if estimates.across else "lines+markers"
     dash = {"dash": _DASHES[estimates.tint.family]}
-    return _trace(estimates, hover, mode, dash, marker=marker, customdata=told, **{bars: lengths})
+    return _trace(estimates, hover, mode, dash, marker=marker, customdata=hover_data, **{bars: lengths})
 
 
 def _names(panel: Panel) -> Iterator[go.Scatter]:

@@ -29,11 +29,11 @@ OTHERS = (
 def replications(main: pd.DataFrame) -> Table:
     """The paper's, our and others' test errors of Table 6's ResNets on CIFAR-10, and how each number was chosen.
 
-    `main` is `table_6`, of which the comparable rows are ours. Columns of the numbers, a row a net and result: layers,
+    `main` is `table_6`, of which the comparable rows are taken. Columns of the numbers, a row a net and result: layers,
     result_of, source, commit, read, chosen, n, error, sd.
     """
-    ours = main[main["difference_pct"].notna() & (main["paper_source"] != Source.CURVE)]
-    numbers = pd.DataFrame([*_papers_results(), *_our_results(ours), *_others_results()], columns=_RESULT)
+    measured = main[main["difference_pct"].notna() & (main["paper_source"] != Source.CURVE)]
+    numbers = pd.DataFrame([*_papers_results(), *_our_results(measured), *_others_results()], columns=_RESULT)
     numbers = numbers.astype({"n": float, "error": float, "sd": float}).fillna({"commit": "", "read": ""})
     depths, text = numbers["layers"].unique(), []
     for (name, source, chosen, read), group in numbers.groupby(["result_of", "source", "chosen", "read"], sort=False):
@@ -49,7 +49,7 @@ def replications(main: pd.DataFrame) -> Table:
         "No results of others were found for plain nets on CIFAR-10.",
         f"Cautions. {'. '.join(cautions)}.",
     ]
-    shown, place = pd.DataFrame(text).replace("", DASH), Place.MEASURED if len(ours) else Place.PAPER
+    shown, place = pd.DataFrame(text).replace("", DASH), Place.MEASURED if len(measured) else Place.PAPER
     return Table("replications", "ResNets on CIFAR-10: the paper, this study, others", numbers, shown, notes, place)
 
 
@@ -183,16 +183,16 @@ def evaluated(number: int, frames: Frames) -> Table:
     printed_table = paper.table(f"table_{number}")
     numbers, text, lacking = [], [], set()
     for row in printed_table["rows"]:
-        ours = paper_numbers.numbers(number, row)
+        counterparts = paper_numbers.numbers(number, row)
         results = {measure: row.pop(measure) for measure in printed_table["results"]}
         if "ap" in results:
             results |= dict(zip(printed_table["classes"], results.pop("ap"), strict=True))
         net = {name: DASH if value is None else str(value) for name, value in row.items()}
         cells = {}
         for measure, value in results.items():
-            measured = _evaluated(frames, ours.get(measure), value)
-            if measure in ours and value is not None and not measured["n"]:
-                lacking.add(_lacking(ours[measure]))
+            measured = _evaluated(frames, counterparts.get(measure), value)
+            if measure in counterparts and value is not None and not measured["n"]:
+                lacking.add(_lacking(counterparts[measure]))
             numbers.append({**net, "measure": measure, "paper": value, **measured})
             cells[measure] = cell(measured, value)
         text.append({**net, **cells})

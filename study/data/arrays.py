@@ -106,9 +106,9 @@ class Dataset:
         1..count('train').
         """
         draws = self.draws(seed, iteration, size)
-        there = self.train_labels.device
+        device = self.train_labels.device
         return self.augmented(
-            draws.images[part].to(there), draws.corners[:, part].to(there), draws.flips[part].to(there)
+            draws.images[part].to(device), draws.corners[:, part].to(device), draws.flips[part].to(device)
         )
 
     def draws(self, seed: int, iteration: int, size: int) -> "Draws":

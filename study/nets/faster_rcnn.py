@@ -212,9 +212,11 @@ class Detector(nn.Module):
         """
         if not self.trial.detection.context:
             return self.backbone.head(self.pool(shared, list(boxes))).float()
-        whole = [each.new_tensor([[0, 0, width, height]]) for each, (height, width) in zip(boxes, sizes, strict=True)]
+        whole = [
+            regions.new_tensor([[0, 0, width, height]]) for regions, (height, width) in zip(boxes, sizes, strict=True)
+        ]
         rois = [torch.cat(pair) for pair in zip(boxes, whole, strict=True)]
-        parts = self.backbone.head(self.pool(shared, rois)).float().split([len(each) for each in rois])
+        parts = self.backbone.head(self.pool(shared, rois)).float().split([len(regions) for regions in rois])
         return torch.cat([torch.cat([part[:-1], part[-1:].expand_as(part[:-1])], dim=1) for part in parts])
 
     def classify(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,16 +287,15 @@ def _take(module: nn.Module, given: Mapping[str, Tensor], otherwise: str) -> Non
     """Copy all that is given; group normalisation takes BatchNorm's scale and offset, and has no use for averages."""
     own = {name: tensor for name, tensor in module.state_dict().items() if not name.startswith("predictor.")}
     grouped = any(isinstance(part, nn.GroupNorm) for part in module.modules())
-    theirs = {name: tensor for name, tensor in given.items() if not (grouped and "running_" in name)}
-    if wrong := sorted(set(own) ^ set(theirs)):
+    incoming = {name: tensor for name, tensor in given.items() if not (grouped and "running_" in name)}
+    if wrong := sorted(set(own) ^ set(incoming)):
         raise InputError(f"the weights are of {otherwise}: {', '.join(wrong[:4])} {'...' if len(wrong) > 4 else ''}")
     for name, tensor in own.items():
-        if theirs[name].shape != tensor.shape:
-            raise InputError(
-                f"the weights are of {otherwise}: {name} is {tuple(theirs[name].shape)}, and {tuple(tensor.shape)} here"
-            )
+        if incoming[name].shape != tensor.shape:
+            shapes = f"{tuple(incoming[name].shape)}, and {tuple(tensor.shape)} here"
+            raise InputError(f"the weights are of {otherwise}: {name} is {shapes}")
     for name, tensor in own.items():
-        tensor.copy_(theirs[name])
+        tensor.copy_(incoming[name])
 
 
 def torchvision_backbone(detector: Detector, root: Path) -> None:
@@ -338,10 +339,10 @@ def torchvision_file(trial: Trial, root: Path) -> Path:
 def _verified(path: Path) -> None:
     """Raise `ValueError` unless the file's SHA-256 begins as torchvision's name for it ends: `vgg16-397923af.pth`."""
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     wanted = path.stem.rpartition("-")[2]
-    if not found.startswith(wanted):
-        raise ValueError(f"is damaged or half-downloaded: its SHA-256 is {found} and must begin with {wanted}")
+    if not digest.startswith(wanted):
+        raise ValueError(f"is damaged or half-downloaded: its SHA-256 is {digest} and must begin with {wanted}")
 
 
 def from_torchvision_classifier(model: Model, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,15 +20,15 @@ _BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(convs|norms|shortcut)\.(\d+)\.(.*)"
 
 def torchvision_name(name: str) -> str:
     """`stages.0.1.norms.2.weight` is `layer1.1.bn3.weight`."""
-    if found := _BLOCK.fullmatch(name):
-        stage, block, part, number, rest = found.groups()
+    if match := _BLOCK.fullmatch(name):
+        stage, block, part, number, rest = match.groups()
         part = {"convs": f"conv{int(number) + 1}", "norms": f"bn{int(number) + 1}", "shortcut": f"downsample.{number}"}[
             part
         ]
         return f"layer{int(stage) + 1}.{block}.{part}.{rest}"
-    for ours, theirs in (("stem_norm.", "bn1."), ("stem.", "conv1."), ("classifier.", "fc.")):
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
+    for here, name_there in (("stem_norm.", "bn1."), ("stem.", "conv1."), ("classifier.", "fc.")):
+        if name.startswith(here):
+            return name_there + name.removeprefix(here)
     raise AssertionError(name)
 
 
@@ -39,19 +39,19 @@ def to_torchvision(net: Net) -> dict[str, Tensor]:
 
 def from_torchvision(net: Net, weights: Mapping[str, Tensor]) -> None:
     """Load weights under torchvision's names. Raises `InputError` unless they are those of such a net."""
-    ours = {torchvision_name(name): name for name in net.state_dict()}
-    theirs = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
-    if wrong := sorted(set(ours) ^ set(theirs)):
+    names = {torchvision_name(name): name for name in net.state_dict()}
+    tensors = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    if wrong := sorted(set(names) ^ set(tensors)):
         raise InputError(f"the weights are of another net: {', '.join(wrong[:4])} {'...' if len(wrong) > 4 else ''}")
     shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    if other := [name for name, tensor in theirs.items() if tensor.shape != shapes[ours[name]]]:
+    if other := [name for name, tensor in tensors.items() if tensor.shape != shapes[names[name]]]:
         raise InputError(
-            f"{other[0]} is {tuple(theirs[other[0]].shape)}, and {tuple(shapes[ours[other[0]]])} in the net;"
+            f"{other[0]} is {tuple(tensors[other[0]].shape)}, and {tuple(shapes[names[other[0]]])} in the net;"
             " name the net, and the classes, that the weights are of"
         )
     with torch.no_grad():
         for name, tensor in net.state_dict().items():
-            tensor.copy_(theirs[torchvision_name(name)])
+            tensor.copy_(tensors[torchvision_name(name)])
 
 
 def vgg_from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -65,7 +65,8 @@ def vgg_from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             names[f"features.{place}"] = f"stages.{stage}.{index}"
             place += 2  # a ReLU follows
         place += 1  # a pooling follows
-    expected = {f"{theirs}.{part}": f"{ours}.{part}" for theirs, ours in names.items() for part in ("weight", "bias")}
+    parts = ("weight", "bias")
+    expected = {f"{torchvision}.{part}": f"{here}.{part}" for torchvision, here in names.items() for part in parts}
     if wrong := sorted(set(expected) ^ set(weights)):
         raise InputError(f"the weights are of another net: {', '.join(wrong[:4])} {'...' if len(wrong) > 4 else ''}")
     return {expected[name]: tensor for name, tensor in weights.items()}

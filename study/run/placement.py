@@ -111,8 +111,8 @@ class _Room:
         """Indices of the GPUs on which the share fits, the fullest one first; None where it does not fit."""
         if share.cpus > self.cpus + 1e-6:
             return None
-        each = min(1.0, share.gpus)
-        fits = sorted((free, gpu) for gpu, free in enumerate(self.gpus) if free >= each - 1e-6) if each else []
+        fraction = min(1.0, share.gpus)
+        fits = sorted((free, gpu) for gpu, free in enumerate(self.gpus) if free >= fraction - 1e-6) if fraction else []
         count = math.ceil(share.gpus)
         return [gpu for _, gpu in fits[:count]] if len(fits) >= count else None
 

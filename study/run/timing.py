@@ -211,7 +211,7 @@ def in_processes(work: Work, at_once: int) -> Iterator[Future[Probe]]:
     """Measure each trial in one of `at_once` processes of this machine; futures as they are done."""
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as workers:
         try:
-            yield from as_completed([workers.submit(measure, *each) for each in work])
+            yield from as_completed([workers.submit(measure, *arguments) for arguments in work])
         finally:
             workers.shutdown(cancel_futures=True)  # where the one who asks has seen enough
 
@@ -219,7 +219,7 @@ def in_processes(work: Work, at_once: int) -> Iterator[Future[Probe]]:
 def lacking(work: Work, root: Path) -> list[tuple[Trial, Execution]]:
     """One trial of each condition that has no probe under `root`."""
     known = load(root)
-    return list({key(*each): each for each in work if key(*each) not in known}.values())
+    return list({key(*arguments): arguments for arguments in work if key(*arguments) not in known}.values())
 
 
 def measure_all(
@@ -230,25 +230,25 @@ def measure_all(
     Two busy cores are slower than one alone. What runs out of memory is left without a probe, with a warning.
     Raises `InputError` for missing data or device.
     """
-    found: list[Probe] = []
+    probes: list[Probe] = []
     try:
         for done in fan_out(work, at_once):
             try:
-                found.append(done.result())
+                probes.append(done.result())
             except InputError:
                 raise
             except (RuntimeError, MemoryError) as error:  # a process that the system killed is a RuntimeError, too
                 log.warning("a probe failed (%s); its condition is predicted without one", str(error).splitlines()[0])
     finally:
-        if found:
-            save(root, found)
+        if probes:
+            save(root, probes)
 
 
 def load(root: Path) -> dict[tuple[Any, ...], Probe]:
     """The probes under `root` by their keys. What cannot be read is measured anew."""
     content = atomic.read(Store(root).probes)
     try:
-        return {probe.key: probe for probe in (Probe(**each) for each in json.loads(content or b"[]"))}
+        return {probe.key: probe for probe in (Probe(**values) for values in json.loads(content or b"[]"))}
     except (ValueError, TypeError):
         log.warning("%s cannot be read; it is left out", Store(root).probes)
         return {}

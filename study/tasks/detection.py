@@ -27,7 +27,7 @@ from study.spec import DetectionTrial, InputError, Trial
 from study.store import records
 from study.store.records import LOSSES
 from study.tasks.detection_inference import detect, protocols_of
-from study.tasks.detection_metrics import Found, coco_map, voc_ap
+from study.tasks.detection_metrics import Detected, coco_map, voc_ap
 from study.tasks.names import MAP, MAP_50, MAP_50_95, UNTRAINED
 from study.tasks.task import Batches, Finals, Row, Stopped, Trained, Values, evaluations
 
@@ -116,7 +116,7 @@ class Evaluator:
         self, trial: Trial, state: Trained, data: Scenes, stopping: Callable[[], bool] = lambda: False
     ) -> None:
         self.trial, self.state, self.data, self.stopping = _detector(trial), state, data, stopping
-        self.last: list[Found] | None = None  # what the last iterate detected, for its record
+        self.last: list[Detected] | None = None  # what the last iterate detected, for its record
 
     def record(self, last: bool) -> dict[str, float | None]:
         if not self.data.labelled:
@@ -148,8 +148,8 @@ class Evaluator:
         ]
         return Finals(evaluations=rows, submissions=submissions)
 
-    def _detections(self, protocol: str) -> list[Found]:
-        answers: list[Found] = []
+    def _detections(self, protocol: str) -> list[Detected]:
+        answers: list[Detected] = []
         for one in detections([self.state.net], self.data, protocol, self.trial.recipe.precision):
             if self.stopping():
                 raise Stopped
@@ -180,7 +180,7 @@ def test(nets: Mapping[Trial, Any], data: Scenes, protocol: str) -> tuple[list[V
     return values if len(nets) > 1 else values * 2, data.count("test")
 
 
-def detections(nets: Sequence[Detector], data: Scenes, protocol: str, precision: str) -> Iterator[Found]:
+def detections(nets: Sequence[Detector], data: Scenes, protocol: str, precision: str) -> Iterator[Detected]:
     """What the nets, together if there are several, find in each test image, in order; in evaluation mode meanwhile."""
     training = [net.training for net in nets]
     for net in nets:
@@ -189,13 +189,13 @@ def detections(nets: Sequence[Detector], data: Scenes, protocol: str, precision:
         for image, _ in data.test():
             with autocast(image.device, precision):
                 boxes, scores, labels = (tensor.cpu().numpy() for tensor in detect(nets, image, protocol))
-            yield Found(boxes, scores, labels)
+            yield Detected(boxes, scores, labels)
     finally:
         for net, was_training in zip(nets, training, strict=True):
             net.train(was_training)
 
 
-def precisions_pct(answers: Sequence[Found], data: Scenes) -> Values:
+def precisions_pct(answers: Sequence[Detected], data: Scenes) -> Values:
     """Average precision of the detections in percent, by measure; {} where the annotations are a server's secret.
 
     Of VOC 'map' and 'ap_<class>' at IoU .5; of COCO 'map_50' and 'map_50_95'.
@@ -208,7 +208,7 @@ def precisions_pct(answers: Sequence[Found], data: Scenes) -> Values:
     return voc_ap(examples, answers, data.classes, points="all" if data.metric is Metric.VOC_AREA else "11")
 
 
-def submission(answers: Sequence[Found], data: Scenes) -> dict[str, bytes]:
+def submission(answers: Sequence[Detected], data: Scenes) -> dict[str, bytes]:
     """Files as VOC's server takes them: `comp4_det_test_<class>.txt`, a line a box, pixels counted from 1."""
     files = {}
     for label, name in enumerate(data.classes, 1):

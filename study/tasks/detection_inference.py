@@ -72,11 +72,11 @@ def detect(detectors: Sequence[Detector], image: Tensor, protocol: str) -> tuple
         again = _predict(detectors, pyramids, boxes[torch.arange(len(best), device=best.device), best], shape)
         scores, boxes = torch.cat([scores, again[0]]), torch.cat([boxes, again[1]])
     heads = detectors[0].roi_heads
-    found = _candidates(scores, boxes, heads.score_thresh)
-    kept = batched_nms(*found, heads.nms_thresh)[: heads.detections_per_img]
-    chosen, chosen_scores, labels = (each[kept] for each in found)
+    candidates = _candidates(scores, boxes, heads.score_thresh)
+    kept = batched_nms(*candidates, heads.nms_thresh)[: heads.detections_per_img]
+    chosen, chosen_scores, labels = (tensor[kept] for tensor in candidates)
     if protocol != SINGLE_SCALE:
-        chosen = vote(chosen, labels, *found)
+        chosen = vote(chosen, labels, *candidates)
     return resize_boxes(chosen, shape, image.shape[-2:]), chosen_scores, labels
 
 
@@ -113,8 +113,8 @@ def _view(detector: Detector, image: Tensor, side: int) -> View:
 
 def _proposals(detectors: Sequence[Detector], views: Sequence[View]) -> Tensor:
     """The best boxes [n, 4] of the union of the detectors', suppressed as one's are: of one, its own."""
-    found = [detector.propose(view.batch, view.shared) for detector, view in zip(detectors, views, strict=True)]
-    boxes, scores = (torch.cat([each[0] for each in parts]) for parts in zip(*found, strict=True))
+    proposals = [detector.propose(view.batch, view.shared) for detector, view in zip(detectors, views, strict=True)]
+    boxes, scores = (torch.cat([proposal[0] for proposal in parts]) for parts in zip(*proposals, strict=True))
     rpn = detectors[0].rpn
     return boxes[nms(boxes, scores, rpn.nms_thresh)[: rpn.post_nms_top_n()]]
 
@@ -127,7 +127,7 @@ def _predict(
     Where there are several views, the features at the two that suit a region are merged by maxout; with context, the
     whole image's at these too.
     """
-    each = []
+    outputs = []
     for detector, pyramid in zip(detectors, pyramids, strict=True):
         lower, upper = levels(regions, list(pyramid), detector.trial.data.size)
         features = regions.new_full((len(regions), detector.predictor.cls_score.in_features), -torch.inf)
@@ -135,9 +135,9 @@ def _predict(
             here = (lower == number) | (upper == number)
             pooled = detector.describe(view.shared, [resize_boxes(regions[here], shape, view.size)], [view.size])
             features[here] = torch.maximum(features[here], pooled)
-        each.append(detector.classify(features))
-    scores = torch.stack([logits.softmax(-1) for logits, _ in each]).mean(0)
-    deltas = torch.stack([deltas for _, deltas in each]).mean(0)
+        outputs.append(detector.classify(features))
+    scores = torch.stack([logits.softmax(-1) for logits, _ in outputs]).mean(0)
+    deltas = torch.stack([deltas for _, deltas in outputs]).mean(0)
     boxes = detectors[0].roi_heads.box_coder.decode(deltas, [regions])
     return scores, clip_boxes_to_image(boxes.view(*scores.shape, 4), shape)
 
@@ -147,6 +147,6 @@ def _candidates(scores: Tensor, boxes: Tensor, least: float) -> tuple[Tensor, Te
     labels = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
     flat = boxes[:, 1:].reshape(-1, 4), scores[:, 1:].reshape(-1), labels[:, 1:].reshape(-1)
     likely = flat[1] > least
-    boxes, scores, labels = (each[likely] for each in flat)
+    boxes, scores, labels = (tensor[likely] for tensor in flat)
     large = remove_small_boxes(boxes, 0.01)
     return boxes[large], scores[large], labels[large]

@@ -24,7 +24,7 @@ DETECTIONS = 100  # of highest score, an image and class, that COCO's mAP is of
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class Detected:
     """What a detector found in one image, in any order: boxes as those of `Example`, in the image's own pixels.
 
     Boxes may reach out of the image and may be empty: an empty one overlaps nothing, so it is a false positive.
@@ -37,7 +37,7 @@ class Found:
 
 def voc_ap(
     examples: Sequence["Example"],
-    found: Sequence[Found],
+    detections: Sequence[Detected],
     classes: Sequence[str],
     *,
     points: Literal["11", "all"],
@@ -46,7 +46,7 @@ def voc_ap(
     """Average precision in percent, as VOC's development kit: {'map': mean over classes, 'ap_NAME': of each class}.
 
     `points`: 'all' is the area under the curve of precision, made to fall with recall, VOC's rule since 2010; '11' the
-    mean of that curve at the recalls 0, 0.1, ..., 1, its rule until 2009. Detections of equal score keep the order of
+    mean of that curve at the recalls 0, 0.1, ..., 1, its rule until 2009. Detected of equal score keep the order of
     `examples`, and within an image their own. A class of which every object is difficult, or that has none, has no
     value and is no part of the mean: its recall is 0/0. Crowds, which VOC has not, are as difficult objects.
 
@@ -54,14 +54,14 @@ def voc_ap(
     value.
     """
     assert 0 < iou <= 1 and points in ("11", "all")
-    _check(examples, found, classes)
+    _check(examples, detections, classes)
     objects = np.concatenate([example.labels for example in examples])
     left_out = np.concatenate([example.difficult | example.crowd for example in examples])
-    scores = np.concatenate([each.scores for each in found])
-    labels = np.concatenate([each.labels for each in found])
+    scores = np.concatenate([one.scores for one in detections])
+    labels = np.concatenate([one.labels for one in detections])
     first = np.cumsum([0] + [len(example.labels) for example in examples])[:-1]  # of all objects, each image's first
-    pairs = zip(examples, found, first, strict=True)
-    nearest = np.concatenate([_nearest(example, each, iou, start) for example, each, start in pairs])
+    pairs = zip(examples, detections, first, strict=True)
+    nearest = np.concatenate([_nearest(example, one, iou, start) for example, one, start in pairs])
     order = np.argsort(-scores, kind="stable")
     aps = {}
     for label, name in enumerate(classes, 1):
@@ -72,14 +72,14 @@ def voc_ap(
     return {"map": float(np.mean(list(aps.values())))} | aps
 
 
-def _nearest(example: "Example", found: Found, iou: float, first: int) -> np.ndarray:
+def _nearest(example: "Example", detections: Detected, iou: float, first: int) -> np.ndarray:
     """Of each detection the object of its class that it overlaps most, counted from `first`; -1 if less than `iou`.
 
-    That may be a difficult one, or one that is found already: VOC does not then look for the next.
+    That may be a difficult one, or one that is detected already: VOC then does not try the next.
     """
     if not len(example.labels):
-        return np.full(len(found.labels), -1)
-    overlaps = np.where(found.labels[:, None] == example.labels, _overlaps(found.boxes, example.boxes), 0.0)
+        return np.full(len(detections.labels), -1)
+    overlaps = np.where(detections.labels[:, None] == example.labels, _overlaps(detections.boxes, example.boxes), 0.0)
     nearest = overlaps.argmax(1)  # of equal ones the first, as the development kit
     # The development kit's rule is >=; py-faster-rcnn's copy of it in Python has >.
     return np.where(overlaps.max(1) >= iou, first + nearest, -1)
@@ -123,17 +123,17 @@ def _average_precision(right: np.ndarray, objects: int, points: str) -> float:
     return float(sum(precision[number - 1] for number in needed if number <= len(precision)) / 11)
 
 
-def coco_map(examples: Sequence["Example"], found: Sequence[Found], classes: Sequence[str]) -> dict[str, float]:
+def coco_map(examples: Sequence["Example"], detections: Sequence[Detected], classes: Sequence[str]) -> dict[str, float]:
     """COCO's mAP in percent, by pycocotools: {'map_50_95': mean over overlaps 0.5, 0.55, ..., 0.95, 'map_50'}.
 
     Over the classes that have an object. COCO has no difficult objects; here they do not count, as crowds do not.
     Raises as `voc_ap`.
     """
-    _check(examples, found, classes)
+    _check(examples, detections, classes)
     with redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
             _coco(len(examples), len(classes), _objects(examples)),
-            _coco(len(examples), len(classes), _detections(found)),
+            _coco(len(examples), len(classes), _detections(detections)),
             "bbox",
         )
         evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
@@ -164,9 +164,9 @@ def _objects(examples: Sequence["Example"]) -> Iterator[dict[str, Any]]:
             yield box | {"iscrowd": int(crowd), "area": float(area)}
 
 
-def _detections(found: Sequence[Found]) -> Iterator[dict[str, Any]]:
-    for number, each in enumerate(found, 1):
-        for box, score in zip(_boxes(number, each.boxes, each.labels), each.scores.tolist(), strict=True):
+def _detections(detections: Sequence[Detected]) -> Iterator[dict[str, Any]]:
+    for number, one in enumerate(detections, 1):
+        for box, score in zip(_boxes(number, one.boxes, one.labels), one.scores.tolist(), strict=True):
             yield box | {"score": score, "area": box["bbox"][2] * box["bbox"][3]}
 
 
@@ -178,13 +178,13 @@ def _boxes(image: int, boxes: np.ndarray, labels: np.ndarray) -> Iterator[dict[s
         yield {"image_id": image, "category_id": label, "bbox": box}
 
 
-def _check(examples: Sequence["Example"], found: Sequence[Found], classes: Sequence[str]) -> None:
-    for example, each in zip(examples, found, strict=True):
-        if not (np.isfinite(each.scores).all() and np.isfinite(each.boxes).all()):
+def _check(examples: Sequence["Example"], detections: Sequence[Detected], classes: Sequence[str]) -> None:
+    for example, one in zip(examples, detections, strict=True):
+        if not (np.isfinite(one.scores).all() and np.isfinite(one.boxes).all()):
             raise ValueError(f"a score or box found in image {example.image_id} is not finite: the net has diverged")
-        assert each.boxes.shape == (len(each.scores), 4) and len(each.labels) == len(each.scores)
-        assert ((each.labels >= 1) & (each.labels <= len(classes))).all()
-        assert (each.boxes[:, :2] <= each.boxes[:, 2:]).all()
+        assert one.boxes.shape == (len(one.scores), 4) and len(one.labels) == len(one.scores)
+        assert ((one.labels >= 1) & (one.labels <= len(classes))).all()
+        assert (one.boxes[:, :2] <= one.boxes[:, 2:]).all()
     if not any((~example.difficult & ~example.crowd).any() for example in examples):
         raise InputError(
             f"the {len(examples)} images have no object that counts, so there is no mAP; choose images with objects"

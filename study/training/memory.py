@@ -225,7 +225,7 @@ def is_exhausted(error: BaseException) -> bool:
     """Whether an allocation failed: PyTorch's allocator for CUDA has a type for it, others have only words."""
     reported = ("OutOfMemoryError", "MemoryError")  # by another process of the trial
     words = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED", *reported)
-    said = str(error)
-    without_room = "could not create a primitive" in said and "descriptor" not in said  # oneDNN
+    message = str(error)
+    without_room = "could not create a primitive" in message and "descriptor" not in message  # oneDNN
     typed = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return typed or without_room or any(word in said for word in words)
+    return typed or without_room or any(word in message for word in words)
