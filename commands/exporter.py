@@ -58,7 +58,7 @@ class Exporter:
         reasons = GaugeMetricFamily(
             f"{NAME}_failed_trials", "Trials that have failed, by kind of reason.", labels=["profile", "reason"]
         )
-        for reason, count in Counter(reason_class(row.reason) for row in standing.of(Outcome.FAILED)).items():
+        for reason, count in Counter(row.cause or "other" for row in standing.of(Outcome.FAILED)).items():
             reasons.add_metric([profile, reason], count)
         yield reasons
         yield counter(
@@ -111,13 +111,3 @@ class Rising:
     def see(self, now: Mapping[str, float]) -> None:
         self.total += sum(max(0.0, value - self.before.get(id, 0.0)) for id, value in now.items())
         self.before |= now
-
-
-def reason_class(reason: str) -> str:
-    """Few kinds of reasons out of many texts: the name of an exception, 'out of memory', 'process died' or 'other'."""
-    text = reason.rpartition(" times) ")[2]  # '(failed 3 times) ...'
-    for start, kind in (("out of memory", "out of memory"), ("its process died", "process died")):
-        if text.startswith(start):
-            return kind
-    name = text.partition(":")[0]
-    return name if name.isidentifier() and ":" in text else "other"

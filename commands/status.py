@@ -41,11 +41,12 @@ class Row:
     predicted_seconds: float
     seconds: float | None
     reason: str
+    cause: str  # what kind of failure it is; '' if there is none, or the account is from before it was kept
 
     def plain(self) -> dict[str, Any]:
         """A trial as `status --json` prints it."""
         row = asdict(self)
-        del row["title"], row["seed"]
+        del row["title"], row["seed"], row["cause"]
         return row
 
 
@@ -184,6 +185,7 @@ def _row(selected: Selection, expected: Forecast, account: Account) -> Row:
         predicted_seconds=round(float(tags.get("predicted_seconds", expected.seconds)), 2),
         seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(progress.seconds or None),
         reason=reason(account),
+        cause=account.cause,
     )
 
 

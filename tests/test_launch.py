@@ -240,6 +240,7 @@ def test_a_trial_that_fails_is_retried_then_left_while_the_rest_goes_on(
     outcomes = {run.trial: (run.outcome, run.tags.get("reason", "")) for run in reader.read(store, [good, bad])}
     assert outcomes == {good: ("finished", ""), bad: ("failed", "RuntimeError: poison")}
     assert caplog.text.count("failed (attempt") == store.retries + 1
+    assert read_account(store.trial_folder(bad.id)).cause == "RuntimeError"
     monkeypatch.undo()
     launch([bad, good], store, tags([bad, good]), lambda *_: None)  # a new launch has new retries
     assert {run.outcome for run in reader.read(store, [good, bad])} == {"finished"}
@@ -270,6 +271,7 @@ def test_a_trial_whose_process_dies_again_and_again_at_one_point_is_left(store: 
             write_account(folder, replace(said, outcome=Outcome.RUNNING))
     assert len(outcomes) == store.retries + attempt.DEATHS + 2
     assert "its process died" in said.reason and "after iteration 0" in said.reason
+    assert said.cause == "process died"
     heartbeat.Launch(replace(execution, launch="next")).begin()
     assert worker.run_trial(trial, replace(store, launch="next"), {"profile": "test"}) == "finished"
 

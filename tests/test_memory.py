@@ -264,7 +264,7 @@ def test_a_trial_that_runs_out_of_memory_is_retried_in_segments_then_explained(s
     short = run(0.15 * wanted)
     assert short.stdout == "failed\n" and short.stderr.count("out of memory in ") == 2, short.stderr
     said = read_account(store.trial_folder(trial.id))
-    assert said.outcome == "failed" and "--memory-gib" in said.reason
+    assert said.outcome == "failed" and "--memory-gib" in said.reason and said.cause == "out of memory"
     enough = run(0.85 * wanted)
     assert enough.stdout == "finished\n", enough.stderr
     assert "out of memory in 1 segments: about" in enough.stderr and "trying once more" in enough.stderr

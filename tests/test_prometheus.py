@@ -17,7 +17,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from commands.exporter import Exporter, Rising, reason_class
+from commands.exporter import Exporter, Rising
 from commands.onlooker import Onlooker, Tracked
 from commands.options import Selection
 from experiments.profiles import SMOKE
@@ -59,7 +59,7 @@ def scraped(exporter: Exporter) -> dict[str, float]:
 def test_a_study_is_counted_and_only_running_trials_have_series(execution: Execution, small: Small) -> None:
     running, failed, diverged, _ = trials = [small(seed=seed) for seed in range(4)]
     said(execution, running, "running", 12)
-    said(execution, failed, "failed", 6, reason="OSError: gone\nline", failures=3)
+    said(execution, failed, "failed", 6, reason="OSError: gone\nline", cause="OSError", failures=3)
     end = Account(outcome=Outcome.DIVERGED, tags={"seconds": "3.00"}, started=0)
     seal_result(execution.trial_folder(diverged.id), Outcome.DIVERGED, [{"iteration": 4, "train_loss": 1.0}], end)
     found = scraped(exporter_of(execution, trials, Tracked(accounts={}), time.monotonic))
@@ -110,21 +110,6 @@ def test_a_counter_is_the_sum_of_rises() -> None:
     for numbers in ({"a": 2.0}, {"a": 1.0, "b": 5.0}, {"a": 4.0}):
         rising.see(numbers)
     assert rising.total == 2 + 5 + 3
-
-
-@pytest.mark.parametrize(
-    ("reason", "kind"),
-    [
-        ("ValueError: no", "ValueError"),
-        ("(failed 3 times) OSError: [Errno 5] of 7 times", "OSError"),
-        ("out of memory in 4 segments: take fewer", "out of memory"),
-        ("its process died 4 times in a row after iteration 7", "process died"),
-        ("a text of its own: x", "other"),
-        ("", "other"),
-    ],
-)
-def test_reasons_are_few(reason: str, kind: str) -> None:
-    assert reason_class(reason) == kind
 
 
 @pytest.mark.parametrize(

@@ -116,11 +116,13 @@ class Attempt:
         )
         return outcome
 
-    def end(self, outcome: Outcome, reason: str) -> Outcome:
+    def end(self, outcome: Outcome, reason: str, cause: str = "") -> Outcome:
         """Write why there is no result. An attempt that another one has replaced writes nothing more."""
         replaced = self.orphaned or read_account(self.folder).process != self.account.process
         failures = self.account.failures + (outcome == Outcome.FAILED)
-        self.account = replace(self.account, outcome=outcome, reason=reason[:REASON_CHARACTERS], failures=failures)
+        self.account = replace(
+            self.account, outcome=outcome, reason=reason[:REASON_CHARACTERS], cause=cause, failures=failures
+        )
         if not replaced:
             self.write(lambda: write_account(self.folder, self.account))
         return outcome

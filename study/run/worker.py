@@ -23,7 +23,7 @@ from study.run.attempt import Attempt
 from study.run.machine import device_of, memory_allowed, set_up_torch
 from study.spec import InputError, Trial
 from study.store import atomic, provenance
-from study.store.account import Outcome, claim, read_account
+from study.store.account import OUT_OF_MEMORY, PROCESS_DIED, Outcome, claim, read_account
 from study.store.layout import Store
 from study.tasks.kinds import task_of
 from study.tasks.task import Evaluator, Finals, Record, Stopped
@@ -72,20 +72,20 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
         if attempt.stopping:
             return attempt.end(Outcome.INTERRUPTED, "asked to stop")
         if attempt.dies_here_too_often:
-            return attempt.end(Outcome.FAILED, attempt.dies_here_too_often)
+            return attempt.end(Outcome.FAILED, attempt.dies_here_too_often, PROCESS_DIED)
         try:
             return _run(trial, execution, device, attempt, peers)
         except memory.OutOfMemory as error:  # not raised: another attempt would run out, too
-            return attempt.end(Outcome.FAILED, str(error))
+            return attempt.end(Outcome.FAILED, str(error), OUT_OF_MEMORY)
         except (KeyboardInterrupt, SystemExit) as error:
             attempt.end(Outcome.INTERRUPTED, f"{type(error).__name__}: {error}")
             raise
         except InputError as error:
-            attempt.end(Outcome.FAILED, f"{type(error).__name__}: {error}")
+            attempt.end(Outcome.FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
             raise
         except Exception as error:
             log.exception("trial %s failed (attempt %d of %d)", trial.id, attempt.number, execution.retries + 1)
-            attempt.end(Outcome.FAILED, f"{type(error).__name__}: {error}")
+            attempt.end(Outcome.FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
             if attempt.number <= execution.retries:
                 raise
             return Outcome.FAILED

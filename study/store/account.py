@@ -13,6 +13,7 @@ from study.spec import InputError, Trial
 from study.store import atomic
 from study.store.layout import TrialFolder
 
+OUT_OF_MEMORY, PROCESS_DIED = "out of memory", "process died"  # causes that are no exception's name
 REASON_CHARACTERS = 5000  # that are kept of a reason: a traceback can be long
 
 
@@ -47,6 +48,7 @@ class Account:
     died_at: int | None = None
     outcome: Outcome = Outcome.MISSING
     reason: str = ""  # why there is no result, for people
+    cause: str = ""  # what kind of failure it is, for counts: the name of an exception, or one of those below
     host: str = ""  # where it runs: with `pid` and `process_started` the one process that may write the account
     pid: int | None = None
     process_started: float | None = None  # s since the epoch
@@ -89,8 +91,11 @@ def write_account(folder: Path, account: Account) -> None:
 
 
 def encoded(account: Account) -> bytes:
-    """The content of `run.json`."""
-    return json.dumps(asdict(account), indent=1).encode()
+    """The content of `run.json`; without the cause where there is none, as before causes were kept."""
+    values = asdict(account)
+    if not account.cause:
+        del values["cause"]
+    return json.dumps(values, indent=1).encode()
 
 
 def specification(trial: Trial) -> bytes:
