@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from experiments.recipes import deviations
 from study import cost
-from study.spec import DetectionTrial, Trial
+from study.spec import Trial, detection_of
 from study.store.account import RESULTS, Outcome
 from study.store.finals import final_mean
 from study.store.records import COLUMNS, LAYERS, MEND, RECALIBRATED, Run, flaw_of, table_digest
@@ -240,7 +240,7 @@ def _planned(trial: Trial, experiments: list[str], starts: Mapping[str, Trial]) 
         "condition": trial.condition,
         "experiments": ",".join(experiments),
         "title": trial.title,
-        "task": DETECTION if isinstance(trial, DetectionTrial) else CLASSIFICATION,
+        "task": DETECTION if detection_of(trial) else CLASSIFICATION,
         "family": trial.model.family,
         "block": trial.model.block,
         "depth": trial.model.depth,

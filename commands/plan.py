@@ -34,7 +34,7 @@ from study.execution import Execution
 from study.run import placement, timing
 from study.run.forecast import Accounts, Forecast, Plan, as_probed, forecasts, has_result, make_plan, node_of
 from study.run.placement import Node, Placed
-from study.spec import DetectionTrial, InputError, Trial, check_at_least
+from study.spec import InputError, Trial, check_at_least, detection_of
 from study.store import layout
 
 HERE = Hardware()
@@ -100,7 +100,7 @@ def probe_conditions(
             "--probe measures this machine, which has no GPU; leave --gpus out, or probe where there is one"
         )
     todo = _without_result(selected, known)
-    classifiers = [trial for trial in todo if not isinstance(trial, DetectionTrial)]  # detectors are not probed
+    classifiers = [trial for trial in todo if not detection_of(trial)]  # detectors are not probed
     longest_first = sorted(classifiers, key=cost.predicted_seconds, reverse=True)
     work = timing.lacking([as_probed(trial, execution, node) for trial in longest_first], execution.storage)
     if not work:

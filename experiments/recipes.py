@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from study.data.detection_sets import SETS, Metric
-from study.spec import TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial
+from study.spec import TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial, as_detector
 
 PAPER_DATA = Data.arrays(  # 45k/5k chose the schedule; the reported nets are trained on all 50k
     name="cifar10", channels=3, size=32, classes=10, normalise="pixel-mean", padding=4, flip=True
@@ -360,10 +360,10 @@ def deviations(trial: Trial, starts: Mapping[str, Trial]) -> tuple[Deviation, ..
     `starts`: by id, trials among which are those that a detector's weights may be of.
     """
     model = trial.model
-    if isinstance(trial, DetectionTrial):
-        return _detection_deviations(trial, starts)
+    if detector := as_detector(trial):
+        return _detection_deviations(detector, starts)
     shortcut = "A" if model.shortcut == "A-average" else model.shortcut  # the others are the paper's own
-    ours = {
+    chosen = {
         "width": model.width,
         "shortcut": model.shortcut,
         "stride": model.stride,
@@ -376,7 +376,7 @@ def deviations(trial: Trial, starts: Mapping[str, Trial]) -> tuple[Deviation, ..
         else (PAPER_WIDTH, PAPER_DATA, paper_cifar)
     )
     of_paper = {"width": width, "shortcut": shortcut, "stride": "first", **asdict(data), **asdict(recipe(model))}
-    return _differences(ours, of_paper)
+    return _differences(chosen, of_paper)
 
 
 def _detection_deviations(trial: DetectionTrial, starts: Mapping[str, Trial]) -> tuple[Deviation, ...]:
@@ -398,10 +398,10 @@ def _detection_deviations(trial: DetectionTrial, starts: Mapping[str, Trial]) ->
     )
 
 
-def _differences(ours: Mapping[str, object], paper: Mapping[str, object]) -> tuple[Deviation, ...]:
+def _differences(chosen: Mapping[str, object], paper: Mapping[str, object]) -> tuple[Deviation, ...]:
     how_recorded = {"record_every", "evaluate_every"}
     return tuple(
         Deviation(field, str(value), str(paper[field]))
-        for field, value in ours.items()
+        for field, value in chosen.items()
         if value != paper[field] and field not in how_recorded
     )

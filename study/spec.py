@@ -519,9 +519,15 @@ class DetectionTrial(Trial):
         return f"Faster R-CNN, {self.model.title}" + (f" ({named})" if named else "")
 
 
+def as_detector(trial: Trial) -> DetectionTrial | None:
+    """The trial as that of a detector; None of a classifier. The one place that asks which a trial is."""
+    return trial if isinstance(trial, DetectionTrial) else None
+
+
 def detection_of(trial: Trial) -> Detection | None:
     """What makes the trial's net a detector; None of a classifier."""
-    return trial.detection if isinstance(trial, DetectionTrial) else None
+    detector = as_detector(trial)
+    return detector.detection if detector else None
 
 
 def _digest(spec: dict[str, Any], version: Version) -> str:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from study.spec import DetectionTrial, InputError, Trial
+from study.spec import InputError, Trial, detection_of
 from study.store import atomic, layout
 from study.store.account import Account, Outcome, read_account, write_account
 from study.store.layout import TrialFolder
@@ -64,7 +64,7 @@ EVALUATIONS = pa.schema(
 
 def columns(trial: Trial) -> pa.Schema:
     """What a record of the trial has."""
-    return DETECTED if isinstance(trial, DetectionTrial) else COLUMNS
+    return DETECTED if detection_of(trial) else COLUMNS
 
 
 def is_evaluated(record: Mapping[str, Any]) -> bool:
@@ -269,7 +269,7 @@ def flaw_of(trial: Trial, outcome: Outcome, records: pa.Table | None) -> str:
         for iteration, value in zip(records["iteration"].to_pylist(), records[name].to_pylist(), strict=True):
             if value is not None and not math.isfinite(value):
                 return f"it is finished, but its {name} is {value} at iteration {iteration}"
-    if isinstance(trial, DetectionTrial):  # whose test annotations may be a server's secret
+    if detection_of(trial):  # whose test annotations may be a server's secret
         return ""
     without = [name for name in NUMBERS if name.endswith("_error_pct") and last.get(name) is None]
     return f"it is finished, but its last record has no {', '.join(without)}" if without else ""

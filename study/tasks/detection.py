@@ -23,7 +23,7 @@ from study.nets import faster_rcnn
 from study.nets.evaluation import autocast
 from study.nets.faster_rcnn import Detector
 from study.seeds import generator
-from study.spec import DetectionTrial, InputError, Trial
+from study.spec import DetectionTrial, InputError, Trial, as_detector
 from study.store import records
 from study.store.records import LOSSES
 from study.tasks.detection_inference import detect, protocols_of
@@ -40,8 +40,9 @@ COLUMN_OF = {MAP: "map_50", MAP_50: "map_50", MAP_50_95: "map_50_95"}  # of a re
 
 
 def _detector(trial: Trial) -> DetectionTrial:
-    assert isinstance(trial, DetectionTrial)
-    return trial
+    detector = as_detector(trial)
+    assert detector
+    return detector
 
 
 def load(trial: Trial, root: Path, device: torch.device | str = "cpu") -> Scenes:

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +246,7 @@ def _last_step(mlflow: MlflowClient, run: MlflowRun) -> int:
 
 
 def _parameters(trial: Trial) -> Iterator[tuple[str, Any]]:
-    for part, values in asdict(trial).items():
+    for part, values in trial.to_dict().items():
         if isinstance(values, dict):
             names = ((f"{part}.{key}", value) for key, value in values.items())
             yield from ((name, value) for name, value in names if name not in UNCOMPARED)
