@@ -2,6 +2,8 @@
 
 Owns the list of all claims, in families, and the nets, measure and direction of those on CIFAR nets. The others are in
 `analysis.imagenet_claims` and `analysis.detection_claims`, those decided by counting in `analysis.counted_claims`.
+The sentence of each claim, by its id, is in `analysis/paper/claims.yaml`. `compare(a, b, measure, 1)` tests that a is
+above b, -1 that it is below, 0 that they are equal within a margin.
 Must not know how comparisons become verdicts (`analysis.decision`), nor where runs are kept.
 """
 

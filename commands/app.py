@@ -19,7 +19,7 @@ EXPERIMENTS = {
     "list": "catalogue",
     "plan": "plan",
     "run": "run",
-    "status": "terminal",
+    "status": "status",
     "evaluate": "evaluate",
     "verify": "verify",
     "export": "share",

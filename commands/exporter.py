@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from commands.onlooker import Onlooker
-from commands.status import STATES, Standing
+from commands.standing import STATES, Standing
 from study.store.account import Outcome
 
 FRESH_SECONDS = 5.0  # several scrapers make one look

@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from analysis.files import MANIFEST
-from analysis.pictures.static import FAMILY_COLOURS, styled
+from analysis.pictures.colours import FAMILY_COLOURS
+from analysis.pictures.static import styled
 from analysis.runs import Frames, thinned
 from analysis.tables.claims import verdict_table
 from analysis.tables.printing import markdown

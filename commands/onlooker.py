@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from commands.accounts import accounts, as_account, other_versions
 from commands.options import Selection
-from commands.status import Standing, forecasts_of, standing_of
+from commands.standing import Standing, forecasts_of, standing_of
 from study.run.forecast import Forecast, forecasts, node_of
 from study.run.placement import Node
 from study.spec import InputError, Trial, Version

@@ -19,7 +19,7 @@ from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError, check_choice
 from study.store import atomic, bundle, heartbeat, provenance
-from study.store.account import Account, Outcome, claim, has_result, read_account
+from study.store.account import Account, Outcome, has_result, keep_specification, read_account
 from study.store.bundle import Bundle, Conflict, Scope, Weights
 from study.store.heartbeat import Progress
 from study.store.layout import TrialFolder
@@ -189,7 +189,7 @@ def _seal(run: Run, incoming: Bundle, execution: Execution) -> None:
     """Write the run into its folder as if it had been trained here; its tags say that it was not."""
     assert run.records is not None
     folder = execution.trial_folder(run.trial.id)
-    claim(folder, run.trial)
+    keep_specification(folder, run.trial)
     for path in (TrialFolder(folder).patch, TrialFolder(folder).trace):
         path.unlink(missing_ok=True)  # of an unfinished attempt; MLflow would show them as this run's
     exported = int(datetime.fromisoformat(incoming.manifest["when"]).timestamp() * 1000)

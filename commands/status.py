@@ -1,194 +1,159 @@
-"""Where a study stands: how many trials have a result, what runs now, and how many seconds are left.
+"""`python -m experiments status`, and the one view of a study on a terminal: a live table, or plain lines elsewhere.
 
-Owns the one model that `status`, `--follow`, the view of a run, the watch page and Prometheus show. It is computed from
-accounts and progress files; who reads these again and again is `commands/onlooker.py`.
+Owns how a `Standing` looks there. `status --follow` and a run show the same.
 """
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+import json
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
-from commands.accounts import plain_versions, reason
-from commands.options import Selection
+import click
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from commands.accounts import accounts, compared, other_versions, versions_line
+from commands.onlooker import Onlooker, tracked
+from commands.options import JSON, Selection, print_aligned, selecting
+from commands.plan import accuracy
+from commands.standing import Row, Standing, forecasts_of, standing_of
 from study.cost import duration
-from study.run import timing
-from study.run.forecast import PAIRS, Accounts, Forecast, Interval, Plan, forecasts, interval, node_of, seconds_left
-from study.run.placement import Node, Share
-from study.spec import Version
-from study.store import heartbeat
-from study.store.account import RESULTS, Account, Outcome
-from study.store.heartbeat import Progress
+from study.store.account import Outcome
 
-STATES = (Outcome.MISSING, Outcome.RUNNING, Outcome.INTERRUPTED, Outcome.FAILED, Outcome.UNUSABLE, *RESULTS)
-WAITING = (Outcome.MISSING, Outcome.INTERRUPTED)  # what a launch has still to start, or to go on with
-TO_RUN = (*WAITING, Outcome.FAILED, Outcome.UNUSABLE)
+SUMMARY_SECONDS = 20.0  # between two summaries where there is no terminal
+NEWEST = 5  # results and failures that are shown on a terminal
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One trial. `predicted_seconds` is what was predicted before it ran, if it has run."""
+@click.command("status")
+@selecting()
+@JSON
+@click.option("--follow", "following", is_flag=True, help="Again and again, until every trial has a result.")
+def status_command(selected: Selection, as_json: bool, following: bool) -> None:
+    """Where each trial of the study stands now, how long it will take, and how far predictions were off.
 
-    id: str
-    title: str  # its net's, or its detector's
-    seed: int
-    outcome: Outcome
-    iteration: int
-    iterations: int
-    train_error_pct: float | None
-    seconds_left: float | None  # of a running trial, by its own pace
-    predicted_seconds: float
-    seconds: float | None
-    reason: str
-    cause: str  # what kind of failure it is; '' if there is none, or the account is from before it was kept
+    With --follow until every trial has a result (exit code 0), or until Ctrl-C (130), which stops no trial.
+    """
+    if following:
+        return follow(selected, Console(highlight=False), as_json)
+    known = accounts(selected, checked=True)
+    expected = forecasts_of(selected, known)
+    standing = standing_of(selected, known, expected, others=other_versions(selected))
+    if as_json:
+        print(json.dumps(standing.plain(), indent=2))
+        return
+    print_aligned(rows(standing))
+    counts = standing.counts
+    print("\n" + ", ".join(f"{counts[outcome]} {outcome}" for outcome in sorted(counts) if counts[outcome]))
+    for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE):
+        print(_failure(row))
+    if not standing.complete:
+        print(standing.time_left())
+    if off := accuracy(compared(known, selected.trials)):
+        print(off)
+    if standing.others:
+        print(versions_line(standing.others))
 
-    def plain(self) -> dict[str, Any]:
-        """A trial as `status --json` prints it."""
-        row = asdict(self)
-        del row["title"], row["seed"], row["cause"]
-        return row
+
+def rows(standing: Standing) -> list[tuple[str, ...]]:
+    """A header, and a row a trial."""
+    lines: list[tuple[str, ...]] = [("trial", "outcome", "iteration", "training error", "predicted", "took", "left")]
+    for row in standing.rows:
+        took, left = ("" if value is None else duration(value) for value in (row.seconds, row.seconds_left))
+        error, predicted = percent(row.train_error_pct), duration(row.predicted_seconds)
+        lines.append((row.id, row.outcome, f"{row.iteration} / {row.iterations}", error, predicted, took, left))
+    return lines
 
 
-@dataclass(frozen=True, kw_only=True)
-class Standing:
-    """A study at one moment."""
-
-    profile: str
-    rows: list[Row]  # of every planned trial
-    seconds_left: float  # until the last one ends
-    interval: Interval | None  # None until enough trials have finished
-    ended: Sequence[str] = ()  # ids of results, in the order in which they were seen to end
-    others: Mapping[Version, int] = field(default_factory=dict)  # trials of the store that this code cannot use
-    launch: str = ""  # 'running', 'silent', 'none', or '' where nobody looked
-
-    def of(self, *outcomes: Outcome) -> list[Row]:
-        """The trials with one of these outcomes."""
-        return [row for row in self.rows if row.outcome in outcomes]
-
-    @property
-    def counts(self) -> dict[Outcome, int]:
-        """Trials in each of `STATES`."""
-        counts = Counter(row.outcome for row in self.rows)
-        return {state: counts[state] for state in STATES}
-
-    @property
-    def complete(self) -> bool:
-        return len(self.of(*RESULTS)) == len(self.rows)
-
-    @property
-    def rate(self) -> float:
-        """Iterations a second of the trials that run, by the mean pace of each."""
-        return sum(row.iteration / row.seconds for row in self.of(Outcome.RUNNING) if row.seconds)
-
-    def plain(self) -> dict[str, Any]:
-        """What `status --json` prints."""
-        return {
-            "profile": self.profile,
-            "trials": [row.plain() for row in self.rows],
-            "seconds_left": self.seconds_left,
-            "interval": asdict(self.interval) if self.interval else None,
-            "other_versions": plain_versions(self.others),
-        }
-
-    def summary(self) -> str:
-        """Counts, the time left, and what is wrong with the launch, in one line."""
-        if self.complete or self.launch in ("", "running"):
-            remark = ""
-        elif self.launch == "none":
-            remark = "; no launch is running"
+def follow(selected: Selection, console: Console, as_json: bool) -> None:
+    """Show where the study stands until every trial has a result. With `as_json` one line of JSON a look."""
+    with tracked(selected) as tracker:
+        standings = looks(Onlooker(selected, tracker))
+        if as_json:
+            for standing in standings:
+                print(json.dumps(standing.plain()), flush=True)
         else:
-            remark = "; the launch has been silent for two minutes"
-        return f"{self.sentence()}; {self.time_left()}{remark}"
-
-    def time_left(self) -> str:
-        """`about 4 min left, between 3 min and 6 min (80 %)`."""
-        if self.complete:
-            return "nothing is left to run"
-        about = f"about {duration(self.seconds_left)} left"
-        if self.interval is None:
-            return f"{about}; how far off that may be is unknown until {PAIRS} trials have finished"
-        low, high = duration(self.interval.low), duration(self.interval.high)
-        return f"{about}, between {low} and {high} ({100 * self.interval.coverage:.0f} %)"
-
-    def sentence(self) -> str:
-        """`12 of 48 trials have a result, 2 running, 34 waiting`, with diverged and failed ones if there are any."""
-        counts = self.counts
-        waiting, failed = sum(counts[state] for state in WAITING), counts[Outcome.FAILED] + counts[Outcome.UNUSABLE]
-        parts = [f"{len(self.of(*RESULTS))} of {len(self.rows)} trials have a result"]
-        parts += [f"{counts[Outcome.DIVERGED]} of them diverged"] if counts[Outcome.DIVERGED] else []
-        parts += [f"{counts[Outcome.RUNNING]} running", f"{waiting} waiting"]
-        parts += [f"{failed} failed"] if failed else []
-        return ", ".join(parts)
+            show(standings, console)
 
 
-def forecasts_of(selected: Selection, known: Accounts) -> list[Forecast]:
-    """What each trial is predicted to take on this machine, by probes and by what trials have taken."""
-    execution = selected.execution
-    return forecasts(selected.trials, execution, node_of(execution), known, timing.load(execution.storage))
+@contextmanager
+def shown(onlooker: Onlooker, console: Console) -> Iterator[None]:
+    """Show the study while the block runs, and once more at its end."""
+    over = threading.Event()
+    standings = looks(onlooker, over)
+    thread = threading.Thread(target=show, args=(standings, console), kwargs={"transient": True}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
-def standing_of(
-    selected: Selection,
-    known: Accounts,
-    expected: Sequence[Forecast],
-    room: Node | None = None,
-    ended: Sequence[str] = (),
-    launch: str = "",
-    others: Mapping[Version, int] | None = None,
-) -> Standing:
-    """The study, from its accounts and progress files, with so much room for trials (default: this machine's)."""
-    rows = [_row(selected, forecast, known.get(forecast.trial.id, Account())) for forecast in expected]
-    pairs = list(zip(expected, rows, strict=True))
-    finished = [(one.trial, row.seconds) for one, row in pairs if row.outcome == Outcome.FINISHED and row.seconds]
-    running = {one.trial: row.seconds_left for one, row in pairs if row.outcome == Outcome.RUNNING}
-    longest_first = sorted((one for one, row in pairs if row.outcome in TO_RUN), key=lambda one: -one.seconds)
-    node = _holding(room or node_of(selected.execution), [one.share for one in expected])
-    plan = Plan([node], list(expected), {})
-    left = seconds_left(plan, running, [one.trial for one in longest_first], finished)
-    return Standing(
-        profile=selected.profile.name,
-        rows=rows,
-        seconds_left=left,
-        interval=interval(left, [(plan[trial].seconds, took) for trial, took in finished]),
-        ended=tuple(ended),
-        launch=launch,
-        others=others or {},
-    )
+def looks(onlooker: Onlooker, over: threading.Event | None = None) -> Iterator[Standing]:
+    """The study now and again, until every trial has a result, or until one look after `over` is set."""
+    over = over or threading.Event()
+    yield (standing := onlooker.look())
+    while not standing.complete and not over.is_set():
+        over.wait(onlooker.rest_seconds)
+        with suppress(OSError):  # a storage that is out of reach for a while
+            yield (standing := onlooker.look())
 
 
-def _holding(room: Node, shares: Iterable[Share]) -> Node:
-    """The room, or more where a trial needs more: its nodes are others than this machine."""
-    for share in shares:
-        cpus, gpus = max(room.cpus, share.all_cpus), max(room.gpus, math.ceil(share.all_gpus))
-        room = replace(room, cpus=cpus, gpus=gpus)
-    return room
+def show(standings: Iterable[Standing], console: Console, transient: bool = False) -> None:
+    """A table that is drawn anew at each look, below the trials that ended; without a terminal plain lines."""
+    if console.is_terminal:
+        with Live(console=console, refresh_per_second=2, transient=transient) as screen:
+            for standing in standings:
+                screen.update(picture(standing))
+    else:
+        for line in lines(standings):
+            console.print(line, markup=False, soft_wrap=True)
 
 
-def _row(selected: Selection, expected: Forecast, account: Account) -> Row:
-    trial, execution = expected.trial, selected.execution
-    tags, outcome = account.tags, account.outcome
-    if outcome == Outcome.RUNNING and execution.launch and account.launch != execution.launch:
-        outcome = Outcome.INTERRUPTED  # an earlier launch was killed while it ran
-    progress = None if outcome == Outcome.MISSING else heartbeat.read(execution.trial_folder(trial.id))
-    if progress is None:
-        progress = Progress(iteration=trial.recipe.iterations if outcome == Outcome.FINISHED else 0)
-    return Row(
-        id=trial.id,
-        title=trial.title,
-        seed=trial.seed,
-        outcome=outcome,
-        iteration=progress.iteration,
-        iterations=trial.recipe.iterations,
-        train_error_pct=_finite(progress.train_error_pct),
-        seconds_left=_finite(progress.seconds_left) if outcome == Outcome.RUNNING else None,
-        predicted_seconds=round(float(tags.get("predicted_seconds", expected.seconds)), 2),
-        seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(progress.seconds or None),
-        reason=reason(account),
-        cause=account.cause,
-    )
+def lines(standings: Iterable[Standing]) -> Iterator[str]:
+    """A line for each trial that ended since the first look, then the summary, which also comes alone now and then."""
+    known: int | None = None
+    summarised = -SUMMARY_SECONDS
+    for standing in standings:
+        by_id = {row.id: row for row in standing.rows}
+        new = standing.ended[len(standing.ended) if known is None else known :]
+        known = len(standing.ended)
+        yield from (ending(by_id[id]) for id in new)
+        if new or standing.complete or time.monotonic() - summarised >= SUMMARY_SECONDS:
+            yield standing.summary()
+            summarised = time.monotonic()
 
 
-def _finite(value: float | None) -> float | None:
-    """JSON has no other numbers."""
-    return value if value is not None and math.isfinite(value) else None
+def picture(standing: Standing) -> Group:
+    """The summary, what runs, and how the last trials ended."""
+    table = Table()
+    for column in ("running trial", "iteration", "training error", "left"):
+        table.add_column(column, justify="left" if column == "running trial" else "right")
+    for row in standing.of(Outcome.RUNNING):
+        left = "-" if row.seconds_left is None else duration(row.seconds_left)
+        name = Text(f"{row.title}, seed {row.seed}\n{row.id}")
+        table.add_row(name, f"{row.iteration} / {row.iterations}", percent(row.train_error_pct), left)
+    by_id = {row.id: row for row in standing.rows}
+    ended = [ending(by_id[id]) for id in standing.ended[-NEWEST:]]
+    failed = [_failure(row) for row in standing.of(Outcome.FAILED, Outcome.UNUSABLE)[:NEWEST]]
+    return Group(Text(standing.summary()), table, *map(Text, (*failed, *ended)))
+
+
+def ending(row: Row) -> str:
+    """How one trial ended, and how far its prediction was off."""
+    error: str = row.outcome  # of a net that diverged, and of a detector, which has no training error
+    if row.outcome != Outcome.DIVERGED and row.train_error_pct is not None:
+        error = f"{percent(row.train_error_pct)} training error"
+    took = "" if row.seconds is None else f", {duration(row.seconds)} (predicted {duration(row.predicted_seconds)})"
+    return f"{row.id}: {error} after {row.iteration} iterations{took}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f} %"
+
+
+def _failure(row: Row) -> str:
+    return f"{row.outcome}: {row.id} {row.reason}"

@@ -10,7 +10,7 @@ from commands.budget import check_budget, check_space
 from commands.onlooker import Onlooker, Tracked
 from commands.options import Costs, Selection
 from commands.plan import HERE, accuracy, plan_of, probe_conditions
-from commands.terminal import shown
+from commands.status import shown
 from experiments.recipes import deviations
 from study.execution import Execution
 from study.run.forecast import Plan, has_result

@@ -25,7 +25,7 @@ from commands.onlooker import Onlooker, tracked
 from commands.options import Choice, Selection, select, selecting
 from commands.ports import HOST
 from commands.server import serving
-from commands.status import WAITING, Standing
+from commands.standing import WAITING, Standing
 from study.execution import Execution
 from study.store.account import Outcome
 from study.store.layout import Store

@@ -113,9 +113,8 @@ class Model:
     family: str  # 'plain', 'residual', or 'vgg': VGG-16, the backbone that detectors are compared with (Sec. 4.3)
     stem: str  # 'cifar' or 'imagenet'
     block: str  # 'basic' (two 3x3) or 'bottleneck' (1x1, 3x3, 1x1; four times wider outside)
-    stride: (
-        str  # where a bottleneck that halves the map has it: in the 'first' 1x1, as the paper, or in the '3x3' (v1.5)
-    )
+    # Where a bottleneck that halves the map has its stride: the 'first' 1x1, as in the paper, or the '3x3' (v1.5).
+    stride: str
     depth: int  # weighted layers: 6n+2 with basic blocks, 9n+2 with bottlenecks; with the stem 'imagenet' Table 1's
     shortcut: str  # 'A', 'B' or 'C' (Sec. 3.3, 4.1); 'A-average' pools where A takes every 2nd pixel; plain: 'none'
     width: int  # filters of the first stage; the paper's CIFAR nets have 16, its ImageNet nets 64

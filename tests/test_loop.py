@@ -16,7 +16,8 @@ from study.data.arrays import Dataset, load
 from study.nets.evaluation import loss_and_error, recalibrated
 from study.nets.resnet import build
 from study.spec import Trial
-from study.training.loop import learning_rate, train
+from study.training.learning_rate import learning_rate
+from study.training.loop import train
 from study.training.state import TrainState
 
 CPU = torch.device("cpu")

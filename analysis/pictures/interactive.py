@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from analysis.pictures.colours import ENDS, FAMILIES, SHADES, Pair
 from analysis.pictures.picture import (
     TESTS,
     TRAINS,
@@ -25,17 +26,8 @@ from analysis.pictures.picture import (
     Style,
     Tint,
 )
-from analysis.pictures.static import FAMILY_COLOURS, GREY, SHADES
 from analysis.pictures.values import intervals_of
 
-Pair = tuple[str, str]  # a colour on a light ground and on a dark one
-# Shades of the shallowest net and the deepest, on a light ground and on a dark one: all stand out from it.
-ENDS = ((0.65, 1.0), (0.66, 0.2))
-FAMILIES: dict[str, Pair] = {
-    "plain": (FAMILY_COLOURS["plain"], "#ff9a5c"),
-    "residual": (FAMILY_COLOURS["residual"], "#7ab8f5"),
-    "": (GREY, "#c3c8d0"),
-}
 FONT = "system-ui, sans-serif"
 MOST = 10  # runs that a curve names: more would not fit beside it
 SHORT = 8  # characters of a run's id where there is no room for 32; the table under the chart has them whole

@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, MultipleLocator, NullLocator, StrMethodFormatter
 
 from analysis import files
+from analysis.pictures.colours import DEEPEST, FAMILY_COLOURS, GREY, SHADES, SHALLOWEST
 from analysis.pictures.picture import Axis, Estimates, Key, Line, Marks, Name, Panel, Picture, Style, Tint
 
 THEME: dict[Any, Any] = {
@@ -41,13 +42,6 @@ THEME: dict[Any, Any] = {
     "svg.hashsalt": "degradation-study",  # otherwise element names are random and no two renderings equal
     "svg.fonttype": "path",  # the reader's machine need not have the font
 }
-# Hue tells the family, to colour-blind readers too; lightness falls with depth, so that grey prints keep the order.
-SHADES = {
-    family: sns.color_palette(name, as_cmap=True) for family, name in (("plain", "Oranges"), ("residual", "Blues"))
-}
-SHALLOWEST, DEEPEST = 0.45, 0.95
-FAMILY_COLOURS = {"plain": "#d9580d", "residual": "#1f6cb0"}
-GREY = "#444444"
 _MARKERS, _DASHES = {"plain": "s", "residual": "o", "": "^"}, {"plain": "--", "residual": "-", "": ":"}
 _LINES: dict[Style, dict[str, Any]] = {  # in the order in which they are drawn
     Style.PAPER: {"linestyle": ":", "linewidth": 1, "zorder": 1},

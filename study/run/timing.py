@@ -91,7 +91,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
 
     from study.nets.evaluation import loss_and_error
     from study.run.machine import device_of, set_up_torch
-    from study.run.worker import fit
+    from study.run.worker import divide
     from study.tasks.classification import CLEAN_IMAGES
     from study.tasks.kinds import task_of
     from study.tasks.protocols import EVALUATION_BATCH
@@ -109,7 +109,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
 
     endless = _endless(trial)
     state = TrainState(endless, device)
-    fit(trial, state, replace(execution, compile=False))
+    divide(trial, state, replace(execution, compile=False))
 
     clock = _clock(device.type, execution.threads)
     took: list[float] = []

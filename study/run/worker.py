@@ -1,7 +1,8 @@
 """One trial from its start, or its newest checkpoint, to its end.
 
-Owns the order of things: restore, train, checkpoint, seal. Runs in whatever process the launcher gives it and writes to
-the trial's folder alone: it knows neither launcher nor MLflow, and waits for neither.
+Owns the order of things: `run_trial` makes an attempt, `_train_test_seal` has `_Training` restore the state and divide
+the net to fit into memory, and `_drive` draws its updates; then it tests and seals. Runs in whatever process the
+launcher gives it and writes to the trial's folder alone: it knows neither launcher nor MLflow, and waits for neither.
 """
 
 import logging
@@ -23,7 +24,7 @@ from study.run.attempt import Attempt
 from study.run.machine import device_of, memory_allowed, set_up_torch
 from study.spec import InputError, Trial
 from study.store import atomic, provenance
-from study.store.account import OUT_OF_MEMORY, PROCESS_DIED, Outcome, claim, read_account
+from study.store.account import OUT_OF_MEMORY, PROCESS_DIED, Outcome, keep_specification, read_account
 from study.store.layout import Store
 from study.tasks.kinds import task_of
 from study.tasks.task import Evaluator, Finals, Record, Stopped
@@ -54,12 +55,12 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
     Raises `InputError` at once for what another attempt cannot mend.
     """
     folder = execution.trial_folder(trial.id)
-    execution.batch_share(trial)
+    execution.batch_share(trial)  # raises where the processes cannot share its batches
     _check_storage(execution)
-    claim(folder, trial)
-    sealed = read_account(folder).outcome
-    if sealed.is_result:  # by an attempt whose end its launcher did not see
-        return sealed
+    keep_specification(folder, trial)
+    outcome = read_account(folder).outcome
+    if outcome.is_result:  # of an earlier attempt whose end its launcher did not see
+        return outcome
     device = device_of(execution)
     set_up_torch(execution)
     where = {
@@ -74,7 +75,7 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
         if attempt.dies_here_too_often:
             return attempt.end(Outcome.FAILED, attempt.dies_here_too_often, PROCESS_DIED)
         try:
-            return _run(trial, execution, device, attempt, peers)
+            return _train_test_seal(trial, execution, device, attempt, peers)
         except memory.OutOfMemory as error:  # not raised: another attempt would run out, too
             return attempt.end(Outcome.FAILED, str(error), OUT_OF_MEMORY)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -91,7 +92,9 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
             return Outcome.FAILED
 
 
-def _run(trial: Trial, execution: Execution, device: torch.device, attempt: Attempt, peers: Peers) -> Outcome:
+def _train_test_seal(
+    trial: Trial, execution: Execution, device: torch.device, attempt: Attempt, peers: Peers
+) -> Outcome:
     """Train, test and seal."""
     data = task_of(trial).load(trial, execution.data_root, device)
     memory.reset_peak(device)
@@ -147,9 +150,10 @@ class _Training:
         Raises `OutOfMemory`.
         """
         divisible = task_of(self.trial).DIVISIBLE
-        for last_try in (not divisible, True):
+        at_least = 1
+        for last_try in (False, True) if divisible else (True,):
             try:
-                return self._train(at_least=4 * self.segments if "out_of_memory" in self.tags else 1)
+                return self._train(at_least)
             except (RuntimeError, MemoryError) as error:
                 if not memory.is_exhausted(error):
                     raise
@@ -161,6 +165,7 @@ class _Training:
             if last_try:
                 break
             log.warning("%s: %s; trying once more in four times as many", self.trial.id, message)
+            at_least = 4 * self.segments
         log.warning("%s: %s", self.trial.id, message)
         raise memory.OutOfMemory(message)
 
@@ -169,10 +174,11 @@ class _Training:
         with leading(execution.processes, self.peers, partial(assist, trial, execution), self.device) as group:
             state = self._restored_or_new()
             group.share({"state": state.saved(), "segments": at_least}, self.device)
-            self._fit(state, at_least)
+            self._divide(state, at_least)
             evaluator = state.task.Evaluator(trial, state, self.data, lambda: attempt.stopping)
             updates = train(trial, state, self.data, group, evaluator)
-            return state, evaluator, _drive(trial, state, updates, execution, attempt)
+            seconds = _drive(trial, state, updates, execution, attempt)
+            return state, evaluator, seconds
 
     def _restored_or_new(self) -> TrainState:
         state = TrainState(self.trial, self.device)
@@ -183,9 +189,9 @@ class _Training:
             self.attempt.write(lambda: atomic.write(self.attempt.files.weights_seal, seal.encode()))
         return state
 
-    def _fit(self, state: TrainState, at_least: int) -> None:
+    def _divide(self, state: TrainState, at_least: int) -> None:
         if state.task.DIVISIBLE:
-            division = fit(self.trial, state, self.execution, at_least)
+            division = divide(self.trial, state, self.execution, at_least)
             self.needed, self.segments = division.needed, len(division.ends)
             self.tags["segments"] = str(self.segments)
             reason = f"runs in {self.segments} segments to fit into memory"
@@ -200,7 +206,7 @@ class _Training:
         self.tags |= {"compiled": _yes(state.compiled), "memory_predicted_mib": str(self.needed // 2**20)}
 
 
-def fit(trial: Trial, state: TrainState, execution: Execution, at_least: int = 1) -> memory.Division:
+def divide(trial: Trial, state: TrainState, execution: Execution, at_least: int = 1) -> memory.Division:
     """Divide the net into so many segments or more that it fits, and compile it if it is whole and that is wanted."""
     allowed = memory_allowed(execution, state.device)
     shape = (execution.batch_share(trial), trial.data.channels, trial.data.size, trial.data.size)
@@ -224,7 +230,7 @@ def assist(trial: Trial, execution: Execution, meeting: Meeting, rank: int, addr
         shared = group.share(None, device)
         state = TrainState(trial, device)
         state.restore(shared["state"])
-        fit(trial, state, execution, shared["segments"])
+        divide(trial, state, execution, shared["segments"])
         for _ in train(trial, state, data, group):
             pass
 

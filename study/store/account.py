@@ -103,7 +103,7 @@ def specification(trial: Trial) -> bytes:
     return json.dumps(trial.to_dict(), indent=2).encode()
 
 
-def claim(folder: Path, trial: Trial) -> None:
+def keep_specification(folder: Path, trial: Trial) -> None:
     """Write the specification into the trial's folder. Raises `InputError` if another one is there under its id."""
     path, spec = TrialFolder(folder).spec, specification(trial)
     present = atomic.read(path)

@@ -20,12 +20,12 @@ from mlflow.entities import Run as MlflowRun
 
 from study.execution import Execution
 from study.periodic import every
-from study.spec import PROTOCOL, SCHEMA, InputError, Trial
+from study.spec import InputError, Trial
 from study.store import atomic, layout
 from study.store.account import RESULTS, Account, Outcome, read_account
 from study.store.heartbeat import version
 from study.store.mlflow import client, decoration
-from study.store.mlflow.tags import EVALUATED, NOTE, STATUS, STUDY
+from study.store.mlflow.tags import EVALUATED, NOTE, STATUS, STUDY, parameters, trial_tags
 from study.store.records import is_evaluated, read_evaluations, read_records, table_digest
 
 POINTS = 150  # of a series; the UI requests at most 320, and the server's response time grows with the number stored
@@ -34,27 +34,6 @@ OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
 SERVER_PATIENCE_SECONDS = 30.0  # to wait, at the end of a launch, for a server that is out of reach
 # Files of a trial that its run shows.
 ATTACHED = (layout.SPEC, layout.PATCH, layout.TRACE, layout.RECORDS, layout.LAYERS)
-# Fields that follow from others, or are about measuring. They are in spec.json and in the tag `spec`; parameters are
-# what is worth a column.
-UNCOMPARED = (
-    "model.stem",
-    "model.stride",
-    "recipe.patience",
-    "recipe.record_every",
-    "recipe.evaluate_every",
-    "data.channels",
-    "data.size",
-    "data.classes",
-    "data.padding",
-    "data.flip",
-    "data.scales",
-    "data.colour",
-    "data.digest",
-    "detection.anchors",
-    "detection.longest",
-    "detection.proposals",
-    "detection.regions",
-)
 log = logging.getLogger(__name__)
 
 
@@ -117,10 +96,10 @@ class Mirror:
             self.runs[trial.id] = run = self._create(trial, account)
         run_id, known = run.info.run_id, run.data.tags
         if not run.data.params:
-            self.mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in _parameters(trial)])
+            self.mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters(trial)])
         records = read_records(folder).to_pylist()
         self._log_curve(trial, run, records)
-        tags = {**_trial_tags(trial), **account.tags, "reason": account.reason}
+        tags = {**trial_tags(trial), **account.tags, "reason": account.reason}
         if sealed:
             finals = decoration.finals(trial, account, records)
             # At step 0 the UI draws bars, not a curve of one point.
@@ -243,26 +222,3 @@ def _last_step(mlflow: MlflowClient, run: MlflowRun) -> int:
     if "learning_rate" not in run.data.metrics:
         return 0
     return max(metric.step for metric in mlflow.get_metric_history(run.info.run_id, "learning_rate"))
-
-
-def _parameters(trial: Trial) -> Iterator[tuple[str, Any]]:
-    for part, values in trial.to_dict().items():
-        if isinstance(values, dict):
-            names = ((f"{part}.{key}", value) for key, value in values.items())
-            yield from ((name, value) for name, value in names if name not in UNCOMPARED)
-        else:
-            yield part, values
-
-
-def _trial_tags(trial: Trial) -> dict[str, str]:
-    return {
-        "condition": trial.condition,
-        "net": trial.title,
-        "family": trial.model.family,
-        "depth": str(trial.model.depth),
-        "shortcut": trial.model.shortcut,
-        "data": trial.data.name,
-        "seed": str(trial.seed),
-        "schema": str(SCHEMA),
-        "protocol": str(PROTOCOL),
-    }

@@ -1,9 +1,14 @@
-"""Names that the study writes to MLflow: experiments, tags, statuses, views. Standard library only."""
+"""What the study writes to MLflow about a trial, and under which names: tags, parameters, statuses, views.
 
-from collections.abc import Mapping
+Metrics are the columns of a curve (`study/store/records.py`). Which columns the UI shows is `dashboards/views.py`.
+Standard library only.
+"""
+
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from study.spec import PROTOCOL, SCHEMA, Trial
 from study.store.account import Outcome
 
 STUDY = "degradation-study"
@@ -20,6 +25,27 @@ STATUS = {
     Outcome.FAILED: "FAILED",
     Outcome.INTERRUPTED: "KILLED",
 }
+# Fields that follow from others, or are about measuring. They are in spec.json and in the tag `spec`; parameters are
+# what is worth a column.
+UNCOMPARED = (
+    "model.stem",
+    "model.stride",
+    "recipe.patience",
+    "recipe.record_every",
+    "recipe.evaluate_every",
+    "data.channels",
+    "data.size",
+    "data.classes",
+    "data.padding",
+    "data.flip",
+    "data.scales",
+    "data.colour",
+    "data.digest",
+    "detection.anchors",
+    "detection.longest",
+    "detection.proposals",
+    "detection.regions",
+)
 
 
 @dataclass(frozen=True)
@@ -30,3 +56,28 @@ class View:
     name: str
     state: Mapping[str, Any]  # as the UI keeps it: filter, order, columns, groups, charts
     charts: bool  # whether the address opens charts rather than the table
+
+
+def parameters(trial: Trial) -> Iterator[tuple[str, Any]]:
+    """The parameters of a trial's run: its fields, by their path, but those of `UNCOMPARED`."""
+    for part, values in trial.to_dict().items():
+        if isinstance(values, dict):
+            names = ((f"{part}.{key}", value) for key, value in values.items())
+            yield from ((name, value) for name, value in names if name not in UNCOMPARED)
+        else:
+            yield part, values
+
+
+def trial_tags(trial: Trial) -> dict[str, str]:
+    """The tags of a trial's run that follow from the trial; how it was run is in its account's."""
+    return {
+        "condition": trial.condition,
+        "net": trial.title,
+        "family": trial.model.family,
+        "depth": str(trial.model.depth),
+        "shortcut": trial.model.shortcut,
+        "data": trial.data.name,
+        "seed": str(trial.seed),
+        "schema": str(SCHEMA),
+        "protocol": str(PROTOCOL),
+    }
