@@ -107,6 +107,7 @@ class Study:
         arguments += ["--checkpoint-seconds", "0.5", "--storage", str(self.storage), "--tracking-uri", self.uri]
         self.log = self.storage.with_suffix(".log")
         out = self.log.open("a")
+        self.begun = self.log.stat().st_size  # where the log of this launch begins
         self.launcher = subprocess.Popen(
             [sys.executable, str(ROOT / "tests" / "tiny.py"), *arguments],
             **{"cwd": ROOT, "stdout": out, "stderr": out, "text": True, "start_new_session": True},
@@ -118,6 +119,10 @@ class Study:
 
     def complete(self) -> bool:
         return self.launcher is not None and self.launcher.poll() == 0
+
+    def lacking(self) -> bool:
+        """Whether the launch ended while MLflow was out of reach: the same command then shows what it lacks."""
+        return "MLflow lacks" in self.log.read_text()[self.begun :]
 
     def training(self) -> bool:
         running = [self.execution.trial_folder(trial.id) for trial in trials(self.seeds)]
@@ -212,6 +217,8 @@ def _torment_one(
             starting = chance.randrange(100) < STARTING_PCT
             wait_until = time.monotonic() + 60
             while not starting and not study.training() and not study.ended() and time.monotonic() < wait_until:
+                if server.process is None and time.monotonic() > revive:
+                    server.start()
                 time.sleep(0.1)
             time.sleep(pause)
             if kind == "server" and server.process:
@@ -226,6 +233,9 @@ def _torment_one(
         if server.process is None:
             server.start()
         server.wait()
+        while study.lacking():
+            study.start()
+            assert study.launcher and study.launcher.wait(STUDY_SECONDS) == 0
     finally:
         if study.launcher and study.launcher.poll() is None:
             study.launcher.kill()
