@@ -65,7 +65,12 @@ def plain_versions(others: Mapping[Version, int]) -> list[dict[str, int]]:
 
 def as_account(run: Run) -> Account:
     """What MLflow knows of a trial."""
-    return Account(outcome=run.outcome, reason=run.tags.get("reason", ""), tags=run.tags)
+    return Account(
+        outcome=run.outcome,
+        reason=run.tags.get("reason", ""),
+        cause=run.tags.get("cause", ""),
+        tags=run.tags,
+    )
 
 
 def reason(account: Account) -> str:

@@ -33,7 +33,7 @@ from study.store.records import (
     seal_result,
 )
 
-OWN = ("study", "trial_id", "outcome", "spec", "storage", "reason")  # tags that a store says of its own runs
+OWN = ("study", "trial_id", "outcome", "spec", "storage", "reason", "cause")  # tags that a store says of its own runs
 
 
 @click.command("export")

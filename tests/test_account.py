@@ -49,6 +49,15 @@ def test_an_account_is_written_with_the_keys_that_it_always_had(tmp_path: Path) 
     assert TrialFolder(tmp_path).account.read_bytes() == before
 
 
+def test_the_cause_of_a_failure_is_kept_and_the_key_is_left_out_where_there_is_none(tmp_path: Path) -> None:
+    failed = Account(outcome=Outcome.FAILED, reason="OSError: gone", cause="OSError")
+    write_account(tmp_path, failed)
+    assert read_account(tmp_path) == failed
+    write_account(tmp_path, replace(failed, cause=""))
+    assert "cause" not in json.loads(TrialFolder(tmp_path).account.read_text())
+    assert read_account(tmp_path).cause == ""
+
+
 @pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", json.dumps(TRAINED | {"outcome": "melted"})])
 def test_a_trial_without_an_account_that_can_be_read_is_missing(tmp_path: Path, content: str | None) -> None:
     if content is not None:

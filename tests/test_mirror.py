@@ -10,6 +10,7 @@ import pytest
 from mlflow.entities import RunStatus
 from stored import Small, account, evaluation, history, record, seal, shown
 
+from commands.accounts import as_account
 from study.execution import Execution
 from study.store.account import Outcome, write_account
 from study.store.mlflow import client, reader
@@ -130,14 +131,17 @@ def test_a_stopped_run_is_not_left_running_and_goes_on_in_the_same_run(
     store: Execution, small: Small, outcome: str, status: str
 ) -> None:
     folder = store.trial_folder(small().id)
-    write_account(folder, account(Outcome(outcome), reason="because"))
+    write_account(folder, replace(account(Outcome(outcome), reason="because"), cause="OSError"))
     there = shown(store, small())
+    assert there.data.tags["cause"] == "OSError"
     assert (there.info.status, there.data.tags["reason"]) == (status, "because")
     (found,) = reader.read(store, [small()])
     assert found.outcome == outcome and found.records is None
+    assert as_account(found).cause == "OSError"
     write_account(folder, account())
     again = shown(store, small())
     assert (again.info.run_id, again.info.status, again.data.tags["outcome"]) == (found.run_id, "RUNNING", "running")
+    assert again.data.tags["cause"] == ""
 
 
 def test_a_run_is_sealed_before_it_counts(store: Execution, small: Small, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,7 +48,7 @@ class Account:
     died_at: int | None = None
     outcome: Outcome = Outcome.MISSING
     reason: str = ""  # why there is no result, for people
-    cause: str = ""  # what kind of failure it is, for counts: the name of an exception, or one of those below
+    cause: str = ""  # what kind of failure it is, for counts: the name of an exception, or one of those above
     host: str = ""  # where it runs: with `pid` and `process_started` the one process that may write the account
     pid: int | None = None
     process_started: float | None = None  # s since the epoch

@@ -99,7 +99,7 @@ class Mirror:
             self.mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters(trial)])
         records = read_records(folder).to_pylist()
         self._log_curve(trial, run, records)
-        tags = {**trial_tags(trial), **account.tags, "reason": account.reason}
+        tags = {**trial_tags(trial), **account.tags, "reason": account.reason, "cause": account.cause}
         if sealed:
             finals = decoration.finals(trial, account, records)
             # At step 0 the UI draws bars, not a curve of one point.
