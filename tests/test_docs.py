@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -59,7 +60,7 @@ def test_make_targets_of_the_readme_exist() -> None:
 
 @pytest.mark.slow
 def test_the_documentation_is_built_without_a_broken_link(tmp_path: Path) -> None:
-    command = ["python", "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "reference" / "claims" / "index.html").read_text().count("S42-") >= 15

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 from tiny import PROFILE, TINY
 
 from experiments import planned
@@ -24,6 +25,7 @@ from study.store import heartbeat
 from study.store.account import Outcome, read_account, write_account
 from study.store.heartbeat import Progress
 from study.store.mlflow import client, reader
+from study.training.state import TrainState
 
 ROOT = Path(__file__).parents[1]
 Small = Callable[..., Trial]
@@ -274,6 +276,26 @@ def test_a_trial_whose_process_dies_again_and_again_at_one_point_is_left(store: 
     assert said.cause == "process died"
     heartbeat.Launch(replace(execution, launch="next")).begin()
     assert worker.run_trial(trial, replace(store, launch="next"), {"profile": "test"}) == "finished"
+
+
+def test_a_process_that_lost_its_trial_changes_nothing_of_the_others_result(store: Execution, small: Small) -> None:
+    """As where Ray takes a node for dead that only was cut off: two processes train one trial for a while."""
+    trial, folder = small(), store.trial_folder(small().id)
+
+    def contents() -> dict[Path, bytes]:
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name != "progress.json"]
+        return {path: path.read_bytes() for path in files}
+
+    with attempt.Attempt(trial, store, {"profile": "test"}) as lost:
+        assert worker.run_trial(trial, store, {"profile": "test"}) == "finished"
+        before = {
+            path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "progress.json"
+        }
+        state = TrainState(trial, torch.device("cpu"))
+        lost.checkpoint(state)
+        assert lost.stopping and lost.seal(Outcome.DIVERGED, state, 1.0, {}, None) == "finished"
+        assert lost.end(Outcome.FAILED, "lost") == "finished"
+    assert contents() == before
 
 
 def test_the_seconds_of_earlier_attempts_count_from_the_first_beat_on(store: Execution, small: Small) -> None:

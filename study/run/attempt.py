@@ -94,7 +94,10 @@ class Attempt:
         self.progress = Progress(self.execution.launch, state.iteration, error_pct, seconds, seconds_left)
 
     def checkpoint(self, state: TrainState) -> None:
-        """Keep the state and the records so far."""
+        """Keep the state and the records so far; of a trial that another process has sealed meanwhile, nothing."""
+        if read_account(self.folder).has_result:
+            self.stopping = self.orphaned = True
+            return
         self.write(lambda: state.save(self.files.checkpoints))
         self.write(lambda: records.write_records(self.folder, state.records, self.schema))
 
@@ -107,7 +110,10 @@ class Attempt:
         layers: list[dict[str, Any]] | None,
         evaluations: Sequence[dict[str, Any]] = (),
     ) -> Outcome:
-        """Make the outcome a result."""
+        """Make the outcome a result, unless another process has made one. Returns the outcome of the result."""
+        sealed = read_account(self.folder)
+        if sealed.has_result:
+            return sealed.outcome
         account = replace(self.account, tags=self.account.tags | tags)
         self.reached(state, seconds, seconds_left=0.0)
         self.progress = replace(self.progress, outcome=outcome)
@@ -118,7 +124,10 @@ class Attempt:
 
     def end(self, outcome: Outcome, reason: str, cause: str = "") -> Outcome:
         """Write why there is no result. An attempt that another one has replaced writes nothing more."""
-        replaced = self.orphaned or read_account(self.folder).process != self.account.process
+        present = read_account(self.folder)
+        if present.has_result:
+            return present.outcome
+        replaced = self.orphaned or present.process != self.account.process
         failures = self.account.failures + (outcome == Outcome.FAILED)
         self.account = replace(
             self.account, outcome=outcome, reason=reason[:REASON_CHARACTERS], cause=cause, failures=failures
