@@ -121,7 +121,7 @@ def test_a_trial_that_diverged_or_has_no_result_yet_is_drawn_as_such_and_is_in_n
 def test_the_plan_is_beside_what_trials_took_and_absent_where_none_was_made(page):
     assert "predicted 100.0 s, took" in page
     assert "The plan predicted" in page and 'id="plan_against_actual"' in page
-    assert "No run says what was predicted" in page_of(frames(SMOKE), SMOKE)
+    assert "No run has a predicted time" in page_of(frames(SMOKE), SMOKE)
 
 
 def test_charts_of_a_study_without_any_run_or_with_the_papers_tables_are_drawn():
