@@ -1,6 +1,7 @@
 """Does training error rise with depth in plain nets, and do residual nets cure it?
 
-Paper: Figs. 1 and 6 (left, middle), Table 6; Sec. 1 and 4.2. Claims S1-1 to S1-5, S3-1, S41-14, S42-1 to S42-6, S42-10.
+Paper: Figs. 1 and 6 (left, middle), Table 6; Sec. 1 and 4.2. Claims S1-1 to S1-5, S3-1, S41-14, S42-1 to S42-6, S42-10
+(S42-6 is the sixth of Sec. 4.2: `analysis/paper/claims.yaml`).
 Cost: quick, 30 trials of 4 to 25 CPU seconds; paper, 50 trials of 64,000 iterations.
 """
 

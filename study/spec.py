@@ -220,15 +220,16 @@ class Data:
     """A data set as training sees it. `study.data.arrays` checks that what it loads is what this says."""
 
     # 'digits', 'fashion-mnist', 'cifar10', 'cifar100', 'folder:NAME' or 'synthetic', whose images have one size; or
-    # photographs of any size: 'imagenet', 'images:NAME', 'shards:NAME' or 'photographs'.
+    # photographs of any size: 'imagenet', 'images:NAME', 'shards:NAME' or 'photographs'; or scenes, with annotated
+    # objects: those of `study/data/detection_sets.py`.
     name: str
     channels: int
-    size: int  # images, or crops of photographs, are size x size pixels
+    size: int  # images, or crops of photographs, are size x size pixels; of scenes the shorter side is
     classes: int
     held_out: int  # training images kept for validation: 5000 in the paper's 45k/5k split, else 0
     padding: int  # zero pixels on each side before the random crop; 0 crops nothing
     flip: bool  # random horizontal flips
-    scales: tuple[int, int]  # shorter side of a training photograph, drawn from these; (0, 0) for images of one size
+    scales: tuple[int, int]  # shorter side of a training photograph, drawn from these; (0, 0) for other data
     colour: str  # 'none', or 'pca': a random shift along the principal components of RGB, as AlexNet's (Sec. 3.4)
     # Of pixels in 0..1: 'pixel-mean' subtracts the mean image, 'pixel-mean-128' also divides by 128/255. 'scalar' and
     # 'channel' subtract a mean and divide by a deviation, one or one a channel; 'imagenet' takes those of ImageNet.

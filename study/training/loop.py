@@ -1,9 +1,10 @@
-"""The training loop: one readable generator of records, for classifiers and detectors.
+"""The training loop: a generator that makes one update an item, for classifiers and detectors.
 
-Owns the learning rate, when a record is due and when training ends. Batches, augmentation and learning rate are pure
-functions of (seed, iteration), so there is no loader, scheduler or generator state to save. The host looks at tensors
-only here: at records, every CHECK_EVERY updates, and for the length of a threshold warm-up. Does not know where
-records and checkpoints go.
+Owns when a record is due, when a threshold warm-up ends and when training ends. Batches and augmentation are functions
+of (seed, iteration), so there is no loader or generator state to save; the learning rate also depends on where a
+warm-up ended and where plateaus were, which the state keeps (`learning_rate.py`). The host looks at tensors
+only here: at records, every CHECK_EVERY updates, and for the length of a threshold warm-up. Does not know where records
+and checkpoints go.
 """
 
 from collections.abc import Iterator
