@@ -176,5 +176,5 @@ def test_a_worker_that_another_has_replaced_does_not_unsay_its_result(launched: 
     write_account(folder, other)
     Launch(launched).end()
     thread.join(60)
-    assert outcomes == ["interrupted"]
+    assert outcomes == ["finished"]  # as the other made it
     assert read_account(folder) == other
