@@ -54,13 +54,9 @@ def evaluate(frames: Frames, profile: Profile) -> list[Verdict]:
     """A verdict for every claim, in the paper's order."""
     study = Study(frames.finals, frames.curves, frames.layers, frames.evaluations, profile)
     known = {claim.id: claim for claim in paper.claims()}
-    outcomes = {name: outcome_of(claim, study) for name, claim in known.items() if name not in claims.SAME}
-    verdicts = {
-        name: _counted(known[name], outcome) for name, outcome in outcomes.items() if isinstance(outcome, Counted)
-    }
-    for family, members in claims.FAMILIES.items():
-        tested = {known[name]: outcome for name in members if isinstance(outcome := outcomes[name], Tested)}
-        verdicts |= {verdict.claim.id: verdict for verdict in _decide(family, tested)}
+    verdicts = {name: _counted(known[name], count()) for name, count in counted_claims.CLAIMS.items()}
+    for family in claims.FAMILIES:
+        verdicts |= {verdict.claim.id: verdict for verdict in evaluate_family(family, study)}
     for name, other in claims.SAME.items():
         reason = profile.untestable.get(name)
         if reason:
@@ -69,6 +65,15 @@ def evaluate(frames: Frames, profile: Profile) -> list[Verdict]:
             reason = f"Same trials and test as {other}. {verdicts[other].reason}"
             verdicts[name] = verdicts[other].of(known[name], reason)
     return [verdicts[name] for name in known]
+
+
+def evaluate_family(family: str, study: Study) -> list[Verdict]:
+    """Verdicts on the claims of a family; nothing that other families' claims measured enters them."""
+    known = {claim.id: claim for claim in paper.claims()}
+    outcomes = {known[name]: outcome_of(known[name], study) for name in claims.FAMILIES[family]}
+    tested = {claim: outcome for claim, outcome in outcomes.items() if isinstance(outcome, Tested)}
+    counted = [_counted(claim, outcome) for claim, outcome in outcomes.items() if isinstance(outcome, Counted)]
+    return [*counted, *_decide(family, tested)]
 
 
 def outcome_of(claim: paper.Claim, study: Study) -> Evidence:

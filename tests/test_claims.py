@@ -150,6 +150,7 @@ def test_planted_null_differences_are_not_supported():
         assert found[name].kind is Kind.UNDECIDED, found[name]
 
 
+@pytest.mark.slow
 def test_over_many_null_studies_false_verdicts_are_rare():
     """Holm keeps the chance of any wrong verdict in a family of claims near 5 %."""
     names = ("S1-1", "S1-2", "S41-27", "S42-1", "S42-2", "S42-5")

@@ -121,7 +121,7 @@ def test_missing_data_are_named_before_anything_runs_and_never_replaced(command:
             ("depth-scaling", ("cifar10", "c58f30108f718f92721af3b95e74349a")),
             ("imagenet-depth", ("imagenet", "ILSVRC2012_img_train.tar")),
         ):
-            where = "--storage", storage, "--data-root", data
+            where = "--local", "--storage", storage, "--data-root", data
             done = command("run", "--profile", "paper", "--experiments", experiment, *where)
             assert done.code == 2 and done.err.count("\n") == 1
             assert all(part in done.err for part in (*parts, data, "PROFILE=quick"))

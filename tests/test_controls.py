@@ -67,6 +67,7 @@ def test_of_too_many_splits_a_sample_is_drawn_that_is_always_the_same():
     assert all(len(split) == 48 for split in found)
 
 
+@pytest.mark.slow
 def test_without_an_effect_the_rate_is_near_what_the_test_promises():
     """Planted studies with noise drawn anew: the mean of their rates, over splits and over pairs of nets."""
     rates: dict[str, list[float]] = {}

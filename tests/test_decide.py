@@ -54,6 +54,7 @@ def test_levels_of_all_looks_sum_to_alpha() -> None:
     assert 0.98 * ALPHA < sum(look.level for look in looks(2**40)) < ALPHA
 
 
+@pytest.mark.slow
 def test_an_absent_difference_is_rarely_decided_wherever_the_sequence_ends() -> None:
     rng = np.random.default_rng(0)
     one = [last(rng.normal(size=24)).verdict for _ in range(SEQUENCES)]
@@ -134,6 +135,7 @@ def planted_looks(number: int, effect: float) -> Iterator[Seen]:
         yield see(outcome, look)
 
 
+@pytest.mark.slow
 def test_planted_studies_are_decided_where_there_is_an_effect() -> None:
     null = [seen.verdict for number in range(12) for seen in planted_looks(number, 0.0)]
     assert sum(verdict != Kind.UNDECIDED for verdict in null) <= 1

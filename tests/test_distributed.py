@@ -206,6 +206,7 @@ def test_what_fails_in_another_process_is_said_by_the_first(dozen: Small, execut
     assert not children()
 
 
+@pytest.mark.slow
 def test_processes_listen_on_loopback_alone_and_end_when_the_first_is_killed(dozen: Small, store: Execution) -> None:
     trial, execution = dozen(iterations=100_000, drops=()), replace(store, processes=2)
     first = get_context("spawn").Process(target=worker.run_trial, args=(trial, execution, {}))

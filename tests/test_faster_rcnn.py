@@ -252,6 +252,7 @@ def publish(classifier: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch
     return name
 
 
+@pytest.mark.slow
 def test_with_torchvisions_weights_vgg_gives_torchvisions_features(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

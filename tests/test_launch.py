@@ -115,6 +115,7 @@ def finish(storage: Path, undisturbed: Mapping[str, Any], *more: str) -> None:
     assert numbers(storage) == undisturbed
 
 
+@pytest.mark.slow
 def test_the_plain_loop_gives_rays_numbers_even_after_kill_9(storage: Path, undisturbed: Mapping[str, Any]) -> None:
     run = start(storage, "--local")
     wait_until_training(storage, 60)

@@ -100,6 +100,7 @@ def test_status_names_a_result_whose_curve_was_damaged_and_how_to_mend_it(comman
     assert f"unusable: {lost.id} " in text and "2 unusable" in text
 
 
+@pytest.mark.slow
 def test_plan_and_status_of_a_thousand_trials_read_the_ledger_alone(tmp_path: Path) -> None:
     trials = list(planned(QUICK.with_seeds(48)))
     for trial in trials:
@@ -117,6 +118,7 @@ def test_plan_and_status_of_a_thousand_trials_read_the_ledger_alone(tmp_path: Pa
     assert done.stdout.count('"done": true') == len(trials)
 
 
+@pytest.mark.slow
 def test_a_run_says_what_was_expected_of_it_and_the_next_plan_knows_the_probe(command: Command, tmp_path: Path) -> None:
     one = ("--profile", "smoke", "--experiments", "learning-rate", "--storage", str(tmp_path / "store"))
     done = command("plan", *one, "--probe", "--json")

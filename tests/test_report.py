@@ -91,6 +91,7 @@ def test_claims_have_an_entry_each_with_the_contracts_keys(folder):
     assert all(keys <= set(claim) for claim in claims)
 
 
+@pytest.mark.slow
 def test_rendering_twice_gives_equal_files(folder, study, tmp_path):
     report.write(study, QUICK, tmp_path / "quick", {"git_commit": "abc123"}, lecture=False)
     again = json.loads((tmp_path / "quick" / "manifest.json").read_text())
