@@ -18,7 +18,7 @@ from study.execution import Execution
 from study.spec import Model, Trial
 from study.store import mlflow
 
-LONGEST = ("launch", "end_to_end", "report", "share", "detection_trials")  # files, from the longest on
+LONGEST = ("memory", "launch", "end_to_end", "kills", "nodes", "report", "share", "detection_trials")  # files
 
 
 def pytest_configure() -> None:

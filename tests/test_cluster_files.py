@@ -573,6 +573,7 @@ def waited_for(path: Path) -> None:
     pytest.fail(f"{path} did not appear")
 
 
+@pytest.mark.slow
 def test_a_slurm_job_ends_as_the_study_does_and_leaves_no_token(slurm: Any) -> None:
     assert slurm("--profile", "class").wait(60) == 0
     assert slurm("--profile", "class", ENDS="1").wait(60) == 1

@@ -238,6 +238,7 @@ def test_no_option_of_deciding_is_ignored_without_a_claim(decide: Command) -> No
     assert code == 2 and "--max-seeds is for --until-decided; leave it out, or name a claim" in error
 
 
+@pytest.mark.slow
 def test_seeds_are_trained_in_rounds_of_the_compared_nets_alone_and_taken_up_again(
     decide: Command, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

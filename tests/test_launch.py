@@ -94,7 +94,7 @@ def complete_and_undoubled(storage: Path) -> bool:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     storage = tmp_path_factory.mktemp("undisturbed") / "store"
-    done = start(storage)
+    done = start(storage, "--local")
     output, _ = done.communicate(timeout=300)
     assert done.returncode == 0, output
     assert "2 of 2 trials have a result" in output
@@ -116,14 +116,16 @@ def finish(storage: Path, undisturbed: Mapping[str, Any], *more: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_plain_loop_gives_rays_numbers_even_after_kill_9(storage: Path, undisturbed: Mapping[str, Any]) -> None:
+def test_ray_ends_a_plain_loop_that_was_killed_with_the_plain_loops_numbers(
+    storage: Path, undisturbed: Mapping[str, Any]
+) -> None:
     run = start(storage, "--local")
     wait_until_training(storage, 60)
     run.kill()
     run.wait()
     states = {read_account(storage / "trials" / trial.id).outcome for trial in trials()}
     assert "running" in states  # nobody was left to say otherwise; the next launch does
-    finish(storage, undisturbed, "--local")
+    finish(storage, undisturbed)
 
 
 @pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])

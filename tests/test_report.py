@@ -104,6 +104,7 @@ def test_frames_survive_the_trip_through_the_report(folder, study):
     pd.testing.assert_frame_equal(back.curves, study.curves, check_dtype=False)
 
 
+@pytest.mark.slow
 def test_evaluations_read_back_as_they_were(study, tmp_path):
     whole = tabled(study)
     report.write(whole, QUICK, tmp_path / "quick", lecture=False)
@@ -266,6 +267,7 @@ def test_untestable_claims_are_grouped_by_their_reason():
     assert table.values.tolist() == [["no detection here", "2", "S43-1, S43-2"]]
 
 
+@pytest.mark.slow
 def test_a_study_without_any_run_renders_and_says_what_is_missing(tmp_path):
     empty = frames(QUICK, outcomes=lambda trial: "missing")
     verdicts = report.write(empty, QUICK, tmp_path / "quick", lecture=False)

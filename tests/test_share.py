@@ -556,9 +556,17 @@ sys.meta_path.insert(0, Blocked())
 """
 
 
-@pytest.mark.parametrize(
-    ("profile", "lectures"), [(SMOKE, False), pytest.param(QUICK, True, marks=pytest.mark.slow)], ids=["smoke", "quick"]
-)
+def test_what_renders_a_bundle_is_imported_where_torch_ray_and_mlflow_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BLOCKED)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    for module in ("commands.render", "commands.share", "analysis.report"):
+        command = [sys.executable, "-c", f"import {module}"]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("profile", "lectures"), [(SMOKE, False), (QUICK, True)], ids=["smoke", "quick"])
+@pytest.mark.slow
 def test_a_bundle_renders_everything_where_torch_ray_and_mlflow_cannot_be_imported(
     profile: Profile, lectures: bool, tmp_path: Path
 ) -> None:

@@ -25,6 +25,7 @@ def probed(trial: Trial, execution: Execution, **more: Any) -> Probe:
     return Probe(**(measured | more))
 
 
+@pytest.mark.slow
 def test_the_probe_of_a_net_is_measured_once_for_all_its_seeds(
     execution: Execution, small: Small, tmp_path: Path
 ) -> None:
