@@ -218,6 +218,21 @@ def test_shuffled_labels_are_the_seeds_whatever_is_held_out_or_augmented() -> No
     assert label_of_each(3) != label_of_each(4)
 
 
+@pytest.mark.parametrize("labels", ["true", "shuffled"])
+def test_seeds_that_train_together_share_all_but_what_is_the_seeds(labels: str) -> None:
+    spec = dataclasses.replace(arrays.describe("synthetic", NOWHERE), labels=labels, held_out=100)
+    first = arrays.load(spec, NOWHERE, seed=1)
+    assert isinstance(first, arrays.Dataset)
+    other, alone = first.for_seed(2), arrays.load(spec, NOWHERE, seed=2)
+    for split in ("train", "validation", "test"):
+        assert all(torch.equal(*pair) for pair in zip(other._split(split), alone._split(split), strict=True))
+        assert other._split(split)[0] is first._split(split)[0]
+    assert (other.train_labels is first.train_labels) == (labels == "true")
+    assert other.digest == alone.digest and other.mean is first.mean
+    order = first.epochs.order(1, 0)
+    assert other.epochs.order(2, 0) is not order and first.epochs.order(1, 0) is order  # each keeps its own
+
+
 def test_an_image_keeps_its_shuffled_label_from_epoch_to_epoch() -> None:
     dataset = synthetic(labels="shuffled")
 

@@ -125,6 +125,22 @@ def test_shuffled_labels_are_the_seeds_and_true_in_tests(tmp_path: Path) -> None
     assert next(load(spec, tmp_path, seed=1).clean("test", 6))[1].tolist() == [0, 0, 0, 1, 1, 1]
 
 
+@pytest.mark.parametrize("labels", ["true", "shuffled"])
+def test_seeds_that_train_together_share_threads_and_have_the_batches_they_have_alone(
+    tmp_path: Path, labels: str
+) -> None:
+    spec = replace(zoo(tmp_path), labels=labels, held_out=4, colour="pca", flip=True)
+    threads = set(threading.enumerate())
+    first = load(spec, tmp_path, seed=1, threads=2)
+    seeds = {1: first, 2: first.for_seed(2), 3: first.for_seed(3)}
+    together = [(seed, i, found.batch(seed, i, 5)) for i in range(4) for seed, found in seeds.items()]
+    assert len(set(threading.enumerate()) - threads) == 2
+    alone = {seed: load(spec, tmp_path, seed=seed) for seed in seeds}
+    assert all(same(batch, alone[seed].batch(seed, i, 5)) for seed, i, batch in together)
+    for split in ("validation", "test"):
+        assert same(next(seeds[3].clean(split, 4)), next(alone[3].clean(split, 4)))
+
+
 def test_held_out_images_leave_training_and_its_mean(tmp_path: Path) -> None:
     spec = zoo(tmp_path)
     every, some = load(spec, tmp_path), load(replace(spec, held_out=5), tmp_path)

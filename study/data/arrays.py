@@ -7,7 +7,7 @@ training, are `study.data.photographs`.
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,6 +79,7 @@ class Dataset:
 
     spec: Data
     digest: str  # SHA-256 of all decoded images and labels, whichever are held out or shuffled
+    true_labels: Tensor  # of all training images, held out or not, in the order of their source; on the CPU
     train_images: Tensor
     train_labels: Tensor
     validation_images: Tensor  # the held-out training images; none if the specification holds none out
@@ -92,6 +93,14 @@ class Dataset:
 
     def __post_init__(self) -> None:
         self.epochs = batches.Epochs(self.spec.name, self.count("train"))
+
+    def for_seed(self, seed: int) -> "Dataset":
+        """This data set as `load` gives it for another seed: the same tensors, but for labels that are shuffled."""
+        if self.spec.labels == "true":
+            return replace(self)
+        kept, held = batches.held_out(self.spec, len(self.true_labels))
+        labels, device = batches.training_labels(self.spec, self.true_labels, seed), self.train_labels.device
+        return replace(self, train_labels=labels[kept].to(device), validation_labels=labels[held].to(device))
 
     def count(self, split: str) -> int:
         """Number of images of 'train', 'validation' or 'test'."""
@@ -190,11 +199,11 @@ def load(spec: Data, root: Path, device: torch.device | str = "cpu", seed: int =
         sha.update(np.ascontiguousarray(array).data)
     images, labels, test_images, test_labels = (torch.tensor(array) for array in arrays)
     kept, held = batches.held_out(spec, len(labels))
-    labels = batches.training_labels(spec, labels, seed)
     mean, scale = batches.normalisation(spec, _Pixels(images[kept]))
-    return Dataset(
+    dataset = Dataset(
         spec,
         sha.hexdigest(),
+        true_labels=labels,
         train_images=images[kept].to(device),
         train_labels=labels[kept].to(device),
         validation_images=images[held].to(device),
@@ -204,6 +213,7 @@ def load(spec: Data, root: Path, device: torch.device | str = "cpu", seed: int =
         mean=torch.tensor(mean, dtype=torch.float32, device=device),
         scale=torch.tensor(scale, dtype=torch.float32, device=device),
     )
+    return dataset.for_seed(seed)
 
 
 @dataclass(frozen=True)

@@ -138,14 +138,21 @@ def normalisation(spec: Data, pixels: Pixels) -> tuple[np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------- decoding ahead
 
 
+class Threads:
+    """Threads that end with the last decoder that has them."""
+
+    def __init__(self, count: int) -> None:
+        self.pool = ThreadPoolExecutor(count, "decoding")
+        # Without this, a process would decode what is still queued before it ends.
+        weakref.finalize(self, self.pool.shutdown, wait=False, cancel_futures=True)
+
+
 class Decoder:
     """Threads that decode images before they are needed. Results are in order, whichever thread is first."""
 
-    def __init__(self, threads: int = 0) -> None:
-        """By default, as many threads as PyTorch computes with."""
-        self._pool = ThreadPoolExecutor(threads or torch.get_num_threads(), "decoding")
-        # Without this, a process would decode what is still queued before it ends.
-        weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+    def __init__(self, threads: "int | Threads" = 0) -> None:
+        """By default, as many threads as PyTorch computes with; or the `threads` of another decoder."""
+        self.threads = threads if isinstance(threads, Threads) else Threads(threads or torch.get_num_threads())
         self._ahead: dict[Hashable, list[Future[Any]]] = {}  # batches that are decoded or queued
 
     def batch(self, wanted: Sequence[Key], jobs: Callable[[Key], Iterable[Callable[[], Decoded]]]) -> list[Decoded]:
@@ -157,7 +164,7 @@ class Decoder:
             _cancel(self._ahead.pop(key))
         for key in wanted:
             if key not in self._ahead:
-                self._ahead[key] = [self._pool.submit(job) for job in jobs(key)]
+                self._ahead[key] = [self.threads.pool.submit(job) for job in jobs(key)]
         return [future.result() for future in self._ahead.pop(wanted[0])]
 
     def stream(self, jobs: Iterable[Callable[[], Decoded]], ahead: int) -> Iterator[Decoded]:
@@ -165,7 +172,7 @@ class Decoder:
         pending = deque[Future[Decoded]]()
         try:
             for job in jobs:
-                pending.append(self._pool.submit(job))
+                pending.append(self.threads.pool.submit(job))
                 if len(pending) > ahead:
                     yield pending.popleft().result()
             while pending:

@@ -5,8 +5,9 @@ Owns scale and colour augmentation (Sec. 3.4) and the mean image. Knows no nets 
 run outside Python's lock, and no draw depends on which thread is first.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -83,7 +84,7 @@ class Photographs:
             facts["digest"] = self.digest
         check_described(spec, root, facts)
         kept, held = batches.held_out(spec, len(train.labels))
-        labels = batches.training_labels(spec, torch.from_numpy(train.labels), seed).numpy()
+        labels = _training_labels(spec, train, seed)
 
         self.spec, self.device = spec, torch.device(device)
         self.damaged: dict[str, str] = {}  # name of an image: why it is left out
@@ -100,6 +101,19 @@ class Photographs:
         self.mean = _channels_last(torch.tensor(np.broadcast_to(mean, shape), dtype=torch.float32)[None].to(device))
         self.scale = torch.tensor(np.broadcast_to(scale.ravel(), 3), dtype=torch.float32, device=device)
         self._colours = torch.from_numpy(sample.principal_colours() * 255 * scale.reshape(-1, 1))
+
+    def for_seed(self, seed: int) -> "Photographs":
+        """This data set for another seed: the same index, mean image and threads; own labels and batches ahead."""
+        other = copy.copy(self)
+        other.damaged = dict(self.damaged)
+        labels = _training_labels(self.spec, self._splits["train"].index, seed)
+        other._splits = {
+            name: replace(split, labels=split.labels if name == "test" else labels, damaged=other.damaged)
+            for name, split in self._splits.items()
+        }
+        other._epochs = Epochs(self.spec.name, self.count("train"), other._splits["train"].shuffled)
+        other._decoder = Decoder(self._decoder.threads)
+        return other
 
     def count(self, split: str) -> int:
         """Number of images of 'train', 'validation' or 'test'."""
@@ -260,6 +274,10 @@ class _Sample:
         vectors = vectors * np.where(vectors.sum(0) < 0, -1, 1)  # fixes the sign, which LAPACK chooses arbitrarily
         principal: np.ndarray = vectors * values
         return principal
+
+
+def _training_labels(spec: Data, index: Index, seed: int) -> np.ndarray:
+    return batches.training_labels(spec, torch.from_numpy(index.labels), seed).numpy()
 
 
 def _channels_last(images: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def main() -> None:
         def mine(data: AnyDataset, i: int) -> None:
             """One batch, and one more ahead: no decoding is left to be counted against another way."""
             data.batch(0, i, BATCH)
-            wait([future for futures in data._ahead.values() for future in futures])
+            wait([future for futures in data._decoder._ahead.values() for future in futures])
 
         ways: dict[str, Callable[[int], object]] = {
             "torchvision": lambda i: reference(
