@@ -228,4 +228,6 @@ def is_exhausted(error: BaseException) -> bool:
     message = str(error)
     without_room = "could not create a primitive" in message and "descriptor" not in message  # oneDNN
     typed = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return typed or without_room or any(word in message for word in words)
+    # A capture that runs out of memory fails a second time where it ends.
+    before = error.__context__ is not None and is_exhausted(error.__context__)
+    return typed or without_room or before or any(word in message for word in words)
