@@ -15,7 +15,8 @@ from study.run import worker
 from study.run.attempt import Attempt
 from study.spec import InputError, Trial
 from study.store.account import Outcome, read_account
-from study.store.records import LAYERS_FILE, read_records
+from study.store.layout import LAYERS
+from study.store.records import read_records
 from study.training.checkpoints import load_newest
 from study.training.loop import train
 from study.training.state import TrainState
@@ -75,7 +76,7 @@ def test_members_of_a_cohort_are_their_trials_alone_to_rounding(small: Small, st
         assert (one.tags["cohort"], other.tags["cohort"]) == ("2", "1")
         rows = [read_records(execution.trial_folder(trial.id)).to_pandas() for execution in (store, single)]
         assert (rows[0] - rows[1])[["train_loss", "test_loss"]].abs().max().max() < 1e-3
-        assert (store.trial_folder(trial.id) / LAYERS_FILE).exists()
+        assert (store.trial_folder(trial.id) / LAYERS).exists()
 
 
 @pytest.mark.parametrize("checkpoint", [1, 2, 3, 12, 17])
@@ -143,14 +144,6 @@ def test_a_cohort_that_is_asked_to_stop_saves_every_member(
     assert [(load_newest(stopped.trial_folder(one.id) / "checkpoints") or {})["iteration"] for one in cohort] == [1, 1]
     assert run(cohort, stopped) == BOTH
     assert results(cohort, stopped) == results(cohort, store)
-
-
-def test_a_cohort_that_does_not_fit_runs_in_segments(small: Small, store: Execution) -> None:
-    cohort, little = seeds(small(), 2), elsewhere(store, "little")
-    run(cohort, store)
-    assert run(cohort, replace(little, memory_gib=1e-3)) == BOTH
-    assert int(read_account(little.trial_folder(cohort[1].id)).tags["segments"]) > 1
-    assert results(cohort, little) == results(cohort, store)
 
 
 def test_tf32_is_refused_where_there_is_none(small: Small, store: Execution) -> None:

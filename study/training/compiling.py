@@ -5,6 +5,7 @@ its blocks are of a few kinds, whatever the depth: each is compiled once, and a 
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,25 +13,36 @@ from torch import Tensor, nn
 
 from study.nets.resnet import Net
 
+KINDS = (
+    256  # of blocks, by stage, shortcut, width, batch, precision and cohort, that a process compiles: dynamo stops at 8
+)
+
 
 def compiled_forward(net: Net, device: torch.device) -> Callable[..., Any]:
     """The net, compiled for training passes; the first of them compiles."""
+    if device.type == "cuda":
+        return ByBlock(net)
     torch.compiler.reset()  # of earlier trials in this process: dynamo runs the ninth net of one class uncompiled
-    return ByBlock(net) if device.type == "cuda" else torch.compile(net)
+    return torch.compile(net)
 
 
 class ByBlock:
-    """A net whose blocks are compiled, those of one kind once."""
+    """A net whose blocks are compiled, those of one kind once in a process."""
 
     def __init__(self, net: Net) -> None:
-        self.net, self.blocks = net, net.blocks
-        self.run = torch.compile(_run, dynamic=False)
+        self.net, self.blocks, self.run = net, net.blocks, _compiled()
 
     def __call__(self, images: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
         x = self.net.begin(images)
         for block in self.blocks:
             x = self.run(block, x)
         return self.net.score(x)
+
+
+@cache
+def _compiled() -> Callable[[nn.Module, Tensor], Tensor]:
+    torch._dynamo.config.recompile_limit = KINDS
+    return torch.compile(_run, dynamic=False)
 
 
 def _run(block: nn.Module, x: Tensor) -> Tensor:
