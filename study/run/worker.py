@@ -9,7 +9,7 @@ import logging
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -90,6 +90,13 @@ def run_trial(trial: Trial, execution: Execution, tags: dict[str, str], peers: P
             if attempt.number <= execution.retries:
                 raise
             return Outcome.FAILED
+
+
+def run_cohort(
+    cohort: Sequence[Trial], execution: Execution, tags: Mapping[str, dict[str, str]], peers: Peers = HERE
+) -> list[Outcome]:
+    """Run the trials one after another; their outcomes."""
+    return [run_trial(trial, execution, tags[trial.id] | {"cohort": "1"}, peers) for trial in cohort]
 
 
 def _train_test_seal(
