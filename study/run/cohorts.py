@@ -37,8 +37,8 @@ def check(trials: Iterable[Trial], execution: Execution) -> None:
             )
         if seeds[trial.condition] < size:
             raise InputError(
-                f"cohort {size} is more than the {seeds[trial.condition]} seeds of {trial.condition}; choose at most"
-                f" {min(seeds.values())}, auto, more --seeds, or other --experiments"
+                f"cohort {size} is more seeds than {trial.condition} has ({seeds[trial.condition]}); choose --cohort"
+                f" auto, {min(seeds.values())} or less, more --seeds, or other --experiments"
             )
 
 
