@@ -126,7 +126,7 @@ def _check(trials: Sequence[Trial], execution: Execution) -> None:
     from study.run.worker import check_data
 
     if not execution.address:  # a cluster's nodes are not this machine
-        check_machine(execution)
+        check_machine(execution, trials)
     check_data(trials, execution)
 
 

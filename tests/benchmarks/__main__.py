@@ -15,6 +15,7 @@ NAMES = (
     "decode",
     "imagenet",
     "ui",
+    "gpu",
 )
 
 for name in sys.argv[1:] or NAMES:
