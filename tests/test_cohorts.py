@@ -226,6 +226,8 @@ def test_a_launch_trains_only_the_seeds_that_are_missing(
         launch(these, execution, tags(these), lambda *_: None)
     assert attempts == [([0, 1], ["2", "2"]), ([2, 3], ["2", "2"]), ([4], ["1"])]
     assert {(run.trial, run.outcome) for run in reader.read(store, trials)} == {(trial, "finished") for trial in trials}
+    accounts = [read_account(store.trial_folder(trial.id)) for trial in trials]
+    assert [account.cohort for account in accounts] == [2, 2, 2, 2, 1]
     assert all((store.trial_folder(trial.id) / "records.parquet").exists() for trial in trials)
 
 
