@@ -31,7 +31,7 @@ from commands.options import (
 from study import cost
 from study.cost import duration
 from study.execution import Execution
-from study.run import placement, timing
+from study.run import cohorts, placement, timing
 from study.run.forecast import Accounts, Forecast, Plan, as_probed, forecasts, has_result, make_plan, node_of
 from study.run.placement import Node, Placed
 from study.spec import InputError, Trial, check_at_least, detection_of
@@ -72,9 +72,11 @@ def plan_command(selected: Selection, costs: Costs, hardware: Hardware, probe: b
 def plan_of(selected: Selection, known: Accounts, hardware: Hardware = HERE) -> Plan:
     """The plan of the selected trials on such hardware. Raises `InputError` for hardware that cannot be planned for."""
     execution, node = selected.execution, _node(selected.execution, hardware)
-    predicted = forecasts(selected.trials, execution, node, known, timing.load(execution.storage))
-    todo = {trial.id for trial in _without_result(selected, known)}
-    return make_plan(predicted, todo, [node] * hardware.nodes)
+    cohorts.check(selected.trials, execution)
+    nodes = [node] * hardware.nodes
+    todo = cohorts.cohorts(_without_result(selected, known), execution, nodes)
+    predicted = forecasts(selected.trials, execution, node, known, timing.load(execution.storage), todo)
+    return make_plan(predicted, todo, nodes)
 
 
 def _node(execution: Execution, hardware: Hardware) -> Node:
@@ -139,6 +141,7 @@ def _row(forecast: Forecast, experiments: list[str], placed: Placed | None) -> d
         "memory_bytes": forecast.memory_bytes,
         "checkpoint_bytes": cost.checkpoint_bytes(trial),
         "record_bytes": cost.record_bytes(trial),
+        "cohort": forecast.cohort,
         "processes": forecast.share.processes,
         "cpus": forecast.share.all_cpus,
         "gpus": forecast.share.all_gpus,
@@ -151,7 +154,7 @@ def _row(forecast: Forecast, experiments: list[str], placed: Placed | None) -> d
 
 def table(plan: Plan) -> list[tuple[str, ...]]:
     """The plan for people: a header and a row a trial, in the order in which they start."""
-    heads = ("trial", "iterations", "predicted", "memory", "on disk", "takes", "starts", "on", "from")
+    heads = ("trial", "iterations", "predicted", "memory", "on disk", "cohort", "takes", "starts", "on", "from")
     lines = [heads]
     for forecast in plan.forecasts:
         trial, placed = forecast.trial, plan.placed.get(forecast.trial.id)
@@ -163,14 +166,16 @@ def table(plan: Plan) -> list[tuple[str, ...]]:
                 duration(forecast.seconds),
                 size(forecast.memory_bytes),
                 size(cost.checkpoint_bytes(trial) + cost.record_bytes(trial)),
+                str(forecast.cohort),
                 takes,
                 duration(placed.start) if placed else "done",
                 str(placed.node + 1) if placed else "",
                 forecast.source,
             )
         )
-    several = len(plan.nodes) > 1
-    return [line if several else (*line[:7], line[8]) for line in lines]
+    hidden = {"on"} if len(plan.nodes) == 1 else set()
+    hidden |= {"cohort"} if all(forecast.cohort == 1 for forecast in plan.forecasts) else set()
+    return [tuple(cell for head, cell in zip(heads, line, strict=True) if head not in hidden) for line in lines]
 
 
 def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
@@ -179,8 +184,10 @@ def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
     where = f"{node.cpus:g} cores" + (f" and {node.gpus:g} GPUs" if node.gpus else "")
     where += f" on each of {len(plan.nodes)} nodes" if len(plan.nodes) > 1 else ""
     hours = f"{figure(total['gpu_hours'])} GPU-hours" if plan.on_gpu else f"{figure(total['cpu_hours'])} core-hours"
+    grouped = f" in {plan.cohorts} cohorts" if plan.cohorts < todo else ""
     lines = [
-        f"{todo} of {len(plan.forecasts)} trials to run on {where}: {duration(total['makespan_seconds'])}, {hours}."
+        f"{todo} of {len(plan.forecasts)} trials to run{grouped} on {where}:"
+        f" {duration(total['makespan_seconds'])}, {hours}."
     ]
     if not todo:
         return lines

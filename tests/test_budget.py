@@ -23,7 +23,7 @@ GPU = Node(cpus=8, gpus=1, memory_bytes=0, gpu_memory_bytes=16 * 2**30)
 def made(trials: list[Trial], seconds: list[float], share: Share = ONE, node: Node = CPU) -> Plan:
     """A plan of trials that take these seconds."""
     forecasts = [Forecast(t, s, 2**30, share, "constants", 0) for t, s in zip(trials, seconds, strict=True)]
-    return make_plan(forecasts, {trial.id for trial in trials}, [node])
+    return make_plan(forecasts, [(trial,) for trial in trials], [node])
 
 
 def test_totals_count_what_is_still_to_run(small: Small) -> None:

@@ -58,7 +58,7 @@ def test_the_papers_trials_are_listed_with_their_ids_and_costs(command: Command,
     row = next(row for row in plan["trials"] if row["depth"] == 1202 and row["family"] == "residual")
     assert set(row) == {
         *("id", "experiments", "family", "depth", "shortcut", "data", "seed", "iterations", "params"),
-        *("multiply_adds", "seconds", "memory_bytes", "done"),
+        *("multiply_adds", "seconds", "memory_bytes", "done", "cohort"),
         *(
             "predicted_from",
             "checkpoint_bytes",

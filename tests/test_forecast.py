@@ -32,7 +32,7 @@ def finished(seconds: float, **tags: str) -> Account:
 def test_the_longest_trial_starts_first_and_done_ones_take_no_room(small: Small) -> None:
     trials = [small(seed=seed) for seed in range(4)]
     forecasts = [Forecast(t, s, 0, ONE, "probe", 0) for t, s in zip(trials, (2.0, 9.0, 4.0, 5.0), strict=True)]
-    ordered = make_plan(forecasts, {trial.id for trial in trials[:3]}, [CPU])
+    ordered = make_plan(forecasts, [(trial,) for trial in trials[:3]], [CPU])
     assert [each.trial.seed for each in ordered.forecasts] == [1, 3, 2, 0]
     assert {id: placed.start for id, placed in ordered.placed.items()} == {
         trials[1].id: 0,
