@@ -201,8 +201,7 @@ def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
         lines.append(f"At {costs.watts:g} watts that is {figure(total['kwh'])} kWh.")
     counts = Counter(forecast.source for forecast in plan.todo)
     sources = ", ".join(f"{source} for {n}" for source, n in counts.items())
-    of_a_cpu = "; the constants are of a CPU core" if plan.on_gpu and "constants" in counts else ""
-    lines.append(f"Where the seconds come from: {sources}{of_a_cpu} (--probe measures each condition here).")
+    lines.append(f"Where the seconds come from: {sources} (--probe measures each condition here).")
     return lines
 
 

@@ -77,7 +77,7 @@ def test_a_gpu_is_not_predicted_from_a_cpu(execution: Execution, small: Small) -
     here = probed(small(), execution)
     took = {small(seed=1).id: finished(100.0)}
     (first, _) = forecasts([small(), small(seed=1)], execution, GPU, took, {here.key: here})
-    assert (first.source, first.share, first.probed_gpu_bytes) == ("constants", Share(1, 0.125), 0)
+    assert (first.source, first.share, first.probed_gpu_bytes) == ("constants of an NVIDIA H200", Share(1, 0.125), 0)
     took = {small(seed=1).id: finished(100.0, device="cuda")}
     (first, _) = forecasts([small(), small(seed=1)], execution, GPU, took, {})
     assert (first.source, first.seconds) == ("finished trials", pytest.approx(100, abs=0.01))

@@ -185,7 +185,7 @@ def test_gpus_that_are_not_here_can_be_planned_for_but_not_probed(command: Comma
     }
     assert study["money"] == pytest.approx(2.5 * study["gpu_hours"], abs=0.01)
     assert study["gpu_hours"] == pytest.approx(study["total_seconds"] / 3600, rel=1e-3)
-    assert "the constants are of a CPU core" in command(*one, "--gpus", "8").out
+    assert "constants of an NVIDIA H200 for" in command(*one, "--gpus", "8").out
     refused = command(*one, "--gpus", "8", "--probe")
     assert refused.code == 2 and "--probe measures this machine, which has no GPU" in refused.err
     refused = command(*one, "--device", "cuda")

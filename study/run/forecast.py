@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 from study import cost
+from study.cards import H200, gpu_seconds
 from study.execution import Execution
 from study.run import placement, timing
 from study.run.cohorts import longest_first
@@ -129,13 +130,16 @@ def forecasts(
     probes: Mapping[Any, Probe],
     cohorts: Iterable[Cohort] = (),
 ) -> list[Forecast]:
-    """Predict each trial on such a node: by its probe, else by what trials have taken, else by constants of a CPU core.
+    """Predict each trial on such a node: by its probe, else by what trials have taken, else by constants of a CPU core
+    or of a GPU that was measured.
 
     Each as a member of its cohort of `cohorts`; of a trial that is in none, as its result was trained, else alone.
     Trials that ran on a GPU say nothing of a CPU, nor the other way round.
     """
     trials, on_gpu = list(trials), bool(node.gpus)
-    factor = cost.calibration(_took(trials, accounts, on_gpu))
+    took = _took(trials, accounts, on_gpu)
+    predicted = cost.predicted_seconds if not on_gpu else lambda trial: gpu_seconds(trial, accounts[trial.id].cohort)
+    factor = cost.calibration(took, predicted)
     sizes = {id: account.cohort for id, account in accounts.items() if account.has_result}
     sizes |= {trial.id: len(cohort) for cohort in cohorts for trial in cohort}
     return [_forecast(trial, execution, node, on_gpu, factor, probes, sizes.get(trial.id, 1)) for trial in trials]
@@ -156,13 +160,15 @@ def _forecast(
     probe = probes.get(timing.key(*as_probed(trial, execution, node)))
     if probe is not None and on_gpu != (probe.device != "cpu"):
         probe = None  # planned for GPUs on a machine without one
+    constants = gpu_seconds(trial, size, images) if on_gpu else cost.predicted_seconds(trial, images)
     if probe is not None:
-        seconds, source = probe.seconds(trial.recipe), "probe"
+        # It was alone: a cohort is to it as the constants say.
+        seconds = probe.seconds(trial.recipe) * (constants / gpu_seconds(trial, 1, images) if on_gpu else 1.0)
+        source = "probe"
     else:
-        seconds, source = (
-            factor * cost.predicted_seconds(trial, images),
-            "constants" if factor == 1 else "finished trials",
-        )
+        seconds, source = factor * constants, "finished trials"
+        if factor == 1:
+            source = f"constants of an {H200.name}" if on_gpu else "constants"
     seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
     if on_gpu:
         measured = probe.memory_bytes if probe else 0
