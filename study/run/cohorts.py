@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from study import cost
+from study.cards import H200, gpu_seconds
 from study.execution import Execution
 from study.run.placement import BYTES_A_CONTEXT, Cohort, Node, cohort_bytes
 from study.spec import InputError, Trial, detection_of
 from study.store.account import Account
 
-MOST = 8  # seeds; more were not measured
+MOST = H200.most_together  # seeds; more were not measured
 
 
 def check(trials: Iterable[Trial], execution: Execution) -> None:
@@ -78,7 +79,7 @@ def _counts(conditions: Sequence[Sequence[Trial]], execution: Execution, nodes: 
     counts = [-(-len(members) // _most(members[0], execution, nodes)) for members in conditions]
     while sum(counts) < _at_once(execution, nodes):  # the longest cohort is divided
         seconds = [
-            -(-len(members) // count) * cost.predicted_seconds(members[0]) if count < len(members) else 0.0
+            -(-len(members) // count) * gpu_seconds(members[0]) if count < len(members) else 0.0
             for members, count in zip(conditions, counts, strict=True)
         ]
         if not any(seconds):
@@ -88,15 +89,18 @@ def _counts(conditions: Sequence[Sequence[Trial]], execution: Execution, nodes: 
 
 
 def _most(trial: Trial, execution: Execution, nodes: Sequence[Node]) -> int:
-    """The most seeds that train together; memory that is not known is no limit."""
+    """The most seeds that train together: of those that fit, as many as take least each by what was measured of a card.
+
+    Memory that is not known is no limit.
+    """
     with_gpus = [node for node in nodes if node.gpus]
     if not with_gpus or execution.device == "cpu" or execution.processes > 1 or detection_of(trial):
         return 1
     memory = min(node.gpu_memory_bytes for node in with_gpus)
     allowed = int(execution.memory_gib * 2**30) or int(cost.MARGIN * memory * min(1.0, execution.gpus_per_trial or 1.0))
-    if not allowed:
-        return MOST
-    return max(1, min(MOST, (allowed - BYTES_A_CONTEXT) // cohort_bytes(trial, execution.batch_share(trial), 1)))
+    images = execution.batch_share(trial)
+    fit = (allowed - BYTES_A_CONTEXT) // cohort_bytes(trial, images, 1) if allowed else MOST
+    return min(range(1, max(1, min(MOST, fit)) + 1), key=lambda size: gpu_seconds(trial, size, images))
 
 
 def _at_once(execution: Execution, nodes: Sequence[Node]) -> int:
