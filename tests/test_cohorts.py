@@ -1,6 +1,7 @@
 """Seeds that train together are grouped, placed, launched, resumed and shown as one, and have their own results."""
 
-import signal
+import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -225,7 +226,13 @@ def test_a_launch_trains_only_the_seeds_that_are_missing(
     for these in (trials[:2], trials, trials):
         launch(these, execution, tags(these), lambda *_: None)
     assert attempts == [([0, 1], ["2", "2"]), ([2, 3], ["2", "2"]), ([4], ["1"])]
-    assert {(run.trial, run.outcome) for run in reader.read(store, trials)} == {(trial, "finished") for trial in trials}
+    runs = {run.trial: run for run in reader.read(store, trials)}
+    assert [(runs[trial].outcome, runs[trial].tags["cohort"]) for trial in trials[2:]] == [
+        *[("finished", "2")] * 2,
+        ("finished", "1"),
+    ]
+    shown = client.connect(store).get_run(runs[trials[0]].run_id).info
+    assert shown.end_time - shown.start_time == pytest.approx(2_000 * float(runs[trials[0]].tags["seconds"]), abs=1)
     accounts = [read_account(store.trial_folder(trial.id)) for trial in trials]
     assert [account.cohort for account in accounts] == [2, 2, 2, 2, 1]
     assert all((store.trial_folder(trial.id) / "records.parquet").exists() for trial in trials)
@@ -273,34 +280,59 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.slow
-def test_cohorts_on_ray_go_on_after_the_death_of_a_worker_and_of_the_launch(tmp_path: Path) -> None:
-    storage = tmp_path / "store"
+def outcomes(storage: Path) -> dict[Trial, str]:
+    return {trial: read_account(storage / "trials" / trial.id).outcome for trial in paired()}
 
-    def outcomes() -> dict[Trial, str]:
-        return {trial: read_account(storage / "trials" / trial.id).outcome for trial in paired()}
 
-    def all_reached(least: int) -> bool:
-        progress = [heartbeat.read(storage / "trials" / trial.id) for trial in paired()]
-        return all(one is not None and one.iteration > least for one in progress)
+def all_reached(storage: Path, least: int, seeds: Sequence[Trial]) -> bool:
+    progress = [heartbeat.read(storage / "trials" / trial.id) for trial in seeds]
+    return all(one is not None and one.iteration > least for one in progress)
 
-    run = start(storage, *PAIRED)
-    wait_for(lambda: all_reached(30))
-    workers = [child for child in family(run) if "ImplicitFunc.train" in " ".join(child.cmdline())]
-    assert len(workers) == 2  # for four trials
-    workers[0].kill()
-    wait_for(lambda: all_reached(60) or "finished" in outcomes().values())
-    run.send_signal(signal.SIGKILL)
-    run.wait()
-    psutil.wait_procs(workers, timeout=120)
-    before = {trial for trial, outcome in outcomes().items() if outcome == "finished"}
-    sealed = {trial: (storage / "trials" / trial.id / "run.json").read_bytes() for trial in before}
-    done = start(storage, *PAIRED)
-    output, _ = done.communicate(timeout=300)
-    assert done.returncode == 0, output
-    assert set(outcomes().values()) == {"finished"}
-    assert all((storage / "trials" / trial.id / "run.json").read_bytes() == sealed[trial] for trial in before)
-    assert all(run.outcome == "finished" for run in reader.read(execution_of(storage), paired()))
+
+def complete(storage: Path, sealed: Mapping[Trial, bytes]) -> bool:
+    """Every trial has one run and a result; what had one before has the same."""
+    assert set(outcomes(storage).values()) == {"finished"}
+    assert all((storage / "trials" / trial.id / "run.json").read_bytes() == was for trial, was in sealed.items())
     mlflow = client.connect(execution_of(storage))
     everywhere = mlflow.search_runs([one.experiment_id for one in mlflow.search_experiments()])
     assert sorted(run.data.tags["trial_id"] for run in everywhere) == sorted(trial.id for trial in paired())
+    assert {run.data.tags["outcome"] for run in everywhere} == {"finished"}
+    return True
+
+
+def killed(run: subprocess.Popen[str], storage: Path) -> dict[Trial, bytes]:
+    """Kill the launch; the accounts of what has a result then."""
+    others = family(run)
+    run.kill()
+    run.wait()
+    psutil.wait_procs(others, timeout=120)
+    ended = [trial for trial, outcome in outcomes(storage).items() if outcome == "finished"]
+    return {trial: (storage / "trials" / trial.id / "run.json").read_bytes() for trial in ended}
+
+
+@pytest.mark.slow
+def test_a_plain_loop_over_cohorts_that_was_killed_goes_on(tmp_path: Path) -> None:
+    storage = tmp_path / "store"
+    run = start(storage, *PAIRED, "--local")
+    wait_for(lambda: any(all_reached(storage, 60, pair) for pair in (paired()[:2], paired()[2:])))
+    sealed = killed(run, storage)
+    assert list(outcomes(storage).values()).count("running") == 2  # of the cohort, each
+    done = start(storage, *PAIRED, "--local")
+    output, _ = done.communicate(timeout=300)
+    assert done.returncode == 0 and complete(storage, sealed), output
+
+
+@pytest.mark.slow
+def test_cohorts_on_ray_go_on_after_the_death_of_a_worker_and_of_the_launch(tmp_path: Path) -> None:
+    storage = tmp_path / "store"
+    run = start(storage, *PAIRED)
+    wait_for(lambda: all_reached(storage, 30, paired()))
+    assert {read_account(storage / "trials" / trial.id).cohort for trial in paired()} == {2}
+    workers = [child for child in family(run) if "ImplicitFunc.train" in " ".join(child.cmdline())]
+    assert len(workers) == min(2, os.cpu_count() or 1)  # for four trials
+    workers[0].kill()
+    wait_for(lambda: all_reached(storage, 60, paired()) or "finished" in outcomes(storage).values())
+    sealed = killed(run, storage)
+    done = start(storage, *PAIRED)
+    output, _ = done.communicate(timeout=300)
+    assert done.returncode == 0 and complete(storage, sealed), output

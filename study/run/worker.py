@@ -24,6 +24,7 @@ from study import cost
 from study.execution import Execution
 from study.run import starting_weights
 from study.run.attempt import Attempt
+from study.run.gpu_meter import GpuMeter, nvml
 from study.run.machine import check_precision, device_of, memory_allowed, set_up_torch
 from study.spec import InputError, Trial
 from study.store import atomic, provenance
@@ -101,8 +102,9 @@ def _attempted(
                 attempt.end(Outcome.INTERRUPTED, "asked to stop")
             elif attempt.dies_here_too_often:
                 attempt.end(Outcome.FAILED, attempt.dies_here_too_often, PROCESS_DIED)
+        meter = stack.enter_context(GpuMeter(nvml(device)))
         try:
-            _train_test_seal(attempts, execution, device, peers)
+            _train_test_seal(attempts, execution, device, peers, meter)
         except memory.OutOfMemory as error:  # not raised: another attempt would run out, too
             _end(attempts, Outcome.FAILED, str(error), OUT_OF_MEMORY)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -141,17 +143,17 @@ class _Member:
 
 
 def _train_test_seal(
-    attempts: Mapping[Trial, Attempt], execution: Execution, device: torch.device, peers: Peers
+    attempts: Mapping[Trial, Attempt], execution: Execution, device: torch.device, peers: Peers, meter: GpuMeter
 ) -> None:
     """Train, test and seal; whenever a member is over, the others go on as a smaller cohort."""
     data: dict[Trial, Any] = {}
     while going := {trial: attempt for trial, attempt in attempts.items() if attempt.outcome is None}:
         data = data or _loaded(list(going), execution, device)
-        _train_until_one_is_over(_Training(going, data, device, execution, peers))
+        _train_until_one_is_over(_Training(going, data, device, execution, peers), meter)
         memory.release(device)  # the cohort that was
 
 
-def _train_until_one_is_over(training: "_Training") -> None:
+def _train_until_one_is_over(training: "_Training", meter: GpuMeter) -> None:
     memory.reset_peak(training.device)
     members = training.run()
     over = [member for member in members if is_over(member.trial, member.state)]
@@ -160,7 +162,7 @@ def _train_until_one_is_over(training: "_Training") -> None:
         for member in others:  # so that they never go on with who is sealed
             member.attempt.checkpoint(member.state)
         for member in over:
-            _test_and_seal(member, training.tags, training.device)
+            _test_and_seal(member, training.tags | meter.tags(member.seconds), training.device)
     if not over or any(member.attempt.stopping for member in others):
         for member in others:
             _interrupt(member)
