@@ -206,7 +206,7 @@ def _row(selected: Selection, expected: Forecast, account: Account) -> Row:
         seconds_left=_finite(progress.seconds_left) if outcome == Outcome.RUNNING else None,
         predicted_seconds=round(float(tags.get("predicted_seconds", expected.seconds)), 2),
         seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(progress.seconds or None),
-        cohort=account.cohort,
+        cohort=account.cohort if "cohort" in tags else expected.cohort,
         reason=reason(account),
         cause=account.cause,
     )

@@ -198,6 +198,7 @@ def test_a_cohort_that_runs_counts_once(execution: Execution, small: Small) -> N
     onlooker.expected = [Forecast(trial, 6.0, 0, Share(1, 0), "constants", 0) for trial in selected.trials]
     standing = onlooker.look()
     assert standing.seconds_left == 20 + 6 and standing.rate == 2 * 12 / 16
+    assert [row["cohort"] for row in standing.plain()["trials"]] == [2, 2, 1]
     unknown = Onlooker(selected, Tracked())  # how many run at a time is what is seen to run
     unknown.expected = onlooker.expected
     assert unknown.look().seconds_left == 20 + 6

@@ -10,7 +10,7 @@ from itertools import pairwise
 from study import cost
 from study.cards import H200, gpu_seconds
 from study.execution import Execution
-from study.run.placement import BYTES_A_CONTEXT, Cohort, Node, cohort_bytes
+from study.run.placement import BYTES_A_CONTEXT, Cohort, Node, cohort_bytes, waves
 from study.spec import InputError, Trial, detection_of
 from study.store.account import Account
 
@@ -48,19 +48,22 @@ def cohorts(trials: Sequence[Trial], execution: Execution, nodes: Sequence[Node]
 
     `execution.cohort` seeds are together, the last ones of a condition fewer. Where that is 0, a trial is alone on a
     CPU; on a GPU there are as many together as fit into its memory, `MOST` at most, and fewer where a GPU of the nodes
-    would have nothing to do.
+    would have nothing to do. Trials that wait for others' final nets are grouped by themselves.
     """
+    groups = [group for wave in waves(trials) for group in _of_wave(wave, execution, nodes)]
+    place = {trial: index for index, trial in enumerate(trials)}
+    return sorted(groups, key=lambda cohort: min(place[trial] for trial in cohort))
+
+
+def _of_wave(trials: Sequence[Trial], execution: Execution, nodes: Sequence[Node]) -> Iterator[Cohort]:
     seeds: dict[str, list[Trial]] = {}
     for trial in trials:
         seeds.setdefault(trial.condition, []).append(trial)
     conditions = [sorted(members, key=lambda trial: trial.seed) for members in seeds.values()]
     if execution.cohort:
-        groups = [group for members in conditions for group in _of_size(members, execution.cohort)]
-    else:
-        counts = _counts(conditions, execution, nodes)
-        groups = [group for members, count in zip(conditions, counts, strict=True) for group in _evenly(members, count)]
-    place = {trial: index for index, trial in enumerate(trials)}
-    return sorted(groups, key=lambda cohort: min(place[trial] for trial in cohort))
+        return (group for members in conditions for group in _of_size(members, execution.cohort))
+    counts = zip(conditions, _counts(conditions, execution, nodes), strict=True)
+    return (group for members, count in counts for group in _evenly(members, count))
 
 
 def _of_size(members: Sequence[Trial], size: int) -> Iterator[Cohort]:
