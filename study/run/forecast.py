@@ -35,7 +35,7 @@ class Forecast:
     memory_bytes: int  # of each process, with all of a cohort; of the GPU, where it takes one
     share: Share
     source: str
-    probed_gpu_bytes: int  # peak of one seed on a GPU, if a probe has seen it, else 0
+    probed_gpu_bytes: int  # peak on a GPU, if a probe has seen it, else 0; of a cohort's, its equal part
     cohort: int = 1  # trials that are trained together with it, itself included
 
 
@@ -46,6 +46,7 @@ class Plan:
     nodes: list[Node]
     forecasts: list[Forecast]
     placed: dict[str, Placed]
+    watts: float | None = None  # power of a GPU in use, if finished trials have measured it
 
     @property
     def todo(self) -> list[Forecast]:
@@ -157,37 +158,35 @@ def _forecast(
     trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe], size: int
 ) -> Forecast:
     share, images = placement.share(trial, execution, node, size=size), execution.batch_share(trial)
-    probe = probes.get(timing.key(*as_probed(trial, execution, node)))
+    probe = timing.nearest(probes, timing.key(*as_probed(trial, execution, node, size)))
     if probe is not None and on_gpu != (probe.device != "cpu"):
         probe = None  # planned for GPUs on a machine without one
     constants = gpu_seconds(trial, size, images) if on_gpu else cost.predicted_seconds(trial, images)
     if probe is not None:
-        # It was alone: a cohort is to it as the constants say.
-        seconds = probe.seconds(trial.recipe) * (constants / gpu_seconds(trial, 1, images) if on_gpu else 1.0)
-        source = "probe"
+        seconds, source = probe.seconds(trial.recipe), "probe"
+        if on_gpu and probe.cohort != size:  # one size of cohort is to another as the constants say
+            seconds *= constants / gpu_seconds(trial, probe.cohort, images)
     else:
         seconds, source = factor * constants, "finished trials"
         if factor == 1:
             source = f"constants of an {H200.name}" if on_gpu else "constants"
     seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
+    seed_bytes = math.ceil(probe.memory_bytes / probe.cohort) if probe else 0
     if on_gpu:
-        measured = probe.memory_bytes if probe else 0
-        share = placement.share(trial, execution, node, measured, size)
-        held = size * measured or placement.cohort_bytes(trial, images, size)
-        return Forecast(trial, seconds, held, share, source, measured, size)
-    held = cost.BYTES_A_PROCESS + (
-        placement.cohort_bytes(trial, images, size) if probe is None else size * probe.memory_bytes
-    )
+        share = placement.share(trial, execution, node, seed_bytes, size)
+        held = size * seed_bytes or placement.cohort_bytes(trial, images, size)
+        return Forecast(trial, seconds, held, share, source, seed_bytes, size)
+    held = cost.BYTES_A_PROCESS + (size * seed_bytes or placement.cohort_bytes(trial, images, size))
     if allowed := cost.MARGIN * placement.allowed_bytes(share, execution, node):
         held = min(held, max(int(allowed), cost.least_bytes(trial, size * images)))  # in segments
     return Forecast(trial, seconds, held, share, source, 0, size)
 
 
-def as_probed(trial: Trial, execution: Execution, node: Node) -> tuple[Trial, Execution]:
-    """What a process has of the trial, and how it would be run alone on such a node."""
-    cpus, device = placement.share(trial, execution, node).cpus, execution.device if node.gpus else "cpu"
+def as_probed(trial: Trial, execution: Execution, node: Node, size: int) -> tuple[Trial, Execution]:
+    """What a process has of the trial, and how one process would run it on such a node in a cohort of so many."""
+    cpus, device = placement.share(trial, execution, node, size=size).cpus, execution.device if node.gpus else "cpu"
     return timing.of_batch(trial, execution.batch_share(trial)), replace(
-        execution, threads=cpus, device=device, processes=1
+        execution, threads=cpus, device=device, processes=1, cohort=size
     )
 
 
