@@ -69,8 +69,8 @@ MISSING: Row = {
     "outcome": Outcome.MISSING.value,
     "problem": "",
     "run_id": "",
-    **dict.fromkeys((*TRACE, "evaluations_sha256"), ""),
-    **dict.fromkeys(("diverged_at", "seconds", "predicted_seconds", *MEASURES), float("nan")),
+    **dict.fromkeys((*TRACE, "evaluations_sha256", "device"), ""),
+    **dict.fromkeys(("diverged_at", "cohort", "seconds", "predicted_seconds", *MEASURES), float("nan")),
     **NEVER,
 }
 
@@ -268,7 +268,9 @@ def _measured(run: Run, records: pd.DataFrame) -> Row:
         "run_id": run.run_id,
         **{name: run.tags.get(name, "") for name in TRACE},
         "evaluations_sha256": "" if run.evaluations is None else table_digest(run.evaluations),
+        "device": run.tags.get("device", ""),
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
+        "cohort": float(run.tags.get("cohort", "nan")),  # how many seeds trained together
         "seconds": float(run.tags.get("seconds", "nan")),
         "predicted_seconds": float(run.tags.get("predicted_seconds", "nan")),
         **(_measures(run, records) if run.outcome == Outcome.FINISHED else dict.fromkeys(MEASURES, float("nan"))),

@@ -17,7 +17,8 @@ from study.store import atomic
 def totals(plan: Plan, costs: Costs) -> dict[str, Any]:
     """What the trials still to run take together; of a GPU, only the time in which trials use it counts.
 
-    `money` and `kwh` are of GPUs if the trials run on them, else of cores, and None without a rate.
+    `money` and `kwh` are of GPUs if the trials run on them, else of cores, and None without a rate; the power of GPUs
+    is also known once trials have measured it.
     """
     for name, rate in (("price", costs.price), ("watts", costs.watts)):
         if rate is not None and not 0 <= rate < math.inf:
@@ -25,6 +26,7 @@ def totals(plan: Plan, costs: Costs) -> dict[str, Any]:
     cpu_hours = sum(forecast.seconds * forecast.share.all_cpus for forecast in plan.todo) / 3600
     gpu_hours = sum(forecast.seconds * forecast.share.all_gpus for forecast in plan.todo) / 3600
     hours = gpu_hours if plan.on_gpu else cpu_hours
+    watts = plan.watts if costs.watts is None and plan.on_gpu else costs.watts
     return {
         "total_seconds": sum(forecast.seconds for forecast in plan.todo),
         "makespan_seconds": placement.makespan(plan.placed.values()),
@@ -32,7 +34,7 @@ def totals(plan: Plan, costs: Costs) -> dict[str, Any]:
         "gpu_hours": gpu_hours,
         "storage_bytes": storage_bytes(plan),
         "money": None if costs.price is None else costs.price * hours,
-        "kwh": None if costs.watts is None else costs.watts * hours / 1000,
+        "kwh": None if watts is None else watts * hours / 1000,
     }
 
 

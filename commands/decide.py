@@ -158,7 +158,8 @@ def _outcome(claim: Claim, selected: Selection, logged: Iterable[Run] = ()) -> T
 def _over_budget(spent: Iterable[Forecast], plan: Plan, costs: Costs) -> str:
     """How far what this command has spent and what the plan would add are over its budget; '' where they are not."""
     together = [*spent, *plan.todo]
-    return over_budget(make_plan(together, {forecast.trial.id for forecast in together}, plan.nodes), costs)
+    every = make_plan(together, [(forecast.trial,) for forecast in together], plan.nodes)
+    return over_budget(replace(every, watts=plan.watts), costs)
 
 
 def _taken(plan: Plan, known: Accounts) -> Iterator[Forecast]:

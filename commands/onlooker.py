@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from commands.accounts import accounts, as_account, other_versions
 from commands.options import Selection
 from commands.standing import Standing, forecasts_of, standing_of
+from study.run import cohorts
 from study.run.forecast import Forecast, forecasts, node_of
 from study.run.placement import Node
 from study.spec import InputError, Trial, Version
@@ -119,7 +120,10 @@ class Onlooker:
         running = [trial for trial in self.selected.trials if self._runs(trial)]
         if running:
             launch, execution = self.accounts[running[0].id].launch, self.selected.execution
-            shares = [one.share for one in forecasts(running, execution, node_of(execution), {}, {})]
+            together = cohorts.running(running, self.accounts)
+            expected = forecasts(running, execution, node_of(execution), {}, {}, together)
+            share_of = {one.trial: one.share for one in expected}
+            shares = [share_of[cohort[0]] for cohort in together]
             before = self.most[1] if self.most and self.most[0] == launch else Node(0, 0, 0, 0)
             cpus = max(before.cpus, sum(share.all_cpus for share in shares))
             gpus = max(before.gpus, math.ceil(sum(share.all_gpus for share in shares)))
@@ -132,4 +136,4 @@ class Onlooker:
 
 def _ended(account: Account) -> float:
     """When a trial that was not interrupted ended, in seconds, by the clock of its node: for an order, no more."""
-    return (account.started or 0) / 1000 + float(account.tags.get("seconds", 0))
+    return (account.started or 0) / 1000 + account.cohort * float(account.tags.get("seconds", 0))

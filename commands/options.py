@@ -89,6 +89,17 @@ PLACE_OPTIONS = (
     click.option("--processes", type=int, default=1, help="Processes that share each batch of a trial (default: 1)."),
     click.option("--threads", type=int, default=1, help="CPU threads of each process (default: 1)."),
 )
+
+
+def _cohort(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """How many seeds train together, as `Execution` has it."""
+    if value == "auto":
+        return 0
+    if not value.isascii() or not value.isdigit() or int(value) < 1:
+        raise InputError(f"cohort {value!r} is not understood; choose auto, 1 (alone) or more seeds to train together")
+    return int(value)
+
+
 DEVICE = click.option("--device", default="auto", help="auto, cpu or cuda (default: auto).")
 DEVICE_OPTIONS = (
     DEVICE,
@@ -97,6 +108,13 @@ DEVICE_OPTIONS = (
         type=float,
         default=1.0,
         help="Share of a GPU that each process of a trial takes; 0: what it needs (default: 1).",
+    ),
+    click.option(
+        "--cohort",
+        default="auto",
+        callback=_cohort,
+        help="Seeds of a condition that train together as one net: a number, or auto, by the GPU's memory; on a CPU"
+        " alone (default: auto).",
     ),
     click.option(
         "--memory-gib", type=float, default=0.0, help="Memory each process may take (default: an equal share)."
@@ -114,7 +132,7 @@ RUN_OPTIONS = (
         is_flag=False,
         flag_value="longest",
         default="",
-        help="Profile three updates of the trial of this id (default: the first that is started).",
+        help="Profile three updates of the trial of this id (default: the longest).",
     ),
     click.option("--address", default="", help="A running Ray cluster, instead of this machine."),
 )

@@ -31,9 +31,9 @@ from commands.options import (
 from study import cost
 from study.cost import duration
 from study.execution import Execution
-from study.run import placement, timing
+from study.run import cohorts, placement, timing
 from study.run.forecast import Accounts, Forecast, Plan, as_probed, forecasts, has_result, make_plan, node_of
-from study.run.placement import Node, Placed
+from study.run.placement import Cohort, Node, Placed
 from study.spec import InputError, Trial, check_at_least, detection_of
 from study.store import layout
 
@@ -72,9 +72,10 @@ def plan_command(selected: Selection, costs: Costs, hardware: Hardware, probe: b
 def plan_of(selected: Selection, known: Accounts, hardware: Hardware = HERE) -> Plan:
     """The plan of the selected trials on such hardware. Raises `InputError` for hardware that cannot be planned for."""
     execution, node = selected.execution, _node(selected.execution, hardware)
-    predicted = forecasts(selected.trials, execution, node, known, timing.load(execution.storage))
-    todo = {trial.id for trial in _without_result(selected, known)}
-    return make_plan(predicted, todo, [node] * hardware.nodes)
+    nodes = [node] * hardware.nodes
+    todo = _cohorts_to_run(selected, known, nodes)
+    predicted = forecasts(selected.trials, execution, node, known, timing.load(execution.storage), todo)
+    return replace(make_plan(predicted, todo, nodes), watts=_measured_watts(selected, known))
 
 
 def _node(execution: Execution, hardware: Hardware) -> Node:
@@ -84,8 +85,17 @@ def _node(execution: Execution, hardware: Hardware) -> Node:
     return node_of(execution, hardware.gpus)
 
 
-def _without_result(selected: Selection, known: Accounts) -> list[Trial]:
-    return [trial for trial in selected.trials if not has_result(known, trial)]
+def _cohorts_to_run(selected: Selection, known: Accounts, nodes: list[Node]) -> list[Cohort]:
+    cohorts.check(selected.trials, selected.execution)
+    return cohorts.cohorts([t for t in selected.trials if not has_result(known, t)], selected.execution, nodes)
+
+
+def _measured_watts(selected: Selection, known: Accounts) -> float | None:
+    """Mean power of a GPU while the trials that have finished ran on it; None where none of them could read it."""
+    tags = [known[trial.id].tags for trial in selected.trials if has_result(known, trial)]
+    measured = [(float(one["seconds"]), float(one["gpu_watts"])) for one in tags if "gpu_watts" in one]
+    total = sum(seconds for seconds, _ in measured)
+    return sum(seconds * watts for seconds, watts in measured) / total if total else None
 
 
 def probe_conditions(
@@ -99,18 +109,19 @@ def probe_conditions(
         raise InputError(
             "--probe measures this machine, which has no GPU; leave --gpus out, or probe where there is one"
         )
-    todo = _without_result(selected, known)
-    classifiers = [trial for trial in todo if not detection_of(trial)]  # detectors are not probed
-    longest_first = sorted(classifiers, key=cost.predicted_seconds, reverse=True)
-    work = timing.lacking([as_probed(trial, execution, node) for trial in longest_first], execution.storage)
+    todo = _cohorts_to_run(selected, known, [node] * hardware.nodes)
+    classifiers = [cohort for cohort in todo if not detection_of(cohort[0])]  # detectors are not probed
+    longest_first = sorted(classifiers, key=lambda cohort: cost.predicted_seconds(cohort[0]), reverse=True)
+    probed = [as_probed(cohort[0], execution, node, len(cohort)) for cohort in longest_first]
+    work = timing.lacking(probed, execution.storage)
     if not work:
         return
     from study.run.launch import check  # with torch: seconds that a plan without a probe does not take
 
     check([trial for trial, _ in work], replace(execution, processes=1))  # before there is a store
     layout.create(execution.storage)
-    on_a_gpu = max((int(1 / placement.share(trial, execution, node).gpus) for trial, _ in work if node.gpus), default=0)
-    at_once = on_a_gpu or execution.trials_at_once
+    shares = [placement.share(trial, one, node, size=one.cohort) for trial, one in work]
+    at_once = max(max(1, int(1 / share.gpus)) if share.gpus else execution.trials_at_once for share in shares)
     announce(f"probing {len(work)} conditions, {at_once} at a time")
     timing.measure_all(work, execution.storage, at_once)
 
@@ -139,6 +150,7 @@ def _row(forecast: Forecast, experiments: list[str], placed: Placed | None) -> d
         "memory_bytes": forecast.memory_bytes,
         "checkpoint_bytes": cost.checkpoint_bytes(trial),
         "record_bytes": cost.record_bytes(trial),
+        "cohort": forecast.cohort,
         "processes": forecast.share.processes,
         "cpus": forecast.share.all_cpus,
         "gpus": forecast.share.all_gpus,
@@ -151,7 +163,7 @@ def _row(forecast: Forecast, experiments: list[str], placed: Placed | None) -> d
 
 def table(plan: Plan) -> list[tuple[str, ...]]:
     """The plan for people: a header and a row a trial, in the order in which they start."""
-    heads = ("trial", "iterations", "predicted", "memory", "on disk", "takes", "starts", "on", "from")
+    heads = ("trial", "iterations", "predicted", "memory", "on disk", "cohort", "takes", "starts", "on", "from")
     lines = [heads]
     for forecast in plan.forecasts:
         trial, placed = forecast.trial, plan.placed.get(forecast.trial.id)
@@ -163,14 +175,16 @@ def table(plan: Plan) -> list[tuple[str, ...]]:
                 duration(forecast.seconds),
                 size(forecast.memory_bytes),
                 size(cost.checkpoint_bytes(trial) + cost.record_bytes(trial)),
+                str(forecast.cohort),
                 takes,
                 duration(placed.start) if placed else "done",
                 str(placed.node + 1) if placed else "",
                 forecast.source,
             )
         )
-    several = len(plan.nodes) > 1
-    return [line if several else (*line[:7], line[8]) for line in lines]
+    hidden = {"on"} if len(plan.nodes) == 1 else set()
+    hidden |= {"cohort"} if all(forecast.cohort == 1 for forecast in plan.forecasts) else set()
+    return [tuple(cell for head, cell in zip(heads, line, strict=True) if head not in hidden) for line in lines]
 
 
 def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
@@ -179,8 +193,10 @@ def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
     where = f"{node.cpus:g} cores" + (f" and {node.gpus:g} GPUs" if node.gpus else "")
     where += f" on each of {len(plan.nodes)} nodes" if len(plan.nodes) > 1 else ""
     hours = f"{figure(total['gpu_hours'])} GPU-hours" if plan.on_gpu else f"{figure(total['cpu_hours'])} core-hours"
+    grouped = f" in {plan.cohorts} cohorts" if plan.cohorts < todo else ""
     lines = [
-        f"{todo} of {len(plan.forecasts)} trials to run on {where}: {duration(total['makespan_seconds'])}, {hours}."
+        f"{todo} of {len(plan.forecasts)} trials to run{grouped} on {where}:"
+        f" {duration(total['makespan_seconds'])}, {hours}."
     ]
     if not todo:
         return lines
@@ -192,10 +208,11 @@ def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
         lines.append(f"At {costs.price:g} an hour that is {total['money']:,.2f}.")
     if costs.watts is not None:
         lines.append(f"At {costs.watts:g} watts that is {figure(total['kwh'])} kWh.")
+    elif total["kwh"] is not None:
+        lines.append(f"At {plan.watts:.0f} watts, as finished trials measured, that is {figure(total['kwh'])} kWh.")
     counts = Counter(forecast.source for forecast in plan.todo)
     sources = ", ".join(f"{source} for {n}" for source, n in counts.items())
-    of_a_cpu = "; the constants are of a CPU core" if plan.on_gpu and "constants" in counts else ""
-    lines.append(f"Where the seconds come from: {sources}{of_a_cpu} (--probe measures each condition here).")
+    lines.append(f"Where the seconds come from: {sources} (--probe measures each condition here).")
     return lines
 
 

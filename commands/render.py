@@ -4,6 +4,7 @@ Only `study`, the whole of `make degradation-study` in one process, trains what 
 a bundle, `--bundle FILE`, for which neither torch, ray nor mlflow need be installed.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +24,10 @@ from commands.train import run_missing
 from experiments import planned
 from experiments.profiles import PAPER
 from study import cost
+from study.cards import H200, gpu_seconds
 from study.cost import duration
 from study.execution import Execution
+from study.spec import Trial
 from study.store import bundle as bundles
 from study.store import provenance
 from study.store.account import RESULTS as OUTCOMES_WITH_RESULT
@@ -168,14 +171,27 @@ def of_bundle(selected: Selection, bundle: Bundle | None) -> Selection:
 
 
 def paper_cost(selected: Selection, frames: runs.Frames) -> str:
-    """What the paper's profile would take, from predictions scaled by what these trials took."""
+    """What the paper's profile would take, from predictions scaled by what these trials took.
+
+    In GPU hours, by what trials took on GPUs, or else by constants of a card; on CPUs in core-years.
+    """
     trials = list(planned(PAPER))
-    finished = frames.finals[frames.finals["outcome"] == "finished"]
-    seconds_of = dict(zip(finished["id"], finished["seconds"].astype(float), strict=True))
-    took = ((trial, seconds_of[trial.id]) for trial in selected.trials if trial.id in seconds_of)
-    seconds = cost.calibration(took) * sum(map(cost.predicted_seconds, trials))
+    seeds = Counter(trial.condition for trial in trials)
+    together = {trial: min(seeds[trial.condition], H200.most_together) for trial in trials}
+    finished = frames.finals[frames.finals["outcome"] == Outcome.FINISHED]
+    by_id = {trial.id: trial for trial in selected.trials}
+    took: dict[bool, list[tuple[Trial, float]]] = {True: [], False: []}  # by whether it was on a GPU
+    cohort: dict[Trial, int] = {}
+    for id, device, size, seconds in finished[["id", "device", "cohort", "seconds"]].itertuples(index=False):
+        trial = by_id[id]
+        took[device.startswith("cuda")].append((trial, seconds))
+        cohort[trial] = int(size) if size > 0 else 1
+    factor = cost.calibration(took[True], lambda trial: gpu_seconds(trial, cohort[trial]))
+    hours = f"{factor * sum(gpu_seconds(*one) for one in together.items()) / 3600:,.0f} GPU-hours"
+    seconds = cost.calibration(took[False]) * sum(map(cost.predicted_seconds, trials))
+    years = f"{seconds / 86_400 / 365.25:.1f} core-years on CPUs like this one ({duration(seconds)})"
+    about = f"{hours} on GPUs like this one" if took[True] else f"{years}, or {hours} by constants of an {H200.name}"
     return (
         f"would run {len(trials)} trials of 64,000 iterations or more on CIFAR-10, ImageNet, VOC and COCO: about"
-        f" {seconds / 86_400 / 365.25:.1f} core-years on CPUs like this one ({duration(seconds)}); it is meant for"
-        " GPUs, on which it has not been measured"
+        f" {about}; it has not been run to its end"
     )

@@ -13,8 +13,19 @@ from typing import Any
 from commands.accounts import plain_versions, reason
 from commands.options import Selection
 from study.cost import duration
-from study.run import timing
-from study.run.forecast import PAIRS, Accounts, Forecast, Interval, Plan, forecasts, interval, node_of, seconds_left
+from study.run import cohorts, timing
+from study.run.forecast import (
+    PAIRS,
+    Accounts,
+    Forecast,
+    Interval,
+    Plan,
+    forecasts,
+    has_result,
+    interval,
+    node_of,
+    seconds_left,
+)
 from study.run.placement import Node, Share
 from study.spec import Version
 from study.store import heartbeat
@@ -39,7 +50,8 @@ class Row:
     train_error_pct: float | None
     seconds_left: float | None  # of a running trial, by its own pace
     predicted_seconds: float
-    seconds: float | None
+    seconds: float | None  # of a cohort's, its equal part
+    cohort: int  # trials that are trained together with it, itself included
     reason: str
     cause: str  # what kind of failure it is; '' if there is none, or the account is from before it was kept
 
@@ -79,7 +91,8 @@ class Standing:
     @property
     def rate(self) -> float:
         """Iterations a second of the trials that run, by the mean pace of each."""
-        return sum(row.iteration / row.seconds for row in self.of(Outcome.RUNNING) if row.seconds)
+        running = self.of(Outcome.RUNNING)
+        return sum(row.iteration / (row.seconds * row.cohort) for row in running if row.seconds)
 
     def plain(self) -> dict[str, Any]:
         """What `status --json` prints."""
@@ -124,8 +137,12 @@ class Standing:
 
 def forecasts_of(selected: Selection, known: Accounts) -> list[Forecast]:
     """What each trial is predicted to take on this machine, by probes and by what trials have taken."""
-    execution = selected.execution
-    return forecasts(selected.trials, execution, node_of(execution), known, timing.load(execution.storage))
+    execution, node = selected.execution, node_of(selected.execution)
+    left = [trial for trial in selected.trials if not has_result(known, trial)]
+    going = [trial for trial in left if trial.id in known and known[trial.id].outcome == Outcome.RUNNING]
+    together = cohorts.running(going, known)
+    together += cohorts.cohorts([trial for trial in left if trial not in going], execution, [node])
+    return forecasts(selected.trials, execution, node, known, timing.load(execution.storage), together)
 
 
 def standing_of(
@@ -141,11 +158,16 @@ def standing_of(
     rows = [_row(selected, forecast, known.get(forecast.trial.id, Account())) for forecast in expected]
     pairs = list(zip(expected, rows, strict=True))
     finished = [(one.trial, row.seconds) for one, row in pairs if row.outcome == Outcome.FINISHED and row.seconds]
-    running = {one.trial: row.seconds_left for one, row in pairs if row.outcome == Outcome.RUNNING}
-    longest_first = sorted((one for one, row in pairs if row.outcome in TO_RUN), key=lambda one: -one.seconds)
+    pace = {one.trial: row.seconds_left for one, row in pairs if row.outcome == Outcome.RUNNING}
+    running = {
+        cohort: max((seconds for trial in cohort if (seconds := pace[trial]) is not None), default=None)
+        for cohort in cohorts.running(pace, known)
+    }
     node = _holding(room or node_of(selected.execution), [one.share for one in expected])
     plan = Plan([node], list(expected), {})
-    left = seconds_left(plan, running, [one.trial for one in longest_first], finished)
+    waiting = cohorts.cohorts([one.trial for one, row in pairs if row.outcome in TO_RUN], selected.execution, [node])
+    longest_first = cohorts.longest_first(waiting, lambda trial: plan[trial].seconds)
+    left = seconds_left(plan, running, longest_first, finished)
     return Standing(
         profile=selected.profile.name,
         rows=rows,
@@ -184,6 +206,7 @@ def _row(selected: Selection, expected: Forecast, account: Account) -> Row:
         seconds_left=_finite(progress.seconds_left) if outcome == Outcome.RUNNING else None,
         predicted_seconds=round(float(tags.get("predicted_seconds", expected.seconds)), 2),
         seconds=round(float(tags["seconds"]), 2) if "seconds" in tags else _finite(progress.seconds or None),
+        cohort=account.cohort if "cohort" in tags else expected.cohort,
         reason=reason(account),
         cause=account.cause,
     )

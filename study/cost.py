@@ -19,7 +19,7 @@ SECONDS_A_LAYER = 4.6e-4  # forward, backward and update of one convolution with
 MULTIPLY_ADDS_A_SECOND = 3.5e10
 SECONDS_A_PHOTOGRAPH = 2e-3  # decoded and augmented, of 500x375 pixels: `make bench BENCH=decode`
 BYTES_A_PROCESS = 950 * 2**20  # a Ray worker with torch
-BYTES = {"fp32": 4, "bf16": 2}  # of an activation
+BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of an activation
 MARGIN = 0.9  # of the memory that a trial may take is planned for
 WORKING_TENSORS = 4  # gradients and copies of the largest map that exist at once in the backward pass
 # Activations that glibc cannot use again when segments come and go: fitted to nets of 110 and 1202 layers.

@@ -20,6 +20,7 @@ class Execution:
     data_root: Path  # where data sets are looked for and downloaded to
     tracking_uri: str = ""  # '' is the sqlite database inside the storage
     device: str = "auto"  # 'auto', 'cpu' or 'cuda'
+    cohort: int = 0  # seeds of one condition that a process trains together; 0 is as many as a GPU gains by, else one
     processes: int = 1  # that share the batches of one trial, each with its own GPU or threads
     threads: int = 1  # CPU threads of each; small nets want one thread each and several trials at a time
     cpus: int = 0  # cores to fill; 0 is all that there are
@@ -36,6 +37,7 @@ class Execution:
 
     def __post_init__(self) -> None:
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
+        check_at_least("cohort", self.cohort, 0)
         check_at_least("processes", self.processes, 1)
         check_at_least("threads", self.threads, 1)
         check_at_least("cpus", self.cpus, 0)

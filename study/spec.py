@@ -354,7 +354,7 @@ class Recipe:
     weight_decay: float
     decay: str  # 'all' parameters, or only the 'weights' of convolutions and the classifier
     init: str  # He initialisation by 'fan_in' or 'fan_out', or PyTorch's default, 'torch'
-    precision: str  # 'fp32', or 'bf16' autocast
+    precision: str  # 'fp32', 'tf32' (a GPU's rounding within fp32 products), or 'bf16' autocast
     bn_batch: int  # images a BatchNorm statistic is taken over; the paper's two GPUs had 64 of 128
     recalibrate: int  # training images over which BatchNorm's statistics are averaged anew for an evaluation, or 0
     warmup: str  # 'none', 'threshold' (until running training error < 80 %) or 'fixed'
@@ -368,7 +368,7 @@ class Recipe:
         check_choice("init", self.init, ("fan_in", "fan_out", "torch"))
         check_choice("schedule", self.schedule, ("steps", "plateau", "cosine"))
         check_choice("momentum_rule", self.momentum_rule, ("caffe", "torch", "nesterov"))
-        check_choice("precision", self.precision, ("fp32", "bf16"))
+        check_choice("precision", self.precision, ("fp32", "tf32", "bf16"))
         check_choice("warmup", self.warmup, ("none", "threshold", "fixed"))
         for what in ("iterations", "batch", "bn_batch", "record_every", "evaluate_every"):
             check_at_least(what, getattr(self, what), 1)

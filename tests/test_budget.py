@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ GPU = Node(cpus=8, gpus=1, memory_bytes=0, gpu_memory_bytes=16 * 2**30)
 def made(trials: list[Trial], seconds: list[float], share: Share = ONE, node: Node = CPU) -> Plan:
     """A plan of trials that take these seconds."""
     forecasts = [Forecast(t, s, 2**30, share, "constants", 0) for t, s in zip(trials, seconds, strict=True)]
-    return make_plan(forecasts, {trial.id for trial in trials}, [node])
+    return make_plan(forecasts, [(trial,) for trial in trials], [node])
 
 
 def test_totals_count_what_is_still_to_run(small: Small) -> None:
@@ -36,6 +37,15 @@ def test_totals_count_what_is_still_to_run(small: Small) -> None:
     assert (shared["cpu_hours"], shared["gpu_hours"]) == (8, 2)
     assert (shared["money"], shared["kwh"]) == (6, 0.8)  # of the GPUs, and not of the cores beside them
     assert budget.totals(made(trials, [7200, 3600, 3600], Share(2, 0)), Costs(price=1.0))["money"] == 8
+
+
+def test_energy_is_known_where_trials_have_measured_the_power_of_their_gpu(small: Small) -> None:
+    on_gpu = replace(made([small()], [7200], Share(2, 0.5), GPU), watts=600.0)
+    assert budget.totals(on_gpu, Costs())["kwh"] == pytest.approx(0.6)
+    assert budget.totals(on_gpu, Costs(watts=400.0))["kwh"] == pytest.approx(0.4)
+    assert budget.totals(replace(made([small()], [7200]), watts=600.0), Costs())["kwh"] is None  # of cores
+    with pytest.raises(InputError, match=r"predicted to take 0\.6 kWh, more than the budget of 0\.5"):
+        budget.check_budget(on_gpu, Costs(budget="0.5kWh"))
 
 
 @pytest.mark.parametrize("rate", [-1.0, math.inf, math.nan])

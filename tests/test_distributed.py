@@ -245,7 +245,7 @@ def test_every_process_takes_its_share_of_one_node_or_of_several(small: Small, e
     part = share(trial, two, Node(4, 0, 0, 0))
     assert (part, part.all_cpus) == (Share(1, 0.0, 2), 2)
     assert share(trial, two, Node(4, 2, 0, 0)) == Share(1, 1.0, 2)
-    work = [(small(seed=seed), 2.0, Share(1, 1.0, 2)) for seed in range(3)]
+    work = [((small(seed=seed),), 2.0, Share(1, 1.0, 2)) for seed in range(3)]
     assert [p.start for p in schedule(work, [Node(8, 2, 0, 0)])] == [0, 2, 4]
     assert [(p.node, p.start) for p in schedule(work, [Node(8, 3, 0, 0)] * 2)] == [(0, 0), (1, 0), (0, 0)]
     with pytest.raises(InputError, match="takes 2 times 1 CPUs and 1 GPUs, and no node has as many"):

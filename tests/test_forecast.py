@@ -11,6 +11,7 @@ from test_timing import probed
 from experiments import recipes
 from experiments.profiles import QUICK
 from study import cost
+from study.cards import gpu_seconds
 from study.execution import Execution
 from study.run import timing
 from study.run.forecast import Forecast, Interval, forecasts, interval, make_plan
@@ -32,7 +33,7 @@ def finished(seconds: float, **tags: str) -> Account:
 def test_the_longest_trial_starts_first_and_done_ones_take_no_room(small: Small) -> None:
     trials = [small(seed=seed) for seed in range(4)]
     forecasts = [Forecast(t, s, 0, ONE, "probe", 0) for t, s in zip(trials, (2.0, 9.0, 4.0, 5.0), strict=True)]
-    ordered = make_plan(forecasts, {trial.id for trial in trials[:3]}, [CPU])
+    ordered = make_plan(forecasts, [(trial,) for trial in trials[:3]], [CPU])
     assert [each.trial.seed for each in ordered.forecasts] == [1, 3, 2, 0]
     assert {id: placed.start for id, placed in ordered.placed.items()} == {
         trials[1].id: 0,
@@ -77,7 +78,7 @@ def test_a_gpu_is_not_predicted_from_a_cpu(execution: Execution, small: Small) -
     here = probed(small(), execution)
     took = {small(seed=1).id: finished(100.0)}
     (first, _) = forecasts([small(), small(seed=1)], execution, GPU, took, {here.key: here})
-    assert (first.source, first.share, first.probed_gpu_bytes) == ("constants", Share(1, 0.125), 0)
+    assert (first.source, first.share, first.probed_gpu_bytes) == ("constants of an NVIDIA H200", Share(1, 0.125), 0)
     took = {small(seed=1).id: finished(100.0, device="cuda")}
     (first, _) = forecasts([small(), small(seed=1)], execution, GPU, took, {})
     assert (first.source, first.seconds) == ("finished trials", pytest.approx(100, abs=0.01))
@@ -93,6 +94,42 @@ def test_a_gpu_is_shared_by_the_memory_that_a_probe_has_seen(
     seen = probed(small(), execution, memory_bytes=4 * 2**30)
     (forecast,) = forecasts([small()], execution, GPU, {}, {seen.key: seen})
     assert (forecast.share, forecast.memory_bytes, forecast.probed_gpu_bytes) == (Share(1, 0.5), 2**32, 2**32)
+
+
+def test_a_cohort_is_predicted_by_its_own_probe_else_by_that_of_the_nearest_size(
+    execution: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "_device", lambda device: "cpu" if device == "cpu" else "NVIDIA X")
+    trials = tuple(small(seed=seed) for seed in range(4))
+    recipe = trials[0].recipe
+    alone, five, eight = (
+        probed(small(), replace(execution, cohort=size), memory_bytes=size * 2**30) for size in (1, 5, 8)
+    )
+
+    def of(*probes: Probe) -> Forecast:
+        by_key = {probe.key: probe for probe in probes}
+        return forecasts(trials, execution, GPU, {}, by_key, [trials])[0]
+
+    four = probed(small(), replace(execution, cohort=4), memory_bytes=4 * 2**30)
+    exact = of(alone, four, five)
+    assert (exact.seconds, exact.source, exact.cohort) == (round(four.seconds(recipe), 2), "probe", 4)
+    assert (exact.memory_bytes, exact.probed_gpu_bytes) == (4 * 2**30, 2**30)
+    by_constants = gpu_seconds(small(), 4) / gpu_seconds(small(), 5)
+    assert of(alone, five, eight).seconds == pytest.approx(five.seconds(recipe) * by_constants, abs=0.01)
+    assert gpu_seconds(small(), 4) < gpu_seconds(small()) and of(alone).seconds < alone.seconds(recipe)
+
+
+def test_a_probe_holds_for_kernels_of_its_kind_and_for_captured_steps(
+    execution: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(timing, "_device", lambda device: "cpu" if device == "cpu" else "NVIDIA X")
+    probe = probed(small(), execution)
+    assert probe.captured and probe.deterministic
+    for other in (replace(probe, captured=False), replace(probe, deterministic=False)):
+        (forecast,) = forecasts([small()], execution, GPU, {}, {other.key: other})
+        assert forecast.source == "constants of an NVIDIA H200"
+    (forecast,) = forecasts([small()], replace(execution, deterministic=False), GPU, {}, {other.key: other})
+    assert forecast.source == "probe"
 
 
 def test_a_trial_that_diverges_at_once_is_predicted_to(execution: Execution, small: Small) -> None:

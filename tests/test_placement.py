@@ -40,14 +40,14 @@ def starts(placed: list[Placed]) -> list[tuple[int, float]]:
 
 
 def test_a_trial_starts_as_soon_as_a_node_has_room(small: Small) -> None:
-    trials = [(small(seed=seed), seconds, Share(1, 0)) for seed, seconds in enumerate((5, 3, 4, 1))]
+    trials = [((small(seed=seed),), seconds, Share(1, 0)) for seed, seconds in enumerate((5, 3, 4, 1))]
     assert starts(schedule(trials, [cores(2)])) == [(0, 0), (0, 0), (0, 3), (0, 5)]
     assert starts(schedule(trials, [cores(1), cores(1)])) == [(0, 0), (1, 0), (1, 3), (0, 5)]
 
 
 def test_no_trial_overtakes_one_that_waits_for_room(small: Small) -> None:
-    wide = (small(seed=1), 2.0, Share(2, 0))
-    placed = schedule([(small(seed=0), 9.0, Share(1, 0)), wide, (small(seed=2), 1.0, Share(1, 0))], [cores(2)])
+    wide = ((small(seed=1),), 2.0, Share(2, 0))
+    placed = schedule([((small(seed=0),), 9.0, Share(1, 0)), wide, ((small(seed=2),), 1.0, Share(1, 0))], [cores(2)])
     assert [each.start for each in placed] == [0, 9, 11]  # the last one would have fitted beside the first
     assert placement.makespan(placed) == 12 and placement.makespan([]) == 0
 
@@ -56,7 +56,8 @@ def test_fractions_share_a_gpu_and_are_never_split_over_two(small: Small) -> Non
     node = Node(cpus=8, gpus=2, memory_bytes=0, gpu_memory_bytes=0)
 
     def at(*fractions: float) -> list[float]:
-        return [p.start for p in schedule([(small(seed=i), 1.0, Share(1, f)) for i, f in enumerate(fractions)], [node])]
+        order = [((small(seed=i),), 1.0, Share(1, f)) for i, f in enumerate(fractions)]
+        return [placed.start for placed in schedule(order, [node])]
 
     assert at(0.5, 0.5, 1.0, 0.5) == [0, 0, 0, 1]
     assert at(0.6, 0.6, 0.6) == [0, 0, 1]
@@ -66,7 +67,7 @@ def test_fractions_share_a_gpu_and_are_never_split_over_two(small: Small) -> Non
 def test_no_node_is_ever_given_more_than_it_has(small: Small) -> None:
     draw, nodes = random.Random(0), [Node(4, 2, 0, 0), Node(8, 1, 0, 0), Node(2, 0, 0, 0)]
     shapes = [Share(draw.randint(1, 4), draw.choice((0, 0, 0.25, 0.5, 1))) for _ in range(300)]
-    trials = [(small(seed=seed), draw.uniform(1, 9), shape) for seed, shape in enumerate(shapes)]
+    trials = [((small(seed=seed),), draw.uniform(1, 9), shape) for seed, shape in enumerate(shapes)]
     placed = schedule(trials, nodes)
     assert [each.start for each in placed] == sorted(each.start for each in placed)
     for now in (each.start for each in placed):
@@ -77,9 +78,9 @@ def test_no_node_is_ever_given_more_than_it_has(small: Small) -> None:
 
 def test_a_trial_that_fits_on_no_node_is_refused(small: Small) -> None:
     with pytest.raises(InputError, match="takes 3 CPUs and 0 GPUs, and no node has as many: choose fewer --threads"):
-        schedule([(small(), 1.0, Share(3, 0))], [cores(2)])
+        schedule([((small(),), 1.0, Share(3, 0))], [cores(2)])
     with pytest.raises(InputError, match="takes 1 CPUs and 0.5 GPUs, and no node has as many"):
-        schedule([(small(), 1.0, Share(1, 0.5))], [cores(2)])
+        schedule([((small(),), 1.0, Share(1, 0.5))], [cores(2)])
 
 
 def test_small_nets_take_one_core_and_only_what_does_not_fit_even_in_segments_takes_more(execution: Execution) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from commands import plan
 from commands.accounts import accounts, compared
-from commands.options import Selection
+from commands.options import Costs, Hardware, Selection
 from experiments import planned, with_needed
 from experiments.profiles import PAPER, QUICK, SMOKE
 from study import cost
@@ -185,11 +185,34 @@ def test_gpus_that_are_not_here_can_be_planned_for_but_not_probed(command: Comma
     }
     assert study["money"] == pytest.approx(2.5 * study["gpu_hours"], abs=0.01)
     assert study["gpu_hours"] == pytest.approx(study["total_seconds"] / 3600, rel=1e-3)
-    assert "the constants are of a CPU core" in command(*one, "--gpus", "8").out
+    assert "constants of an NVIDIA H200 for" in command(*one, "--gpus", "8").out
     refused = command(*one, "--gpus", "8", "--probe")
     assert refused.code == 2 and "--probe measures this machine, which has no GPU" in refused.err
     refused = command(*one, "--device", "cuda")
     assert refused.code == 2 and "plan for others with --gpus, or choose cpu" in refused.err
+
+
+def test_a_plan_for_gpus_tells_energy_by_the_power_that_finished_trials_measured(tmp_path: Path) -> None:
+    execution = Execution(storage=tmp_path, data_root=tmp_path)
+    first, second, third, *_ = serves = planned(QUICK.with_seeds(5), ["learning-rate"])
+    selected = Selection(QUICK, serves, execution)
+    known = {
+        first.id: finished(100.0, device="cuda", gpu_watts="300"),
+        second.id: finished(300.0, device="cuda", gpu_watts="500"),
+        third.id: finished(300.0, device="cuda"),  # where it could not be read
+    }
+    found = plan.plan_of(selected, known, Hardware(gpus=1))
+    assert found.watts == pytest.approx(450)
+    said = plan.sentences(found, tmp_path, Costs())
+    assert any(line.startswith("At 450 watts, as finished trials measured, that is ") for line in said)
+    assert not any(" watts" in line for line in plan.sentences(plan.plan_of(selected, known), tmp_path, Costs()))
+
+
+def test_a_plan_with_probes_refuses_a_cohort_before_it_measures(command: Command, tmp_path: Path) -> None:
+    done = command(
+        *("plan", "--experiments", "learning-rate", "--storage", str(tmp_path / "none")), "--cohort", "99", "--probe"
+    )
+    assert done.code == 2 and "cohort 99 is more seeds than" in done.err and "probing" not in done.err
 
 
 def test_accounts_of_an_unknown_store_are_none(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from study.data.arrays import load
 from study.spec import Trial
 from study.tasks.classification import DRAWN_AHEAD, Drawn
 from study.training.loop import train
+from study.training.sgd import SGD
 from study.training.state import TrainState
 from study.training.step import Step
 
@@ -37,25 +38,33 @@ class Reading(TorchDispatchMode):
 
 def tensors(state: TrainState) -> Iterator[Tensor]:
     """All that an update changes."""
-    yield from (state.window, state.first_bad, state.updates)
-    yield from state.net.state_dict().values()
+    yield from state.tensors()
     yield from (parameter.grad for parameter in state.net.parameters())
-    yield from (slot["momentum_buffer"] for slot in state.optimizer.state.values())
 
 
-@pytest.mark.parametrize("way", [{}, {"bn_batch": 8}, {"precision": "bf16"}, {"momentum_rule": "nesterov"}], ids=str)
+WAYS = [
+    {},
+    {"bn_batch": 8},
+    {"precision": "bf16"},
+    {"momentum_rule": "nesterov"},
+    {"warmup": "threshold", "warmup_iterations": 2, "warmup_learning_rate": 0.01},
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
 def test_a_step_reads_no_tensor_on_the_host_and_changes_its_state_in_place(small: Small, way: dict[str, Any]) -> None:
     trial = small(**way)
     state = TrainState(trial, CPU)
-    step = Step(trial, state, load(trial.data, Path()))
-    step.prepare(0.1)
+    state.optimizer = SGD(state.net, trial.recipe, fused=True)  # as on a GPU: the CPU's reads the rate on the host
+    step = Step([trial], state, [load(trial.data, Path())])
+    step.prepare()
     before = [tensor.data_ptr() for tensor in tensors(state)]
     with Reading() as reading:
         for _ in range(3):
             step()
     assert not reading.read
     assert before == [tensor.data_ptr() for tensor in tensors(state)]
-    assert state.updates.item() == 3
+    assert state.counts.updates.item() == 3
 
 
 def test_a_restored_state_keeps_its_tensors_in_place(small: Small, tmp_path: Path) -> None:
@@ -63,10 +72,10 @@ def test_a_restored_state_keeps_its_tensors_in_place(small: Small, tmp_path: Pat
     state = TrainState(trial, CPU)
     for _ in islice(train(trial, state, load(trial.data, Path())), 6):
         pass
-    places = state.window.data_ptr(), state.first_bad.data_ptr(), state.updates.data_ptr()
+    places = [tensor.data_ptr() for tensor in tensors(state)]
     state.restore(state.saved())
-    assert places == (state.window.data_ptr(), state.first_bad.data_ptr(), state.updates.data_ptr())
-    assert state.updates.item() == 6
+    assert places == [tensor.data_ptr() for tensor in tensors(state)]
+    assert state.counts.updates.item() == 6
 
 
 @pytest.mark.parametrize("part", [slice(None), slice(8, 16)])
@@ -74,9 +83,9 @@ def test_batches_picked_from_the_table_are_those_of_the_data_set(small: Small, p
     """Across epochs and tables, and from any iteration on."""
     trial = small(batch=400, bn_batch=400, iterations=10 * DRAWN_AHEAD, drops=())
     data, updates = load(trial.data, Path()), torch.zeros((), dtype=torch.int64)
-    drawn = Drawn(trial, data, part, updates)
+    drawn = Drawn([trial], [data], part, updates)
     for iteration in (0, 1, 5, DRAWN_AHEAD - 1, DRAWN_AHEAD, DRAWN_AHEAD + 1, 3 * DRAWN_AHEAD + 7, 2):
         updates.fill_(iteration)
-        drawn.bring(iteration)
+        drawn.bring([iteration])
         for picked, expected in zip(drawn.pick(), data.batch(trial.seed, iteration, 400, part), strict=True):
             assert torch.equal(picked, expected)

@@ -63,5 +63,21 @@ def recalibrated(net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], preci
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a net of this precision computes; weights and BatchNorm statistics stay fp32."""
+    """The context in which a net of this precision computes; weights and BatchNorm statistics stay fp32.
+
+    On a GPU it also sets for this process whether fp32 convolutions and products are rounded to TF32: for this pass,
+    and for the backward pass that follows it.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def memory_format(device: torch.device, precision: str) -> torch.memory_format:
+    """The layout of images and weights: channels last, but for fp32 on a GPU with deterministic kernels.
+
+    cuDNN's deterministic fp32 kernels are faster on planes: 5.8 ms an update of ResNet-20 on an H200, 7.6 with
+    channels last; in bf16 it is 4.3 against 2.1. On a CPU channels last is 1.13 times as fast.
+    """
+    planes = device.type == "cuda" and precision == "fp32" and torch.backends.cudnn.deterministic
+    return torch.contiguous_format if planes else torch.channels_last

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from study.nets.evaluation import autocast
+from study.nets.evaluation import autocast, memory_format
 from study.nets.resnet import Block, Net, without_observing
 
 
@@ -53,7 +53,8 @@ def measure(
     try:
         net.train()
         with without_observing(net), autocast(images.device, precision):
-            logits = (forward or net)(images.contiguous(memory_format=torch.channels_last)).float()
+            layout = memory_format(images.device, precision)
+            logits = (forward or net)(images.contiguous(memory_format=layout)).float()
         loss = functional.cross_entropy(logits, labels)
         gradients = torch.autograd.grad(loss, [conv.weight for conv, _ in layers])
     finally:

@@ -57,34 +57,40 @@ class OptionA(nn.Module):
     With `average`, the mean of each 2x2 pixels instead (at an odd edge, of those there are), as some implementations.
     """
 
-    def __init__(self, added: int, stride: int, average: bool) -> None:
+    def __init__(self, added: int, stride: int, average: bool, members: int) -> None:
         super().__init__()
-        self.added, self.stride, self.average = added, stride, average
+        self.added, self.stride, self.average, self.members = added, stride, average, members
 
     def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, C + added, H / stride, W / stride], rounded up
         if self.average:
             x = functional.avg_pool2d(x, self.stride, ceil_mode=True)
         else:
             x = x[:, :, :: self.stride, :: self.stride]
-        return functional.pad(x, (0, 0, 0, 0, 0, self.added))
+        if self.members == 1:
+            return functional.pad(x, (0, 0, 0, 0, 0, self.added))
+        by_member = x.permute(0, 2, 3, 1).unflatten(3, (self.members, -1))  # each gets its own zeros
+        return functional.pad(by_member, (0, self.added)).flatten(3).permute(0, 3, 1, 2)
 
 
-def shortcut(inputs: int, outputs: int, stride: int, option: str, norm: Callable[[int], nn.Module]) -> nn.Module | None:
+Norm = Callable[[int], nn.Module]  # of so many channels
+
+
+def shortcut(inputs: int, outputs: int, stride: int, option: str, norm: Norm, members: int) -> nn.Module | None:
     """The way around a block (Eq. 1 and 2): options A, B and C of Sec. 4.1, or none in a plain net."""
     if option == "none":
         return None
     changes = inputs != outputs or stride != 1
     if option == "C" or (option == "B" and changes):
-        return nn.Sequential(convolution(inputs, outputs, 1, stride), norm(outputs))
+        return nn.Sequential(convolution(inputs, outputs, 1, stride, members), norm(members * outputs))
     if not changes:
         return nn.Identity()
-    return OptionA(outputs - inputs, stride, average=option == "A-average")
+    return OptionA(outputs - inputs, stride, option == "A-average", members)
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions, or a bottleneck of 1x1, 3x3, 1x1; with a shortcut around them unless the net is plain."""
 
-    def __init__(self, inputs: int, inner: int, stride: int, model: Model, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(self, inputs: int, inner: int, stride: int, model: Model, norm: Norm, members: int) -> None:
         super().__init__()
         outputs = inner * model.expansion
         if model.block == "basic":
@@ -92,9 +98,9 @@ class Block(nn.Module):
         else:  # the paper's stride is in the first: Table 1's multiply-adds and the authors' released nets say so
             first, second = (stride, 1) if model.stride == "first" else (1, stride)
             shapes = [(inputs, inner, 1, first), (inner, inner, 3, second), (inner, outputs, 1, 1)]
-        self.convs = nn.ModuleList(convolution(*shape) for shape in shapes)
-        self.norms = nn.ModuleList(norm(shape[1]) for shape in shapes)
-        self.shortcut = shortcut(inputs, outputs, stride, model.shortcut, norm)
+        self.convs = nn.ModuleList(convolution(*shape, members) for shape in shapes)
+        self.norms = nn.ModuleList(norm(members * shape[1]) for shape in shapes)
+        self.shortcut = shortcut(inputs, outputs, stride, model.shortcut, norm, members)
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
@@ -111,30 +117,36 @@ class Net(nn.Module):
 
     Fully convolutional: on larger images the scores are the mean of those at every place, because averaging features
     before a linear classifier is averaging scores after it.
+
+    Several `members` are as many nets beside each other in one, each on images of its own: the channels, and the first
+    dimension of every weight, are those of the first member, then of the second, and so on. Every convolution has a
+    group a member, and BatchNorm works by channel, so that no member's numbers reach another's.
     """
 
-    def __init__(self, model: Model, channels: int, classes: int, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(self, model: Model, channels: int, classes: int, norm: Norm, members: int = 1) -> None:
         super().__init__()
         imagenet = model.stem == "imagenet"
-        self.stem = convolution(channels, model.width, 7, 2) if imagenet else convolution(channels, model.width, 3, 1)
-        self.stem_norm = norm(model.width)
+        self.stem = convolution(channels, model.width, *((7, 2) if imagenet else (3, 1)), members)
+        self.stem_norm = norm(members * model.width)
         self.pool = nn.MaxPool2d(3, stride=2, padding=1) if imagenet else nn.Identity()
         stages, inputs = [], model.width
         for stage, count in enumerate(model.stages):
             inner, blocks = model.width * 2**stage, []
             for index in range(count):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(Block(inputs, inner, stride, model, norm))
+                blocks.append(Block(inputs, inner, stride, model, norm, members))
                 inputs = inner * model.expansion
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.Sequential(*stages)
-        self.classifier = nn.Linear(inputs, classes)
+        self.classifier = nn.Linear(inputs, classes) if members == 1 else Classifiers(inputs, classes, members)
 
     @property
     def blocks(self) -> list[Block]:
         return [block for block in self.stages.modules() if isinstance(block, Block)]
 
-    def forward(self, x: Tensor) -> Tensor:  # [N, C, H, W] -> [N, classes]
+    def forward(
+        self, x: Tensor
+    ) -> Tensor:  # [N, C, H, W] -> [N, classes]; [N, members C, H, W] -> [members, N, classes]
         return self.score(self.stages(self.begin(x)))
 
     def begin(self, x: Tensor) -> Tensor:
@@ -148,19 +160,36 @@ class Net(nn.Module):
         return scores
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Conv2d:
-    """Without bias: BatchNorm follows."""
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+class Classifiers(nn.Linear):
+    """The linear classifiers of the members of a net: weight [members classes, features]."""
+
+    def __init__(self, features: int, classes: int, members: int) -> None:
+        super().__init__(features, members * classes)
+        self.members = members
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, members features] -> [members, N, classes]
+        by_member = x.unflatten(1, (self.members, -1)).transpose(0, 1)
+        weight, bias = self.weight.unflatten(0, (self.members, -1)), self.bias.unflatten(0, (self.members, 1, -1))
+        return torch.baddbmm(bias, by_member, weight.transpose(1, 2))
+
+
+def convolution(inputs: int, outputs: int, kernel: int, stride: int, members: int = 1) -> nn.Conv2d:
+    """Without bias: BatchNorm follows. `inputs` and `outputs` are those of each member."""
+    channels = members * inputs, members * outputs
+    return nn.Conv2d(*channels, kernel, stride, padding=kernel // 2, bias=False, groups=members)
 
 
 def build(trial: Trial) -> Net:
     """The trial's net with its initial weights, on the current default device (also 'meta')."""
-    recipe = trial.recipe
-    net = Net(
-        trial.model, trial.data.channels, trial.data.classes, lambda channels: BatchNorm(channels, recipe.bn_batch)
-    )
-    initialise(net, trial.seed, recipe.init)
+    net = build_together(trial, 1)
+    initialise(net, trial.seed, trial.recipe.init)
     return net
+
+
+def build_together(trial: Trial, members: int) -> Net:
+    """A net of so many nets like the trial's, with PyTorch's weights."""
+    data, images = trial.data, trial.recipe.bn_batch
+    return Net(trial.model, data.channels, data.classes, lambda channels: BatchNorm(channels, images), members)
 
 
 @torch.no_grad()

@@ -43,6 +43,7 @@ class Attempt:
         self.schema = records.columns(trial)
         self.leash = heartbeat.Leash(execution) if execution.launch else None
         self.stopping = self.orphaned = False
+        self.outcome: Outcome | None = None  # how it ended
         self._check_leash()
         before = read_account(self.folder)
         if before.launch != execution.launch or not execution.launch:  # counts are a launch's
@@ -112,8 +113,9 @@ class Attempt:
     ) -> Outcome:
         """Make the outcome a result, unless another process has made one. Returns the outcome of the result."""
         sealed = read_account(self.folder)
+        self.outcome = sealed.outcome if sealed.has_result else outcome
         if sealed.has_result:
-            return sealed.outcome
+            return self.outcome
         account = replace(self.account, tags=self.account.tags | tags)
         self.reached(state, seconds, seconds_left=0.0)
         self.progress = replace(self.progress, outcome=outcome)
@@ -125,8 +127,9 @@ class Attempt:
     def end(self, outcome: Outcome, reason: str, cause: str = "") -> Outcome:
         """Write why there is no result. An attempt that another one has replaced writes nothing more."""
         present = read_account(self.folder)
+        self.outcome = present.outcome if present.has_result else outcome
         if present.has_result:
-            return present.outcome
+            return self.outcome
         replaced = self.orphaned or present.process != self.account.process
         failures = self.account.failures + (outcome == Outcome.FAILED)
         self.account = replace(

@@ -15,6 +15,7 @@ from torch import nn
 
 from study.data.arrays import load
 from study.execution import Execution
+from study.nets.evaluation import memory_format
 from study.nets.resnet import BatchNorm, Net
 from study.nets.torchvision_names import from_torchvision
 from study.run.machine import device_of, set_up_torch
@@ -71,7 +72,7 @@ class Testing:
                 self.lacking[trial.id] = lack
                 continue
             assert saved is not None
-            nets[trial] = net = _placed(task_of(trial).build(trial), self.device)
+            nets[trial] = net = _placed(task_of(trial).build(trial), self.device, trial.recipe.precision)
             net.load_state_dict(saved["net"])
         return nets
 
@@ -140,9 +141,10 @@ def lack_of(saved: dict[str, Any] | None, tags: dict[str, str], schema: pa.Schem
     return "" if table_digest(records) == tags["records_sha256"] else "the newest state is not the one it ended with"
 
 
-def _placed(net: nn.Module, device: torch.device) -> Any:
+def _placed(net: nn.Module, device: torch.device, precision: str) -> Any:
     """On the device, laid out in memory as for training."""
-    return net.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    layout = memory_format(device, precision)
+    return net.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def tested_weights(path: Path, model: Model, data: Data, protocols: Sequence[str], execution: Execution) -> list[Row]:
@@ -162,7 +164,7 @@ def tested_weights(path: Path, model: Model, data: Data, protocols: Sequence[str
         raise InputError(
             f"{path} is no state dict ({reason}); save one by torch.save(net.state_dict(), PATH)"
         ) from None
-    net, images_of = _placed(net, device), load(data, execution.data_root, device)
+    net, images_of = _placed(net, device, "fp32"), load(data, execution.data_root, device)
     rows = []
     for protocol in protocols:
         (errors, _), images = errors_pct(probabilities([net], images_of, protocol, device))

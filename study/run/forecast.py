@@ -6,16 +6,18 @@ what trials have taken, else on constants of a CPU core.
 
 import math
 import os
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
 from study import cost
+from study.cards import H200, gpu_seconds
 from study.execution import Execution
 from study.run import placement, timing
-from study.run.placement import Node, Placed, Share
+from study.run.cohorts import longest_first
+from study.run.placement import Cohort, Node, Placed, Share
 from study.run.timing import Probe
 from study.spec import InputError, Trial, check_at_least
 from study.store.account import Account, Outcome
@@ -29,11 +31,12 @@ class Forecast:
     """What one trial is predicted to take. `source`: 'probe', 'finished trials' or 'constants'."""
 
     trial: Trial
-    seconds: float
-    memory_bytes: int  # of each process; of the GPU, where it takes one
+    seconds: float  # of a cohort's, its equal part
+    memory_bytes: int  # of each process, with all of a cohort; of the GPU, where it takes one
     share: Share
     source: str
-    probed_gpu_bytes: int  # peak on a GPU, if a probe has seen it, else 0
+    probed_gpu_bytes: int  # peak on a GPU, if a probe has seen it, else 0; of a cohort's, its equal part
+    cohort: int = 1  # trials that are trained together with it, itself included
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Plan:
     nodes: list[Node]
     forecasts: list[Forecast]
     placed: dict[str, Placed]
+    watts: float | None = None  # power of a GPU in use, if finished trials have measured it
 
     @property
     def todo(self) -> list[Forecast]:
@@ -54,10 +58,15 @@ class Plan:
 
     @property
     def at_once(self) -> int:
-        """The most trials that run at a time."""
+        """The most trials that run at a time, all of a cohort counted."""
         ends = [(placed.end, -1) for placed in self.placed.values()]
         starts = [(placed.start, 1) for placed in self.placed.values()]
         return max(accumulate(step for _, step in sorted(starts + ends)), default=0)
+
+    @property
+    def cohorts(self) -> int:
+        """Into how many cohorts the trials still to run are grouped, those of one trial counted."""
+        return len({placed.cohort for placed in self.placed.values()})
 
     @cached_property
     def _by_trial(self) -> dict[Trial, Forecast]:
@@ -71,17 +80,22 @@ def has_result(accounts: Accounts, trial: Trial) -> bool:
     return trial.id in accounts and accounts[trial.id].has_result
 
 
-def make_plan(forecasts: Iterable[Forecast], todo: Container[str], nodes: list[Node]) -> Plan:
-    """Order the trials, longest first, and place those whose ids are in `todo`, in waves. Raises `InputError`."""
-    ordered = sorted(forecasts, key=lambda forecast: -forecast.seconds)
-    forecast_of = {forecast.trial.id: forecast for forecast in ordered if forecast.trial.id in todo}
+def make_plan(forecasts: Iterable[Forecast], todo: Iterable[Cohort], nodes: list[Node]) -> Plan:
+    """Order the trials, longest cohort first, and place the cohorts to run, in waves. Raises `InputError`."""
+    by_trial = {forecast.trial: forecast for forecast in forecasts}
+    cohort_of = {trial: cohort for cohort in todo for trial in cohort}
+    every = dict.fromkeys(cohort_of.get(trial, (trial,)) for trial in by_trial)
+    ordered = [trial for cohort in longest_first(every, lambda one: by_trial[one].seconds) for trial in cohort]
     placed: list[Placed] = []
-    for wave in placement.waves([forecast.trial for forecast in forecast_of.values()]):
+    for wave in placement.waves([trial for trial in ordered if trial in cohort_of]):
         before = placement.makespan(placed)  # a wave begins when the one before has ended
-        order = [(trial, forecast_of[trial.id].seconds, forecast_of[trial.id].share) for trial in wave]
+        order = [
+            (cohort, sum(by_trial[trial].seconds for trial in cohort), by_trial[cohort[0]].share)
+            for cohort in dict.fromkeys(cohort_of[trial] for trial in wave)
+        ]
         later = placement.schedule(order, nodes)
         placed += [replace(one, start=before + one.start, end=before + one.end) for one in later]
-    return Plan(nodes, ordered, {forecast.trial.id: forecast for forecast in placed})
+    return Plan(nodes, [by_trial[trial] for trial in ordered], {one.trial.id: one for one in placed})
 
 
 def node_of(execution: Execution, gpus: int | None = None) -> Node:
@@ -110,15 +124,26 @@ def node_of(execution: Execution, gpus: int | None = None) -> Node:
 
 
 def forecasts(
-    trials: Iterable[Trial], execution: Execution, node: Node, accounts: Accounts, probes: Mapping[Any, Probe]
+    trials: Iterable[Trial],
+    execution: Execution,
+    node: Node,
+    accounts: Accounts,
+    probes: Mapping[Any, Probe],
+    cohorts: Iterable[Cohort] = (),
 ) -> list[Forecast]:
-    """Predict each trial on such a node: by its probe, else by what trials have taken, else by constants of a CPU core.
+    """Predict each trial on such a node: by its probe, else by what trials have taken, else by constants of a CPU core
+    or of a GPU that was measured.
 
+    Each as a member of its cohort of `cohorts`; of a trial that is in none, as its result was trained, else alone.
     Trials that ran on a GPU say nothing of a CPU, nor the other way round.
     """
     trials, on_gpu = list(trials), bool(node.gpus)
-    factor = cost.calibration(_took(trials, accounts, on_gpu))
-    return [_forecast(trial, execution, node, on_gpu, factor, probes) for trial in trials]
+    took = _took(trials, accounts, on_gpu)
+    predicted = cost.predicted_seconds if not on_gpu else lambda trial: gpu_seconds(trial, accounts[trial.id].cohort)
+    factor = cost.calibration(took, predicted)
+    sizes = {id: account.cohort for id, account in accounts.items() if account.has_result}
+    sizes |= {trial.id: len(cohort) for cohort in cohorts for trial in cohort}
+    return [_forecast(trial, execution, node, on_gpu, factor, probes, sizes.get(trial.id, 1)) for trial in trials]
 
 
 def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable[tuple[Trial, float]]:
@@ -130,54 +155,57 @@ def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable
 
 
 def _forecast(
-    trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe]
+    trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe], size: int
 ) -> Forecast:
-    share, images = placement.share(trial, execution, node), execution.batch_share(trial)
-    probe = probes.get(timing.key(*as_probed(trial, execution, node)))
+    share, images = placement.share(trial, execution, node, size=size), execution.batch_share(trial)
+    probe = timing.nearest(probes, timing.key(*as_probed(trial, execution, node, size)))
     if probe is not None and on_gpu != (probe.device != "cpu"):
         probe = None  # planned for GPUs on a machine without one
+    constants = gpu_seconds(trial, size, images) if on_gpu else cost.predicted_seconds(trial, images)
     if probe is not None:
         seconds, source = probe.seconds(trial.recipe), "probe"
+        if on_gpu and probe.cohort != size:  # one size of cohort is to another as the constants say
+            seconds *= constants / gpu_seconds(trial, probe.cohort, images)
     else:
-        seconds, source = (
-            factor * cost.predicted_seconds(trial, images),
-            "constants" if factor == 1 else "finished trials",
-        )
+        seconds, source = factor * constants, "finished trials"
+        if factor == 1:
+            source = f"constants of an {H200.name}" if on_gpu else "constants"
     seconds = round(seconds, 2)  # as the run's tag says it, so that plan and launch have one order
+    seed_bytes = math.ceil(probe.memory_bytes / probe.cohort) if probe else 0
     if on_gpu:
-        measured = probe.memory_bytes if probe else 0
-        share = placement.share(trial, execution, node, measured)
-        return Forecast(trial, seconds, measured or cost.net_bytes(trial, images), share, source, measured)
-    held = cost.predicted_bytes(trial, images) if probe is None else cost.BYTES_A_PROCESS + probe.memory_bytes
+        share = placement.share(trial, execution, node, seed_bytes, size)
+        held = size * seed_bytes or placement.cohort_bytes(trial, images, size)
+        return Forecast(trial, seconds, held, share, source, seed_bytes, size)
+    held = cost.BYTES_A_PROCESS + (size * seed_bytes or placement.cohort_bytes(trial, images, size))
     if allowed := cost.MARGIN * placement.allowed_bytes(share, execution, node):
-        held = min(held, max(int(allowed), cost.least_bytes(trial, images)))  # in segments
-    return Forecast(trial, seconds, held, share, source, 0)
+        held = min(held, max(int(allowed), cost.least_bytes(trial, size * images)))  # in segments
+    return Forecast(trial, seconds, held, share, source, 0, size)
 
 
-def as_probed(trial: Trial, execution: Execution, node: Node) -> tuple[Trial, Execution]:
-    """What a process has of the trial, and how it would be run alone on such a node."""
-    cpus, device = placement.share(trial, execution, node).cpus, execution.device if node.gpus else "cpu"
+def as_probed(trial: Trial, execution: Execution, node: Node, size: int) -> tuple[Trial, Execution]:
+    """What a process has of the trial, and how one process would run it on such a node in a cohort of so many."""
+    cpus, device = placement.share(trial, execution, node, size=size).cpus, execution.device if node.gpus else "cpu"
     return timing.of_batch(trial, execution.batch_share(trial)), replace(
-        execution, threads=cpus, device=device, processes=1
+        execution, threads=cpus, device=device, processes=1, cohort=size
     )
 
 
 def seconds_left(
     plan: Plan,
-    running: Mapping[Trial, float | None],
-    waiting: Iterable[Trial],
+    running: Mapping[Cohort, float | None],
+    waiting: Iterable[Cohort],
     finished: Iterable[tuple[Trial, float]],
 ) -> float:
-    """Until the last trial ends: what running trials say of themselves, and predictions for the others.
+    """Until the last trial ends: the paces of running cohorts, and predictions for the others.
 
-    Predictions, also for running trials that cannot say yet (None), are scaled by what `finished` trials took.
+    Predictions, also for running cohorts without a pace yet (None), are scaled by what `finished` trials took.
     """
     factor = cost.calibration(finished, lambda trial: plan[trial].seconds)
-    known = {trial: seconds for trial, seconds in running.items() if seconds is not None}
-    unknown = [trial for trial in (*running, *waiting) if trial not in known]
-    left = [*known.items(), *((trial, factor * plan[trial].seconds) for trial in unknown)]
+    known = {cohort: seconds for cohort, seconds in running.items() if seconds is not None}
+    unknown = [cohort for cohort in (*running, *waiting) if cohort not in known]
+    left = [*known.items(), *((cohort, factor * sum(plan[one].seconds for one in cohort)) for cohort in unknown)]
     return placement.makespan(
-        placement.schedule([(trial, seconds, plan[trial].share) for trial, seconds in left], plan.nodes)
+        placement.schedule([(cohort, seconds, plan[cohort[0]].share) for cohort, seconds in left], plan.nodes)
     )
 
 

@@ -19,11 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from study import cost
 from study.execution import Execution
 from study.periodic import every
-from study.run import processes
-from study.run.local import Tags, run_locally
+from study.run import cohorts, processes
+from study.run.local import Tags, predicted_seconds, run_locally
 from study.run.placement import waves
 from study.run.ray_process import RayProcess
 from study.spec import InputError, Trial
@@ -39,10 +38,12 @@ OnStart = Callable[[list[Trial], Execution], Any]
 def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: OnStart) -> None:
     """Run every trial that has no result yet, longest first; `tags` of each id go to its run.
 
-    Raises `InputError` if the store is in use or data are missing, before anything runs, and `KeyboardInterrupt` on
-    SIGINT or SIGTERM, with everything resumable and no run left running. Trials that fail are retried, then left with
-    outcome 'failed' while the rest goes on. Results that MLflow could not take are in the storage, for the next launch.
+    Raises `InputError` if the store is in use, data are missing or cohorts impossible, before anything runs, and
+    `KeyboardInterrupt` on SIGINT or SIGTERM, with everything resumable and no run left running. Trials that fail are
+    retried, then left with outcome 'failed' while the rest goes on. Results that MLflow could not take are in the
+    storage, for the next launch.
     """
+    cohorts.check(trials, execution)
     layout.create(execution.storage)
     with only_launcher(execution.storage), RayProcess(execution) as ray:
         if not execution.local and any(not has_result(execution.trial_folder(trial.id)) for trial in trials):
@@ -63,7 +64,7 @@ def launch(trials: Sequence[Trial], execution: Execution, tags: Tags, on_start: 
             )
         if not todo:
             return
-        todo.sort(key=lambda trial: -float(tags[trial.id].get("predicted_seconds", cost.predicted_seconds(trial))))
+        todo.sort(key=lambda trial: -predicted_seconds(trial, tags))
         if execution.profile_trace == "longest":
             execution = replace(execution, profile_trace=todo[0].id)
         execution = replace(execution, launch=secrets.token_hex(4))
@@ -125,7 +126,7 @@ def _check(trials: Sequence[Trial], execution: Execution) -> None:
     from study.run.worker import check_data
 
     if not execution.address:  # a cluster's nodes are not this machine
-        check_machine(execution)
+        check_machine(execution, trials)
     check_data(trials, execution)
 
 

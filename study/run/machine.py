@@ -6,13 +6,16 @@ Knows nothing of a trial.
 import gc
 import os
 import shutil
+from collections.abc import Iterable
 from functools import cache
 
 import torch
 
 from study.execution import Execution
 from study.run.placement import machine_bytes
-from study.spec import InputError
+from study.spec import InputError, Trial
+
+TF32 = (8, 0)  # the compute capability from which on GPUs have it
 
 
 def device_of(execution: Execution) -> torch.device:
@@ -23,12 +26,25 @@ def device_of(execution: Execution) -> torch.device:
     return torch.device(automatic if execution.device == "auto" else execution.device)
 
 
-def check_machine(execution: Execution) -> None:
-    """Raise `InputError` for what a user can get wrong about this machine: its device, memory and compiler."""
+def check_machine(execution: Execution, trials: Iterable[Trial]) -> None:
+    """Raise `InputError` for what this machine lacks: a device, its precisions, memory, a compiler."""
     device = device_of(execution)
     memory_allowed(execution, device)
+    for trial in trials:
+        check_precision(trial, device)
     if execution.compile and device.type == "cpu" and shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
         raise InputError(f"--compile takes a C++ compiler, and {compiler!r} is not found; install one, or leave it out")
+
+
+def check_precision(trial: Trial, device: torch.device) -> None:
+    """Raise `InputError` where the device does not have the precision that the trial's recipe names."""
+    if trial.recipe.precision != "tf32" or (device.type == "cuda" and torch.cuda.get_device_capability(device) >= TF32):
+        return
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    raise InputError(
+        f"precision 'tf32' of {trial.id} takes a GPU of compute capability {TF32[0]}.{TF32[1]} or more, which {name} is"
+        " not; run trials of fp32 or bf16 (--experiments), or run it elsewhere"
+    )
 
 
 def memory_allowed(execution: Execution, device: torch.device) -> int:

@@ -21,6 +21,9 @@ BYTES_A_CONTEXT = 2**30  # of GPU memory beside a trial's tensors: CUDA's contex
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # where none is, there is no GPU that PyTorch could use
 
 
+Cohort = tuple[Trial, ...]  # seeds of one condition that one process trains together; one trial, if it is alone
+
+
 @dataclass(frozen=True)
 class Node:
     """A machine. 0 bytes of memory stand for an amount that is not known; a GPU's are those of each."""
@@ -33,7 +36,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Share:
-    """What each process of a trial takes of its node while it runs: CPU cores, and GPUs or a fraction of one."""
+    """What each process of a cohort takes of its node while it runs: CPU cores, and GPUs or a fraction of one."""
 
     cpus: int
     gpus: float
@@ -50,9 +53,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Placed:
-    """A trial from `start` to `end`, seconds after the first trial starts. `node`: index of its first process's."""
+    """A trial from `start` to `end`, seconds after the first trial starts: those of its cohort.
+
+    `node`: index of its first process's.
+    """
 
     trial: Trial
+    cohort: Cohort
     node: int
     start: float
     end: float
@@ -68,8 +75,15 @@ def this_machine(execution: Execution) -> Node:
     return Node(execution.cpus or os.cpu_count() or 1, count, machine_bytes(), gpu_memory)
 
 
-def share(trial: Trial, execution: Execution, node: Node, gpu_bytes: int = 0) -> Share:
-    """What each process of a trial takes of such a node. `gpu_bytes` is its measured need of GPU memory; 0 predicts it.
+def cohort_bytes(trial: Trial, images: int, size: int) -> int:
+    """Bytes of tensors in a training step of so many seeds together, of which a process has `images` each."""
+    return size * cost.net_bytes(trial, images)
+
+
+def share(trial: Trial, execution: Execution, node: Node, gpu_bytes: int = 0, size: int = 1) -> Share:
+    """What each process of a trial takes of such a node, or of a cohort of so many seeds.
+
+    `gpu_bytes` is the measured need of GPU memory of one seed; 0 predicts it.
 
     It takes `threads` cores; more, where the memory that comes with so many, an equal share a core, does not hold its
     part of the trial even in segments. Of a GPU it takes `gpus_per_trial` or, where that is 0, as little as it needs.
@@ -77,11 +91,12 @@ def share(trial: Trial, execution: Execution, node: Node, gpu_bytes: int = 0) ->
     """
     cpus, images = execution.threads, execution.batch_share(trial)
     if node.gpus and execution.device != "cpu":
-        gpus = execution.gpus_per_trial or _fraction(gpu_bytes or cost.net_bytes(trial, images), cpus, node)
+        needed = size * gpu_bytes or cohort_bytes(trial, images, size)
+        gpus = execution.gpus_per_trial or _fraction(needed, cpus, node)
         return Share(cpus, gpus, execution.processes)
     if node.memory_bytes and not execution.memory_gib and not execution.local:
         a_core = cost.MARGIN * node.memory_bytes / node.cpus
-        cpus = max(cpus, min(int(node.cpus), math.ceil(cost.least_bytes(trial, images) / a_core)))
+        cpus = max(cpus, min(int(node.cpus), math.ceil(cost.least_bytes(trial, size * images) / a_core)))
     return Share(cpus, 0.0, execution.processes)
 
 
@@ -122,28 +137,28 @@ class _Room:
             self.gpus[gpu] -= sign * min(1.0, share.gpus)
 
 
-def schedule(order: Iterable[tuple[Trial, float, Share]], nodes: Sequence[Node]) -> list[Placed]:
-    """When and where each trial runs, from (trial, seconds, share) in the order of their starts.
+def schedule(order: Iterable[tuple[Cohort, float, Share]], nodes: Sequence[Node]) -> list[Placed]:
+    """When and where each trial runs, from (cohort, its seconds, its share) in the order of their starts.
 
-    Each starts as soon as a node has room, the first one of those that have; none overtakes one that waits.
-    Raises `InputError` for a trial that fits on no node.
+    Each cohort starts as soon as a node has room, the first one of those that have; none overtakes one that waits.
+    Raises `InputError` for one that fits on no node.
     """
     rooms = [_Room(node.cpus, [1.0] * int(node.gpus)) for node in nodes]
     placed: list[Placed] = []
     running: list[tuple[float, int, Share, list[_Place]]] = []  # a heap: end, number, share, where its processes are
     now = 0.0
-    for trial, seconds, share in order:
+    for cohort, seconds, share in order:
         while not (places := _taken(rooms, share)):
             if not running:
                 times = f"{share.processes} times " if share.processes > 1 else ""
                 raise InputError(
-                    f"{trial.id} takes {times}{share.cpus} CPUs and {share.gpus:g} GPUs, and no node has as many:"
+                    f"{cohort[0].id} takes {times}{share.cpus} CPUs and {share.gpus:g} GPUs, and no node has as many:"
                     " choose fewer --threads or --gpus-per-trial, or more --cpus or --gpus"
                 )
             now, _, ended, left = heapq.heappop(running)
             _leave(rooms, ended, left)
         heapq.heappush(running, (now + seconds, len(placed), share, places))
-        placed.append(Placed(trial, places[0][0], now, now + seconds))
+        placed += [Placed(trial, cohort, places[0][0], now, now + seconds) for trial in cohort]
     return placed
 
 

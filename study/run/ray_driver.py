@@ -1,13 +1,13 @@
 """The code that runs inside Ray; the only file that imports ray.
 
-Owns how trials become Ray Tune's: their resources, their order, retries after a death, and the other processes of a
-trial. Does not decide which trials are run, nor when Ray is started again.
+Owns how cohorts become Ray Tune's trials: their resources, their order, retries after a death, and the other processes
+of a trial. Does not decide which trials are run, nor when Ray is started again.
 """
 
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection
@@ -19,8 +19,9 @@ from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from study.execution import Execution
-from study.run.local import Tags, attempt, log_failure
-from study.run.placement import Node, Share, gpus, share, this_machine
+from study.run.cohorts import name
+from study.run.local import Tags, attempt, cohorts_to_run, log_failure
+from study.run.placement import Cohort, Node, Share, gpus, share, this_machine
 from study.run.processes import RayDied
 from study.run.watchdog import killing_the_silent
 from study.spec import InputError, Trial
@@ -77,25 +78,33 @@ def _start(execution: Execution, scratch: Path) -> None:
 
 
 class _Recoveries(tune.Callback):
-    """Logs the trials whose process died."""
+    """Logs the cohorts whose process died."""
+
+    def __init__(self, cohorts: Mapping[str, Cohort]) -> None:
+        self.cohorts = cohorts
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        log.warning("the process of trial %s died; the trial goes on in another", trial.config["trial_id"])
+        cohort = self.cohorts[trial.config["trial_id"]]
+        log.warning("the process of %s died; training goes on in another", name(cohort))
 
 
 def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -> None:
-    """Let Tune run the trials in this order: FIFO, a grid over ids."""
+    """Let Tune run the trials, longest cohort first: FIFO, a grid over the ids of first members."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print a traceback for each
     nodes = _nodes(execution)
+    cohorts = {cohort[0].id: cohort for cohort in cohorts_to_run(trials, execution, nodes, tags)}
     shares = {}
-    for trial in trials:
-        shares[trial.id] = _share(trial, execution, nodes, int(tags[trial.id].get("probed_gpu_bytes", 0)))
-    by_id = {trial.id: (trial, _as_placed(execution, shares[trial.id]), tags[trial.id]) for trial in trials}
+    for id, cohort in cohorts.items():
+        shares[id] = _share(cohort, execution, nodes, int(tags[id].get("probed_gpu_bytes", 0)))
+    by_id = {
+        id: (cohort, _as_placed(execution, shares[id]), {trial.id: tags[trial.id] for trial in cohort})
+        for id, cohort in cohorts.items()
+    }
 
     def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
-        trial, placed, trial_tags = by_id[config["trial_id"]]
-        outcome = attempt(trial, placed, trial_tags, _peers())
-        return {"failure": outcome.message if isinstance(outcome, Failure) else ""}
+        cohort, placed, own_tags = by_id[config["trial_id"]]
+        end = attempt(cohort, placed, own_tags, _peers())
+        return {"failure": end.message if isinstance(end, Failure) else ""}
 
     def resources(config: dict[str, str]) -> Any:
         taken = shares[config["trial_id"]]
@@ -107,10 +116,10 @@ def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if mixed else str(at_once)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial_function, by_id=by_id), resources),
-        param_space={"trial_id": tune.grid_search([trial.id for trial in trials])},
+        param_space={"trial_id": tune.grid_search(list(cohorts))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_once,  # so that the order given is kept
-            reuse_actors=True,  # imports are paid once a slot, not once a trial
+            reuse_actors=True,  # imports are paid once a slot, not once a cohort
             trial_name_creator=lambda t: t.config["trial_id"],
             trial_dirname_creator=lambda t: t.config["trial_id"],
         ),
@@ -118,28 +127,29 @@ def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -
             name="tune",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=execution.retries + ACTOR_DEATHS),  # workers count retries
-            callbacks=[_Recoveries()],
+            callbacks=[_Recoveries(cohorts)],
             verbose=0,
         ),
     )
     with killing_the_silent(trials, execution, _kill):
         grid = tuner.fit()
     for result in (grid[index] for index in range(len(grid))):
-        trial, *_ = by_id[(result.config or {})["trial_id"]]
+        cohort = cohorts[(result.config or {})["trial_id"]]
         if result.error is not None:
-            _fail(execution, trial, str(result.error))
+            _fail(execution, cohort, str(result.error))
         elif message := (result.metrics or {}).get("failure"):
-            log_failure(trial, Failure(message))
+            log_failure(cohort, Failure(message))
 
 
-def _fail(execution: Execution, trial: Trial, reason: str) -> None:
-    """Give the trial up in this launch, as its worker could not write that itself."""
-    folder = execution.trial_folder(trial.id)
-    account = read_account(folder)
-    log.error("trial %s failed: %s", trial.id, reason.strip().splitlines()[-1])
-    if account.outcome != Outcome.MISSING and not account.has_result:
-        failed = replace(account, outcome=Outcome.FAILED, reason=reason[:REASON_CHARACTERS])
-        write_account(folder, replace(failed, failures=execution.retries + 1))
+def _fail(execution: Execution, cohort: Cohort, reason: str) -> None:
+    """Give the cohort up in this launch, as its worker could not write that itself."""
+    log.error("%s failed: %s", name(cohort), reason.strip().splitlines()[-1])
+    for trial in cohort:
+        folder = execution.trial_folder(trial.id)
+        account = read_account(folder)
+        if account.outcome != Outcome.MISSING and not account.has_result:
+            failed = replace(account, outcome=Outcome.FAILED, reason=reason[:REASON_CHARACTERS])
+            write_account(folder, replace(failed, failures=execution.retries + 1))
 
 
 def _kill(account: Account) -> None:
@@ -250,8 +260,8 @@ def _nodes(execution: Execution) -> list[Node]:
     return nodes
 
 
-def _share(trial: Trial, execution: Execution, nodes: list[Node], gpu_bytes: int) -> Share:
-    """What the trial takes of the largest node. Raises `InputError` where no node has that much."""
+def _share(cohort: Cohort, execution: Execution, nodes: list[Node], gpu_bytes: int) -> Share:
+    """What the cohort takes of the largest node. Raises `InputError` where no node has that much."""
     if not nodes:
         raise InputError("no node of the cluster has a CPU for trials; start one with `ray start --num-cpus N`")
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus))
@@ -259,7 +269,7 @@ def _share(trial: Trial, execution: Execution, nodes: list[Node], gpu_bytes: int
         largest = replace(largest, gpus=0)
     elif execution.device == "cuda" and not largest.gpus:
         raise InputError("device 'cuda' is on no node of the cluster; choose cpu or auto")
-    taken = share(trial, execution, largest, gpu_bytes)
+    taken = share(cohort[0], execution, largest, gpu_bytes, len(cohort))
     if taken.cpus > largest.cpus or taken.gpus > largest.gpus:
         raise InputError(f"a trial takes {taken}, but the largest node has {largest}")
     if not _at_once(nodes, [taken]):
@@ -272,7 +282,7 @@ def _as_placed(execution: Execution, taken: Share) -> Execution:
 
 
 def _at_once(nodes: list[Node], shares: list[Share]) -> int:
-    """How many trials the cluster can run at a time, at most; 0 where it is too small for any."""
+    """How many cohorts the cluster can run at a time, at most; 0 where it is too small for any."""
     cpus, gpus = min(taken.cpus for taken in shares), min(taken.gpus for taken in shares)
     processes = sum(min(n.cpus // cpus, n.gpus // gpus if gpus else n.cpus) for n in nodes)
     return int(processes // min(taken.processes for taken in shares))

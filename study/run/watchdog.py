@@ -22,10 +22,14 @@ log = logging.getLogger(__name__)
 def killing_the_silent(
     trials: Sequence[Trial], execution: Execution, kill: Callable[[Account], None]
 ) -> Iterator[None]:
-    """While the block runs, `kill` the process of a trial of this launch whose heartbeat has stopped."""
+    """While the block runs, `kill` the process of a trial of this launch whose heartbeat has stopped.
+
+    The trials of a cohort fall silent together; their process is killed once.
+    """
     last: dict[str, tuple[heartbeat.Version, float]] = {}  # by trial: its last beat, and when it was first seen
 
     def check() -> None:
+        silent: dict[object, tuple[Account, list[str]]] = {}  # by process
         for trial in trials:
             folder, now = execution.trial_folder(trial.id), time.monotonic()
             file = TrialFolder(folder).progress
@@ -37,9 +41,11 @@ def killing_the_silent(
             account = read_account(folder)
             runs = account.outcome == Outcome.RUNNING and account.launch == execution.launch
             if runs and heartbeat.version(file) == beat:  # and has not begun just now
-                log.warning("trial %s is silent; its process is killed, and the trial goes on in another", trial.id)
-                kill(account)
+                silent.setdefault(account.process, (account, []))[1].append(trial.id)
             last[trial.id] = beat, now  # it was killed, it waits, or it has ended
+        for account, ids in silent.values():
+            log.warning("silent: %s; the process is killed, and training goes on in another", ", ".join(ids))
+            kill(account)
 
     with every(heartbeat.BEAT_SECONDS, check):
         yield

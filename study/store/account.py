@@ -59,6 +59,11 @@ class Account:
         return self.outcome.is_result
 
     @property
+    def cohort(self) -> int:
+        """How many trials its process trains, or trained, together with it, itself included."""
+        return int(self.tags.get("cohort", "1"))
+
+    @property
     def process(self) -> tuple[str, str, int | None, float | None]:
         """What tells one attempt from another."""
         return self.launch, self.host, self.pid, self.process_started

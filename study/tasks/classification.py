@@ -1,6 +1,7 @@
 """Training a classifier (Sec. 3.4 and 4): what differs from a detector, under the names of `study/tasks/task.py`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from study.data import arrays
-from study.data.arrays import AnyDataset, Dataset
+from study.data.arrays import AnyDataset
 from study.data.photographs import Photographs
 from study.nets import layers, resnet
-from study.nets.evaluation import autocast, loss_and_error, recalibrated
+from study.nets.evaluation import autocast, loss_and_error, memory_format, recalibrated
 from study.spec import Trial
 from study.store import records
 from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES
@@ -28,7 +29,9 @@ RECORDS_UNTRAINED = False
 DIVISIBLE = True
 CLEAN_IMAGES = 10_000  # training images of the clean error before the last iteration; the last takes all
 DRAWN_AHEAD = 64  # updates whose draws are brought to the device at once
-Batch = tuple[Tensor, Tensor]  # images float32 [N, C, H, W], labels int64 [N]
+Batch = tuple[
+    Tensor, Tensor
+]  # images float32 [N, C, H, W], labels int64 [N]; of a cohort [N, members C, H, W], [members, N]
 
 
 def load(trial: Trial, root: Path, device: torch.device | str = "cpu") -> AnyDataset:
@@ -39,55 +42,86 @@ def build(trial: Trial) -> resnet.Net:
     return resnet.build(trial)
 
 
-def batches(trial: Trial, data: AnyDataset, part: slice, updates: Tensor) -> Batches[Batch]:
-    return Drawn(trial, data, part, updates) if isinstance(data, Dataset) else Decoded(trial, data, part)
+def batches(trials: Sequence[Trial], data: Sequence[AnyDataset], part: slice, updates: Tensor) -> Batches[Batch]:
+    if isinstance(data[0], Photographs):
+        return Decoded(trials, data, part)
+    return Drawn(trials, data, part, updates)
 
 
 class Drawn:
     """Batches of images that are on the device, picked there from a table of draws for many updates.
 
-    The table keeps its place in memory and the row is found on the device, so that picking can be captured.
+    The table keeps its place in memory and the row is found on the device, so that picking can be captured. It is
+    brought in one copy, which a GPU does not wait for: a thread has drawn it, and pinned its memory, before it is due.
     """
 
-    def __init__(self, trial: Trial, data: Dataset, part: slice, updates: Tensor) -> None:
-        self.trial, self.data, self.part, self.updates = trial, data, part, updates
-        count, device = len(range(trial.recipe.batch)[part]), updates.device
-        self.images = torch.zeros((DRAWN_AHEAD, count), dtype=torch.int64, device=device)
-        self.corners = torch.zeros((DRAWN_AHEAD, 2, count), dtype=torch.int64, device=device)
-        self.flips = torch.zeros((DRAWN_AHEAD, count), dtype=torch.bool, device=device)
-        self.first = torch.zeros_like(updates)  # iteration of the table's first row
-        self.drawn = range(0)  # iterations that are in the table
+    def __init__(self, trials: Sequence[Trial], data: Sequence[Any], part: slice, updates: Tensor) -> None:
+        """`updates` [] or [members]: the first row is that of the next update of each."""
+        self.trials, self.data, self.part, self.updates = trials, data, part, updates.view(-1)[:1]
+        count, device = len(range(trials[0].recipe.batch)[part]), updates.device
+        # Of each update: images, corners' y and x, flips; of each member.
+        self.table = torch.zeros((DRAWN_AHEAD, 4, len(trials), count), dtype=torch.int64, device=device)
+        self.first = torch.zeros_like(self.updates)  # updates of the first member before the table's first row
+        self.drawn = range(0)  # updates of the first member that are in the table
+        self.ahead = ThreadPoolExecutor(1, "drawing") if device.type == "cuda" else None
+        self.next: tuple[list[int], Future[Tensor]] | None = None  # a table that is drawn ahead, and where it begins
 
-    def bring(self, iteration: int) -> None:
-        if iteration in self.drawn:
+    def bring(self, iterations: Sequence[int]) -> None:
+        now = list(iterations)
+        if now[0] in self.drawn:
             return
-        recipe = self.trial.recipe
-        self.drawn = range(iteration, min(iteration + DRAWN_AHEAD, recipe.iterations))
-        draws = [self.data.draws(self.trial.seed, i, recipe.batch) for i in self.drawn]
-        for table, rows in (
-            (self.images, [draw.images[self.part] for draw in draws]),
-            (self.corners, [draw.corners[:, self.part] for draw in draws]),
-            (self.flips, [draw.flips[self.part] for draw in draws]),
-        ):
-            table[: len(rows)].copy_(torch.stack(rows))
-        self.first.fill_(iteration)
+        rows = self.next[1].result() if self.next and self.next[0] == now else self._draws(now)
+        self.table[: len(rows)].copy_(rows, non_blocking=True)
+        self.first.fill_(now[0])
+        self.drawn = range(now[0], now[0] + len(rows))
+        then = [iteration + len(rows) for iteration in now]
+        if self.ahead and self._updates_left(then):
+            self.next = then, self.ahead.submit(self._draws, then)
 
     def pick(self) -> Batch:
-        row = (self.updates - self.first).view(1)
-        return self.data.augmented(
-            *(table.index_select(0, row)[0] for table in (self.images, self.corners, self.flips))
+        drawn = self.table.index_select(0, self.updates - self.first)[0]  # [4, members, count]
+        flat = drawn.flatten(1)
+        pixels, labels = self.data[0].augmented(flat[0], flat[1:3], flat[3].bool())
+        if len(self.trials) == 1:
+            return pixels, labels
+        by_member = pixels.unflatten(0, (len(self.trials), -1)).transpose(0, 1)
+        chosen = zip(self.data, drawn[0], strict=True)  # labels may be shuffled, by seed
+        return by_member.flatten(1, 2), torch.stack([data.train_labels[images] for data, images in chosen])
+
+    def _updates_left(self, iterations: Sequence[int]) -> int:
+        """Until the first of the members is at its end."""
+        return min(trial.recipe.iterations - i for trial, i in zip(self.trials, iterations, strict=True))
+
+    def _draws(self, iterations: Sequence[int]) -> Tensor:
+        """Draws of the updates after so many of each member, int64 [updates, 4, members, count]."""
+        rows = range(min(DRAWN_AHEAD, self._updates_left(iterations)))
+        table = torch.stack(
+            [torch.stack([self._draw(m, i + row) for m, i in enumerate(iterations)], dim=1) for row in rows]
         )
+        return table.pin_memory() if self.ahead else table
+
+    def _draw(self, member: int, iteration: int) -> Tensor:
+        """int64 [4, count]"""
+        trial = self.trials[member]
+        draws = self.data[member].draws(trial.seed, iteration, trial.recipe.batch)
+        return torch.stack([draws.images, *draws.corners, draws.flips.long()])[:, self.part]
 
 
 class Decoded:
     """Batches of photographs, which the host decodes; they always lie at the same place on the device."""
 
-    def __init__(self, trial: Trial, data: Photographs, part: slice) -> None:
-        self.trial, self.data, self.part = trial, data, part
+    def __init__(self, trials: Sequence[Trial], data: Sequence[Any], part: slice) -> None:
+        self.trials, self.data, self.part = trials, data, part
         self.batch: Batch | None = None
 
-    def bring(self, iteration: int) -> None:
-        batch = self.data.batch(self.trial.seed, iteration, self.trial.recipe.batch, self.part)
+    def bring(self, iterations: Sequence[int]) -> None:
+        brought = [
+            data.batch(trial.seed, iteration, trial.recipe.batch, self.part)
+            for trial, data, iteration in zip(self.trials, self.data, iterations, strict=True)
+        ]
+        batch = brought[0]
+        if len(brought) > 1:
+            batch = torch.cat([images for images, _ in brought], dim=1), torch.stack([labels for _, labels in brought])
         if self.batch is None:
             self.batch = batch
         else:
@@ -101,11 +135,18 @@ class Decoded:
 
 def loss(trial: Trial, forward: Callable[[Tensor], Tensor], batch: Batch, processes: int) -> tuple[Tensor, Tensor]:
     images, labels = batch
+    layout = memory_format(images.device, trial.recipe.precision)
     with autocast(images.device, trial.recipe.precision):
-        logits = forward(images.contiguous(memory_format=torch.channels_last)).float()
-    mean = functional.cross_entropy(logits, labels) / processes  # of the whole batch: parts are equal
-    wrong = (logits.detach().argmax(1) != labels).sum()
-    return mean, torch.stack([mean.detach(), wrong.to(mean.dtype)])  # exact: a batch has less than 2^24 images
+        scores = forward(images.contiguous(memory_format=layout))
+    logits = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if labels.ndim == 1:
+        mean = functional.cross_entropy(logits, labels) / processes  # of the whole batch: parts are equal
+    else:
+        losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
+        mean = losses.view_as(labels).mean(1)
+    wrong = (logits.detach().argmax(-1) != labels).sum(-1)
+    summed = torch.stack([mean.detach(), wrong.to(mean.dtype)], dim=-1)  # exact: a batch has less than 2^24 images
+    return mean.sum(), summed  # the sum of the members' losses: the gradient of each is its own
 
 
 def trained(trial: Trial, means: Sequence[float]) -> dict[str, float]:

@@ -68,8 +68,9 @@ class Batch:
     draws: int
 
 
-def batches(trial: Trial, data: Scenes, part: slice, updates: Tensor) -> Batches[Batch]:
-    return Decoded(trial, data)
+def batches(trials: Sequence[Trial], data: Sequence[Scenes], part: slice, updates: Tensor) -> Batches[Batch]:
+    (trial,), (scenes_of,) = trials, data
+    return Decoded(trial, scenes_of)
 
 
 class Decoded:
@@ -79,8 +80,8 @@ class Decoded:
         self.trial, self.data = trial, data
         self.batch: Batch | None = None
 
-    def bring(self, iteration: int) -> None:
-        seed = self.trial.seed
+    def bring(self, iterations: Sequence[int]) -> None:
+        seed, (iteration,) = self.trial.seed, iterations
         images, targets = zip(*self.data.batch(seed, iteration, self.trial.recipe.batch), strict=True)
         self.batch = Batch(list(images), list(targets), generator(seed, "regions", iteration).initial_seed())
 

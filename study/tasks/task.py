@@ -40,10 +40,10 @@ class Trained(Protocol):
 
 
 class Batches(Protocol[Picked]):
-    """The batches of a trial, one an update."""
+    """The batches of a trial, or of each member of a cohort, one an update."""
 
-    def bring(self, iteration: int) -> None:
-        """On the host: make sure that the batch of this iteration can be picked."""
+    def bring(self, iterations: Sequence[int]) -> None:
+        """On the host, before each update: make sure that each trial's batch of this iteration can be picked."""
 
     def pick(self) -> Picked:
         """The batch of the next update, on the device."""
@@ -75,7 +75,7 @@ class Task(Protocol[Images, Batch]):
     COLUMNS: pa.Schema  # of a record
     SUMMED: tuple[str, ...]  # what `loss` returns of a batch, summed up from record to record; its sum is finite
     RECORDS_UNTRAINED: bool  # whether there is a record before the first update
-    DIVISIBLE: bool  # whether the net can be run in segments, compiled, and shared by processes
+    DIVISIBLE: bool  # whether the net can be run in segments, compiled, captured, in cohorts, and shared by processes
 
     def load(self, trial: Trial, root: Path, device: torch.device | str = "cpu") -> Images:
         """The trial's data. Raises `InputError` where they are missing, damaged or not as the trial describes them."""
@@ -83,11 +83,17 @@ class Task(Protocol[Images, Batch]):
     def build(self, trial: Trial) -> nn.Module:
         """The net with its initial weights, on the current default device (also 'meta')."""
 
-    def batches(self, trial: Trial, data: Images, part: slice, updates: Tensor) -> Batches[Batch]:
-        """Its batches, or that part of each. `updates`: int64 [], how many updates there were, on the device."""
+    def batches(self, trials: Sequence[Trial], data: Sequence[Images], part: slice, updates: Tensor) -> Batches[Batch]:
+        """The batches of a trial, or of each of a cohort, or that part of each.
+
+        `updates`: int64 [] or [members], how many updates there were, on the device.
+        """
 
     def loss(self, trial: Trial, forward: Callable[..., Any], batch: Batch, processes: int) -> tuple[Tensor, Tensor]:
-        """The loss [] to differentiate, this process's part of the whole batch's; and SUMMED, float32, detached."""
+        """The loss [] to differentiate, this process's part of the whole batch's; and SUMMED, float32, detached.
+
+        Of a cohort it is the sum of the members' losses, and SUMMED has a row a member.
+        """
 
     def trained(self, trial: Trial, means: Sequence[float]) -> dict[str, float]:
         """The columns of a record that follow from means of SUMMED over the batches since the last one."""

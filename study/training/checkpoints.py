@@ -6,6 +6,7 @@ Does not know what a state holds.
 import hashlib
 import io
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,36 @@ def save(folder: Path, iteration: int, state: dict[str, Any], kept: int = KEPT) 
 
 def load_newest(folder: Path, device: torch.device | str = "cpu") -> dict[str, Any] | None:
     """The newest undamaged state, or None. Damaged files are set aside with a warning; no pickled code is run."""
-    for path in _newest_first(folder):
-        checksum, _, payload = (atomic.read(path) or b"").partition(b"\n")
-        if hashlib.sha256(payload).hexdigest().encode() == checksum:
-            state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-            return state
+    states = (_load(path, device) for path in _newest_first(folder))
+    return next((state for state in states if state is not None), None)
+
+
+def load_together(folders: Sequence[Path], device: torch.device | str = "cpu") -> list[dict[str, Any] | None]:
+    """A state for each folder, of the newest iteration that all have, so that a cohort goes on as it was.
+
+    A kill between two members' checkpoints leaves them one apart: the newer one is dropped. Those that are further
+    apart were not trained together; each goes on from its own newest. None is the state before the first update.
+    """
+    paths = [{int(path.stem): path for path in _newest_first(folder)} for folder in folders]
+    # Two are kept as soon as there are two: who has fewer can go back to the first update.
+    reachable = [set(by) | ({0} if len(by) < KEPT else set()) for by in paths]
+    for iteration in sorted(set.intersection(*reachable), reverse=True):
+        states = [_load(by[iteration], device) if iteration else None for by in paths]
+        if iteration == 0 or all(state is not None for state in states):
+            for by in paths:
+                for newer in (path for at, path in by.items() if at > iteration):
+                    newer.unlink(missing_ok=True)
+            return states
+    return [load_newest(folder, device) for folder in folders]
+
+
+def _load(path: Path, device: torch.device | str) -> dict[str, Any] | None:
+    """The state in this file; None where it is damaged, or gone."""
+    checksum, _, payload = (atomic.read(path) or b"").partition(b"\n")
+    if hashlib.sha256(payload).hexdigest().encode() == checksum:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        return state
+    if path.exists():
         aside = path.with_suffix(".damaged")
         path.rename(aside)
         log.warning("checkpoint %s is damaged (its checksum differs); kept as %s, using an older one", path, aside.name)

@@ -58,12 +58,11 @@ class Group:
     def begin_pass(self, net: nn.Module) -> None:
         """Before a training pass."""
 
-    def add_up(self, net: nn.Module, summed: Tensor, images: int) -> Tensor:
-        """After it: the net gets the whole batch's gradients and running averages; returns the sum over processes.
+    def add_up(self, net: nn.Module, summed: Tensor, images: int) -> None:
+        """After it: the net gets the whole batch's gradients and running averages, `summed` the sum over processes.
 
         Of this process's `images`, `summed` [n] are terms of the batch's values: of its loss, and of counts.
         """
-        return summed
 
     def share(self, value: Any, device: torch.device) -> Any:
         """The first process's value, of tensors, numbers and containers of them, with tensors on this device."""
@@ -142,7 +141,7 @@ class _Several(Group):
             torch._foreach_zero_([average for norm in _norms(net) for average in norm.buffers()])
 
     @torch.no_grad()
-    def add_up(self, net: nn.Module, summed: Tensor, images: int) -> Tensor:
+    def add_up(self, net: nn.Module, summed: Tensor, images: int) -> None:
         """Running averages r <- (1 - m) r + m x are linear, so those of all sub-batches in order are a sum, too.
 
         What a process made of its k sub-batches has faded by (1 - m)^k for each of the processes behind it.
@@ -153,14 +152,12 @@ class _Several(Group):
             behind = images // norm.images * (self.size - 1 - self.rank)
             torch._foreach_mul_(averages, (1 - (norm.momentum or 0.0)) ** behind)
             tensors += averages
-        summed = summed.clone()
         tensors.append(summed)
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         with self._naming_the_lost():
             distributed.all_reduce(flat)
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(tensors, [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
-        return summed
 
     def share(self, value: Any, device: torch.device) -> Any:
         buffer = io.BytesIO()

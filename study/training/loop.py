@@ -1,23 +1,22 @@
-"""The training loop: a generator that makes one update an item, for classifiers and detectors.
+"""The training loop: a generator that makes one update an item, for classifiers, cohorts of them, and detectors.
 
-Owns when a record is due, when a threshold warm-up ends and when training ends. Batches and augmentation are functions
-of (seed, iteration), so there is no loader or generator state to save; the learning rate also depends on where a
-warm-up ended and where plateaus were, which the state keeps (`learning_rate.py`). The host looks at tensors
-only here: at records, every CHECK_EVERY updates, and for the length of a threshold warm-up. Does not know where records
-and checkpoints go.
+Owns when a record is due and when training ends. Batches and augmentation are functions of (seed, iteration), so there
+is no loader or generator state to save; the learning rate also depends on where a warm-up ended and where plateaus
+were, which the state keeps (`learning_rate.py`). The host reads tensors only here: at records, and every CHECK_EVERY
+updates. Does not know where records and checkpoints go.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from torch import Tensor
-
-from study.spec import Recipe, Trial
+from study.spec import Trial
 from study.tasks.task import Evaluator, Record
+from study.training.capture import replayed
+from study.training.cohort import Cohort
 from study.training.distributed import ALONE, Group
-from study.training.learning_rate import WARMUP_ERROR_PCT, WARMUP_WINDOW, learning_rate, reached_plateau
+from study.training.learning_rate import learning_rate, reached_plateau
 from study.training.state import TrainState
-from study.training.step import Step
+from study.training.step import Step, Subject
 
 CHECK_EVERY = 10  # iterations between checks whether the loss is finite: a check waits for the device
 
@@ -35,25 +34,58 @@ def train(
     Of a group, every process does this with its part of each batch, and has the same state between updates. Only the
     first one evaluates; the others continue, or end, when it does.
     """
-    recipe = trial.recipe
     evaluator = evaluator or state.task.Evaluator(trial, state, data)
-    step = Step(trial, state, data, group)
+    updates = Updates([trial], state, [data], group)
     if record := _record_if_due(trial, state, evaluator, group.first):
         yield record
-    while group.goes_on(state.iteration < recipe.iterations and not _seen_to_diverge(trial, state)):
-        step.prepare(learning_rate(recipe, state.iteration, state.warmed_at, state.plateaus))
-        summed = step()
-        state.iteration += 1
-        state.window_batches += 1
-        if state.warmed_at is None:
-            _watch_warm_up(recipe, state, summed)
+    while group.goes_on(not _at_end(trial, state)):
+        updates.make_one()
         yield _record_if_due(trial, state, evaluator, group.first)
+
+
+def train_cohort(
+    trials: Sequence[Trial], cohort: Cohort, data: Sequence[Any], evaluators: Sequence[Evaluator]
+) -> Iterator[None]:
+    """The same with the trials of a cohort, each of its own iteration; one item an update of all.
+
+    Ends when the first of them is at its last iteration, or diverged: what is left is another cohort.
+    """
+    members = list(zip(trials, cohort.members, evaluators, strict=True))
+    updates = Updates(trials, cohort, data)
+    for member in members:
+        _record_if_due(*member, evaluates=True)
+    while not any(_at_end(trial, state) for trial, state, _ in members):
+        updates.make_one()
+        for member in members:
+            _record_if_due(*member, evaluates=True)
+        yield
+
+
+class Updates:
+    """The updates of a trial or a cohort, one by one: on a GPU captured at the first and then replayed."""
+
+    def __init__(self, trials: Sequence[Trial], state: Subject, data: Sequence[Any], group: Group = ALONE) -> None:
+        self.state = state
+        self.step = Step(trials, state, data, group)
+        self.run: Callable[[], None] | None = None
+
+    def make_one(self) -> None:
+        self.step.prepare()
+        if self.run is None:
+            self.run = replayed(self.step) if self.state.members[0].captures else self.step
+        self.run()
+        for member in self.state.members:
+            member.iteration += 1
+            member.window_batches += 1
+
+
+def _at_end(trial: Trial, state: TrainState) -> bool:
+    return state.iteration >= trial.recipe.iterations or _seen_to_diverge(trial, state)
 
 
 def is_over(trial: Trial, state: TrainState) -> bool:
     """Whether there is nothing left to train or to record."""
-    last = state.iteration == trial.recipe.iterations
-    return (last or _seen_to_diverge(trial, state)) and _is_recorded(state)
+    return _at_end(trial, state) and _is_recorded(state)
 
 
 def _seen_to_diverge(trial: Trial, state: TrainState) -> bool:
@@ -86,13 +118,3 @@ def _record_if_due(trial: Trial, state: TrainState, evaluator: Evaluator, evalua
     if recipe.schedule == "plateau" and not diverged and reached_plateau(recipe, state.records, state.plateaus):
         state.plateaus.append(state.iteration)
     return state.records[-1]
-
-
-def _watch_warm_up(recipe: Recipe, state: TrainState, summed: Tensor) -> None:
-    """End a threshold warm-up where the net learns, or at its limit. Waits for the device, at every update."""
-    wrong = summed[state.task.SUMMED.index("wrong")].item()
-    state.recent = [*state.recent, 100 * wrong / recipe.batch][-WARMUP_WINDOW:]
-    error = sum(state.recent) / len(state.recent)
-    learned = len(state.recent) == WARMUP_WINDOW and error < WARMUP_ERROR_PCT
-    if learned or state.iteration >= recipe.warmup_iterations:
-        state.warmed_at = state.iteration

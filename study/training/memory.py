@@ -22,7 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
 from study.cost import LOST_OF_ALL, LOST_OF_SEGMENT, MARGIN, WORKING_TENSORS
-from study.nets.evaluation import autocast
+from study.nets.evaluation import autocast, memory_format
 from study.nets.resnet import Net, without_observing
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def _measure(net: Net, images: Tensor, precision: str) -> list[Kept]:
     try:
         net.train()
         with without_observing(net), autocast(images.device, precision), saved_tensors_hooks(see, lambda kept: kept):
-            net(images.contiguous(memory_format=torch.channels_last))
+            net(images.contiguous(memory_format=memory_format(images.device, precision)))
     finally:
         net.train(was_training)
         for hook in hooks:
@@ -228,4 +228,6 @@ def is_exhausted(error: BaseException) -> bool:
     message = str(error)
     without_room = "could not create a primitive" in message and "descriptor" not in message  # oneDNN
     typed = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return typed or without_room or any(word in message for word in words)
+    # A capture that runs out of memory fails a second time where it ends.
+    before = error.__context__ is not None and is_exhausted(error.__context__)
+    return typed or without_room or before or any(word in message for word in words)

@@ -1,89 +1,138 @@
 """Everything that a trial's future depends on: weights, optimiser, counts and records.
 
-Owns what a checkpoint holds and how it is restored, and the optimiser. A restored state continues bit for bit on a
-CPU. Its tensors keep their places in memory: whoever has captured a step that works on them can replay it.
+Owns what a checkpoint holds and how it is restored. A restored state continues bit for bit on a CPU. Its tensors keep
+their places in memory: a captured step that works on them can be replayed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from study.spec import Recipe, Trial
+from study.nets.evaluation import memory_format
+from study.spec import Trial
 from study.tasks.kinds import task_of
 from study.tasks.task import Record, Task
 from study.training import checkpoints
+from study.training.compiling import compiled_forward
+from study.training.counts import NOT_YET, Counts
+from study.training.learning_rate import WARMUP_WINDOW
 from study.training.memory import Segmented
+from study.training.sgd import SGD
 
 
-class TrainState:
-    """The state of a trial after `iteration` updates."""
+class Passes:
+    """A net, and how its training passes are run: whole, compiled, or in segments."""
 
-    def __init__(self, trial: Trial, device: torch.device) -> None:
-        recipe = trial.recipe
-        self.task: Task[Any, Any] = task_of(trial)
-        self.net: Any = self.task.build(trial).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.forward: Callable[..., Any] = self.net  # of training passes; evaluations call the net itself
-        self.optimizer = sgd(self.net, recipe)
-        self.iteration = 0
-        self.updates = torch.zeros((), dtype=torch.int64, device=device)  # the same, counted by the step itself
-        self.warmed_at = {"none": 0, "fixed": recipe.warmup_iterations, "threshold": None}[recipe.warmup]
-        self.recent: list[float] = []  # training errors of the last batches, while a threshold warm-up lasts
-        self.window = torch.zeros(len(self.task.SUMMED), dtype=torch.float64, device=device)  # since the last record
-        self.window_batches = 0
-        self.first_bad = torch.full((), -1, dtype=torch.int64, device=device)  # first update of non-finite loss
-        self.records: list[Record] = []
-        self.plateaus: list[int] = []  # iterations at which schedule 'plateau' divided the learning rate
+    net: Any
+    forward: Callable[..., Any]  # of training passes; evaluations call a net itself
+    counts: Counts
 
     @property
     def device(self) -> torch.device:
-        return self.window.device
+        return self.counts.updates.device
 
     @property
     def compiled(self) -> bool:
         return self.forward is not self.net and not isinstance(self.forward, Segmented)
 
     def compile(self) -> None:
-        """Let training passes run compiled; on a GPU they are replayed as CUDA graphs, which spares launches."""
-        mode = "reduce-overhead" if self.device.type == "cuda" else "default"
-        torch.compiler.reset()  # of earlier trials in this process: dynamo runs the ninth net of one class uncompiled
-        self.forward = torch.compile(self.net, mode=mode)
+        """Let training passes run compiled."""
+        self.forward = compiled_forward(self.net, self.device)
 
     def divide(self, ends: Sequence[int]) -> None:
         """Let training passes run in segments that end after these blocks (`study/training/memory.py`)."""
         self.forward = Segmented(self.net, ends) if len(ends) > 1 else self.net
 
+
+class TrainState(Passes):
+    """The state of a trial after `iteration` updates."""
+
+    def __init__(self, trial: Trial, device: torch.device) -> None:
+        self.recipe = trial.recipe
+        self.task: Task[Any, Any] = task_of(trial)
+        layout = memory_format(device, self.recipe.precision)
+        self.net = self.task.build(trial).to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        self.forward = self.net
+        self.optimizer = SGD(self.net, self.recipe, fused=device.type == "cuda")
+        self.captures = device.type == "cuda" and self.task.DIVISIBLE  # whether updates are captured and replayed
+        self.counts = Counts.new(len(self.task.SUMMED), device)
+        self.iteration = 0  # updates that the host has started
+        self.window_batches = 0  # of them, since the last record
+        self.records: list[Record] = []
+        self.plateaus: list[int] = []  # iterations at which schedule 'plateau' divided the learning rate
+
+    @property
+    def members(self) -> "list[TrainState]":
+        """The states that a step changes: this one alone."""
+        return [self]
+
+    @property
+    def warmed_at(self) -> int | None:
+        """The first update after warm-up, None while a threshold warm-up lasts. Reading that waits for the device."""
+        if self.recipe.warmup != "threshold":
+            return self.recipe.warmup_iterations  # 0 without one
+        ended = int(self.counts.warmed_at)
+        return None if ended == NOT_YET else ended
+
     @property
     def diverged_at(self) -> int | None:
         """The update at which the loss ceased to be finite. Reading it waits for the device."""
-        bad = int(self.first_bad)
-        return None if bad < 0 else bad
+        bad = int(self.counts.first_bad)
+        return None if bad == NOT_YET else bad
 
     def means(self) -> list[float] | None:
         """Means of what the window sums, over its batches, in the order of the task's `SUMMED`; begins a new window.
 
         None where there was no batch. Reading them waits for the device.
         """
-        means = (self.window / self.window_batches).tolist() if self.window_batches else None
-        self.window.zero_()
+        means = (self.counts.window / self.window_batches).tolist() if self.window_batches else None
+        self.counts.window.zero_()
         self.window_batches = 0
         return means
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All that an update changes, without gradients."""
+        yield from self.net.state_dict().values()
+        yield from (*self.optimizer.velocities, self.optimizer.rate, *self.counts.tensors())
+
     def saved(self) -> dict[str, Any]:
-        """What `restore` takes: its tensors are the state's own."""
-        tensors = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return tensors | {name: getattr(self, name) for name in (*_IN_PLACE, *_PLAIN)}
+        """What `restore` takes: its tensors may be the state's own."""
+        net = self.net.state_dict()
+        for name, tensor in net.items():  # in place: it also holds versions
+            net[name] = _alone(tensor)
+        return {
+            "net": net,
+            "optimizer": self.optimizer.saved(),
+            "window": _alone(self.counts.window),
+            "first_bad": _alone(self.counts.first_bad),
+            "warmed_at": self.warmed_at,
+            "recent": self._recent(),
+        } | {name: getattr(self, name) for name in _PLAIN}
 
     def restore(self, saved: dict[str, Any]) -> None:
         self.net.load_state_dict(saved["net"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        for name in _IN_PLACE:
-            getattr(self, name).copy_(saved[name])
+        self.optimizer.restore(saved["optimizer"])
         for name in _PLAIN:
             setattr(self, name, saved[name])
-        self.updates.fill_(self.iteration)
+        counts, warmed_at = self.counts, saved["warmed_at"]
+        counts.updates.fill_(self.iteration)
+        counts.window.copy_(saved["window"])
+        counts.first_bad.copy_(saved["first_bad"])
+        counts.warmed_at.fill_(NOT_YET if warmed_at is None else warmed_at)
+        counts.wrong.fill_(NOT_YET)
+        for update, error_pct in enumerate(saved["recent"], start=self.iteration - len(saved["recent"])):
+            counts.wrong[update % WARMUP_WINDOW] = round(error_pct * self.recipe.batch / 100)
+
+    def _recent(self) -> list[float]:
+        """Training errors of the last batches in percent, oldest first, while a threshold warm-up lasts."""
+        if self.warmed_at is not None:
+            return []
+        first = max(0, self.iteration - WARMUP_WINDOW)
+        wrong = self.counts.wrong.tolist()
+        return [100 * wrong[update % WARMUP_WINDOW] / self.recipe.batch for update in range(first, self.iteration)]
 
     def save(self, folder: Path, kept: int = checkpoints.KEPT) -> None:
         checkpoints.save(folder, self.iteration, self.saved(), kept)
@@ -97,40 +146,9 @@ class TrainState:
         return state
 
 
-_IN_PLACE = ("window", "first_bad")  # tensors
-_PLAIN = ("iteration", "warmed_at", "recent", "window_batches", "records", "plateaus")
+_PLAIN = ("iteration", "window_batches", "records", "plateaus")
 
 
-def sgd(net: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """The optimiser, with gradients and velocities in place before the first pass.
-
-    Allocated later, one by one, they would lie between the activations and keep the memory of these from being used
-    again: 1202 layers of width 16 would need about twice as much.
-    """
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    weights = [parameter for parameter in trained if parameter.ndim > 1]
-    others = [parameter for parameter in trained if parameter.ndim <= 1]  # BatchNorm's scale and shift, biases
-    groups = [
-        {"params": weights, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": recipe.weight_decay if recipe.decay == "all" else 0.0},
-    ]
-    nesterov = recipe.momentum_rule == "nesterov"
-    optimizer = torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=nesterov, foreach=True)
-    for parameter in trained:
-        parameter.grad = torch.zeros_like(parameter)
-        if recipe.momentum:
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    return optimizer
-
-
-def set_learning_rate(optimizer: torch.optim.SGD, rate: float, momentum_rule: str) -> None:
-    """Change the rate as PyTorch does or, by 'caffe', as Caffe, whose velocity v = momentum v + rate gradient holds it.
-
-    PyTorch's holds gradients only, so to be Caffe's it is rescaled by old / new where the rate changes.
-    """
-    for group in optimizer.param_groups:
-        if momentum_rule == "caffe" and group["momentum"] and group["lr"] not in (0.0, rate) and rate > 0:
-            velocities: list[Tensor] = [optimizer.state[p]["momentum_buffer"] for p in group["params"]]
-            for velocity in velocities:
-                velocity.mul_(group["lr"] / rate)
-        group["lr"] = rate
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy where it is part of a larger one, which `torch.save` would write as a whole."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -16,6 +16,7 @@ NAMES = (
     "folder",
     "imagenet",
     "ui",
+    "gpu",
 )
 
 for name in sys.argv[1:] or NAMES:

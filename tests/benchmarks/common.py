@@ -15,11 +15,11 @@ BATCH = 128
 OUT = Path("results/bench")
 
 
-def trial(depth: int, precision: str) -> Trial:
-    """ResNet of this depth, width 16, on 32x32 colour images in batches of 128."""
+def trial(depth: int, precision: str, family: str = "residual") -> Trial:
+    """A net of this depth, width 16, on 32x32 colour images in batches of 128."""
     from study.data.arrays import describe  # not above: torch would come with it
 
-    model = PAPER.model("residual", depth)
+    model = PAPER.model(family, depth)
     data = replace(describe("synthetic", Path()), channels=3, size=32, classes=10, padding=4, flip=True)
     recipe = whole_batch_norm(model)
     recipe = replace(recipe, precision=precision, warmup="none", warmup_learning_rate=0.0, warmup_iterations=0)

@@ -1,6 +1,7 @@
 """The same training as public scripts have it, which ours is timed against.
 
-PyTorch's modules, fp32, NCHW, PIL transforms in two DataLoader workers, loss and error read on the host at every step.
+PyTorch's modules, fp32, NCHW, PIL transforms in DataLoader workers, loss and error read on the host at every step. On a
+GPU also as the best-known one: DataParallel, convolutions in TF32, cuDNN's fastest kernels, pinned memory.
 """
 
 from collections.abc import Iterator
@@ -67,11 +68,19 @@ def net_of(depth: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def train(its: Trial) -> Iterator[None]:
+def train(its: Trial, device: torch.device | str = "cpu", workers: int = 2) -> Iterator[None]:
     """The script; one item an iteration."""
-    net = net_of(its.model.depth)
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    net: nn.Module = net_of(its.model.depth).to(device)
+    if on_gpu:
+        net = nn.DataParallel(net)
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.allow_tf32 = True
+        torch.backends.cudnn.deterministic = False
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    for images, labels in DataLoader(Pictures(its), batch_size=common.BATCH, shuffle=True, num_workers=2):
+    loader = DataLoader(Pictures(its), batch_size=common.BATCH, shuffle=True, num_workers=workers, pin_memory=on_gpu)
+    for images, labels in loader:
+        images, labels = images.to(device), labels.to(device)
         logits = net(images)
         loss = functional.cross_entropy(logits, labels)
         optimizer.zero_grad()

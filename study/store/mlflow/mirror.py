@@ -118,7 +118,7 @@ class Mirror:
         outcome, run_id = account.outcome, run.info.run_id
         if outcome != Outcome.RUNNING:
             client.tag(self.mlflow, run_id, {"outcome": outcome})
-            took = 1_000 * float(account.tags.get("seconds", "nan"))
+            took = 1_000 * account.cohort * float(account.tags.get("seconds", "nan"))
             # The clock does not tell when a result that was made elsewhere ended.
             known = outcome.is_result and math.isfinite(took)
             self.mlflow.set_terminated(run_id, STATUS[outcome], run.info.start_time + round(took) if known else None)
