@@ -2,7 +2,8 @@
 
 The first hashes and decodes all files; a second one finds their digest kept and maps the arrays; a third hashes the
 files again, as all did before digests were kept. Each is a process of its own, timed from after its imports to a loaded
-data set. Own memory is what the loading adds to the process's pages that no other shares.
+data set; the first describes the folder, too, as a launcher does for its workers. Own memory is what the loading adds
+to the process's pages that no other shares.
 """
 
 import os
@@ -21,16 +22,20 @@ from study.data.cache import COARSEST_CLOCK
 
 IMAGES, SIZE, CLASSES = int(os.environ.get("IMAGES", "6000")), 32, 10
 WORKER = """
-import sys, time
+import dataclasses, json, sys, time
 from pathlib import Path
 import psutil
 from study.data import arrays
+from study.spec import Data
 
 root, process = Path(sys.argv[1]), psutil.Process()
 arrays.load(arrays.describe("synthetic", root), root)  # what a process loads once is loaded
 memory, started = process.memory_full_info().uss, time.perf_counter()
-data = arrays.load(arrays.describe("folder:bench", root), root)
-print(time.perf_counter() - started, process.memory_full_info().uss - memory, flush=True)
+fields = json.loads(sys.argv[2])
+spec = Data(**fields | {"scales": tuple(fields["scales"])}) if fields else arrays.describe("folder:bench", root)
+data = arrays.load(spec, root)
+print(time.perf_counter() - started, process.memory_full_info().uss - memory, json.dumps(dataclasses.asdict(spec)))
+sys.stdout.flush()
 sys.stdin.read()  # stays, so that others share memory with it
 """
 
@@ -52,16 +57,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         make(root)
+        spec = "{}"
         try:
             for worker in ("first", "second", "second, its digest not kept"):
                 if "not kept" in worker:
                     (root / ".cache" / "bench-files.json").unlink()
-                command = [sys.executable, "-c", WORKER, str(root)]
+                command = [sys.executable, "-c", WORKER, str(root), spec]
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
                 workers.append(process)
                 assert process.stdout
-                seconds, memory = map(float, process.stdout.readline().split())
-                rows.append({"worker": worker, "seconds": seconds, "own MiB": memory / 2**20})
+                seconds, memory, spec = process.stdout.readline().split(maxsplit=2)
+                rows.append({"worker": worker, "seconds": float(seconds), "own MiB": float(memory) / 2**20})
         finally:
             for process in workers:
                 process.communicate()
