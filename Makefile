@@ -19,7 +19,7 @@ RENDER = --results "$(RESULTS)" $(SELECT)
 
 help:  ## Print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
-	@echo "Variables: PROFILE=smoke|quick|class|paper EXPERIMENTS=\"a b\" SEEDS=n DATA=name STORE=folder RESULTS=folder BENCH=name"
+	@echo "Variables: PROFILE=smoke|quick|class|one-gpu|paper EXPERIMENTS=\"a b\" SEEDS=n DATA=name STORE=folder RESULTS=folder BENCH=name"
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -16,6 +16,7 @@ from experiments import (
     imagenet_shortcut_options,
     learning_rate,
     plain_vs_residual,
+    precision,
     reimplementations,
     shortcut_options,
 )
@@ -39,6 +40,7 @@ EXPERIMENTS = (
     detection_coco,
     detection_normalisation,
     controls,
+    precision,
 )
 
 

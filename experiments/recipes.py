@@ -145,6 +145,11 @@ def whole_batch_norm(model: Model) -> Recipe:
     return replace(paper_cifar(model), bn_batch=128)
 
 
+def in_bf16(model: Model) -> Recipe:
+    """`whole_batch_norm` in bf16 autocast."""
+    return replace(whole_batch_norm(model), precision="bf16")
+
+
 def shortened(model: Model) -> Recipe:
     """The paper's schedule at a thirty-second of its length: 2,000 iterations, the same shape."""
     return replace(whole_batch_norm(model), iterations=2_000, drops=(1_000, 1_500), record_every=20, evaluate_every=200)

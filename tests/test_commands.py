@@ -88,13 +88,13 @@ def test_status_before_the_first_launch_is_all_missing(command: Command, tmp_pat
 def test_list_names_every_experiment_and_profile(command: Command) -> None:
     listed = json.loads(command("list", "--json").out)
     assert list(listed["experiments"]) == [name_of(experiment) for experiment in EXPERIMENTS]
-    assert list(listed["profiles"]) == ["smoke", "quick", "class", "paper"]
+    assert list(listed["profiles"]) == ["smoke", "quick", "class", "one-gpu", "paper"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["plan", "--profile", "fast"], "profile 'fast' is unknown; choose one of smoke, quick, class, paper"),
+        (["plan", "--profile", "fast"], "profile 'fast' is unknown; choose one of smoke, quick, class, one-gpu, paper"),
         (["plan", "--experiments", "shortcuts"], "experiment 'shortcuts' is unknown; choose one of plain-vs-residual"),
         (["plan", "--seeds", "0"], "seeds 0 is too small; it must be at least 1"),
         (["plan", "--seeds", "many"], "'many' is not a valid integer"),

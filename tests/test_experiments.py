@@ -1,6 +1,7 @@
 """What the experiments plan, and that it stays what it was."""
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -8,24 +9,62 @@ from types import ModuleType
 import pytest
 
 import experiments
-from experiments import EXPERIMENTS, most_seeds, name_of, plain_vs_residual, planned
+from experiments import EXPERIMENTS, most_seeds, name_of, plain_vs_residual, planned, precision
 from experiments.profiles import PROFILES, QUICK, Depths, profile
 from study.spec import InputError
 
-# SHA-256 over the sorted ids of every trial of every experiment, computed by commit 1688b7b.
+# SHA-256 over the sorted ids of every trial of every experiment but `precision`, computed by commit 1688b7b; one-gpu's,
+# and those of `precision`, by the commit that added them.
 PLANS = {
     "smoke": "678757da66879091be405032148fce8895feee0b5b8251a108d524882be7d153",
     "quick": "a8e1a973f1bdffc3f1f7d4784810a5110b1cc542641dda0613716dbdf5cf3915",
     "class": "f008e2fe3856faa6ab55c7d25673e25b5a1aa872730a9c7b385301742403f6ec",
+    "one-gpu": "b3b3bb2cdcef3d45fbfd673abb29301f25bc75bffe557395acd1ca7c3e140604",
     "paper": "fe7266b2f7460fe4bd1c5a7d793ec9396da78af22c790555fd41f96400575ac4",
+}
+PRECISIONS = {
+    "smoke": "d5f03d5b54d638a75dfe5ddc89edee5a555ee55f6d68ff4a2516364841624090",
+    "quick": "e74f46adffedf8c86a5261f2d9bdb25c8578d60a40f351ad792a7cad2975742b",
+    "class": "ee70fca6e52673354b1626afc7b1731cd065536a83f7241ef2331632106149d8",
+    "one-gpu": "e42c185dc32722df3794efa244b4cbe0257458f610bf49e340cbde127cdc5d49",
+    "paper": "e42c185dc32722df3794efa244b4cbe0257458f610bf49e340cbde127cdc5d49",
 }
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_plans_never_change_without_raising_schema_or_protocol(name: str) -> None:
     """A difference means that logged studies no longer belong to their profile."""
-    ids = sorted(trial.id for trial in planned(profile(name), map(name_of, EXPERIMENTS)))
-    assert hashlib.sha256("\n".join(ids).encode()).hexdigest() == PLANS[name]
+    names = [name_of(experiment) for experiment in EXPERIMENTS]
+    assert digest(name, [one for one in names if one != precision.NAME]) == PLANS[name]
+    assert digest(name, [precision.NAME]) == PRECISIONS[name]
+
+
+def digest(name: str, names: list[str]) -> str:
+    ids = sorted(trial.id for trial in planned(profile(name), names))
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+
+
+def test_one_gpu_trains_the_papers_cifar_nets_in_bf16_and_one_seed_of_1202_layers() -> None:
+    trials, paper = planned(profile("one-gpu")), set(planned(profile("paper")))
+    assert {trial.recipe.precision for trial in trials} == {"bf16"}
+    as_papers = {replace(trial, recipe=replace(trial.recipe, precision="fp32")) for trial in trials}
+    assert as_papers <= paper
+    deepest = [trial for trial in trials if trial.model.depth == 1202]
+    assert [(trial.model.title, trial.seed) for trial in deepest] == [("ResNet-1202", 0)]
+    (seeds,) = set(Counter(trial.condition for trial in planned(profile("one-gpu"), ["plain-vs-residual"])).values())
+    assert seeds == 5
+    asked = planned(profile("one-gpu").with_seeds(2), ["depth-scaling"])
+    assert {trial.seed for trial in asked if trial.model.depth == 1202} == {0, 1}
+
+
+@pytest.mark.parametrize("name", ["smoke", "quick", "class", "one-gpu", "paper"])
+def test_precision_trains_the_same_nets_in_each_precision_and_only_on_request(name: str) -> None:
+    asked, usual = planned(profile(name), [precision.NAME]), planned(profile(name))
+    by_precision: dict[str, set[tuple[str, int]]] = {}
+    for trial in asked:
+        by_precision.setdefault(trial.recipe.precision, set()).add((trial.model.title, trial.seed))
+    assert "fp32" in by_precision and len(by_precision) > 1 and len(set(map(frozenset, by_precision.values()))) == 1
+    assert not any(precision.NAME in names for names in usual.values())
 
 
 def test_every_file_of_an_experiment_is_in_the_list_under_a_name_of_its_own() -> None:
@@ -83,7 +122,7 @@ def test_a_profile_may_be_defined_in_a_file_of_its_users(tmp_path: Path) -> None
             f"{tmp_path / 'none.py'}:WIDE",
             "cannot be read: No such file or directory; name an existing FILE",
         ),
-        ("wide", "profile 'wide' is unknown; choose one of smoke, quick, class, paper"),
+        ("wide", "profile 'wide' is unknown; choose one of smoke, quick, class, one-gpu, paper"),
     ):
         with pytest.raises(InputError, match=message):
             profile(place)
