@@ -1,5 +1,11 @@
 """Claims about folders of small images of one size."""
 
+import hashlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from study.data import arrays
+from study.data import arrays, cache, folders
 from study.spec import Data, InputError
 
 
@@ -65,6 +71,174 @@ def test_a_folder_is_decoded_once(tmp_path: Path) -> None:
     cache.write_bytes(cache.read_bytes()[:500])
     with pytest.raises(InputError, match="cannot be kept in .*delete what is there"):
         arrays.load(spec, tmp_path)
+
+
+def test_the_digest_of_decoded_images_is_kept_with_them(tmp_path: Path) -> None:
+    spec = zoo(tmp_path)
+    dataset = arrays.load(spec, tmp_path)
+    assert isinstance(dataset, arrays.Dataset)
+    parts = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+    digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+    assert dataset.digest == digest
+    (kept,) = (tmp_path / ".cache").glob("*.npz")
+    with np.load(kept) as stored:
+        assert stored["digest"] == digest
+        older = {key: stored[key] for key in stored.files if key != "digest"}
+    np.savez(kept, **older)  # as they were kept before
+    assert arrays.load(spec, tmp_path).digest == digest
+
+
+# ---------------------------------------------------------------- hashed once
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The digests that were taken of bytes, while the clock of files is trusted to its last tick."""
+    digests: list[str] = []
+    take = folders._digest
+
+    def taken(*of: object) -> str:
+        digests.append(take(*of))  # type: ignore[arg-type]
+        return digests[-1]
+
+    monkeypatch.setattr(folders, "_digest", taken)
+    monkeypatch.setattr(cache, "COARSEST_CLOCK", 0)
+    return digests
+
+
+def settled_zoo(root: Path) -> Data:
+    """Its digest is kept: the clock has ticked since its files changed."""
+    zoo(root)
+    time.sleep(0.05)
+    return arrays.describe("folder:zoo", root)
+
+
+def test_a_folder_is_hashed_once(tmp_path: Path, hashed: list[str]) -> None:
+    spec = settled_zoo(tmp_path)
+    count = len(hashed)
+    assert [arrays.describe("folder:zoo", tmp_path) for _ in range(3)] == [spec] * 3
+    assert len(hashed) == count and spec.digest == hashed[-1]
+
+
+def rewrite(zoo: Path) -> None:
+    """Other bytes, as many, and of the same time."""
+    path = zoo / "cat" / "0.png"
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size and path.stat().st_mtime_ns == status.st_mtime_ns
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "bytes": rewrite,
+    "time": lambda zoo: (zoo / "cat" / "0.png").touch(),
+    "name": lambda zoo: (zoo / "cat" / "0.png").rename(zoo / "dog" / "0.png"),
+    "one more": lambda zoo: paint(zoo / "cat" / "more.png", seed=99),
+    "one less": lambda zoo: (zoo / "cat" / "0.png").unlink(),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_of_a_folder_is_hashed_anew(change: str, tmp_path: Path, hashed: list[str]) -> None:
+    spec = settled_zoo(tmp_path)
+    count = len(hashed)
+    CHANGES[change](tmp_path / "zoo")
+    after = arrays.describe("folder:zoo", tmp_path)
+    assert len(hashed) == count + 1 and (after.digest == spec.digest) == (change == "time")
+
+
+def test_a_folder_that_has_just_changed_is_not_trusted(
+    tmp_path: Path, hashed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "COARSEST_CLOCK", 60 * 10**9)
+    spec = zoo(tmp_path)
+    assert not list((tmp_path / ".cache").glob("*.json"))
+    assert arrays.describe("folder:zoo", tmp_path) == spec and len(hashed) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 0, "status": "", "digest": ""}'])
+def test_a_kept_digest_that_cannot_be_used_is_made_anew(content: str, tmp_path: Path, hashed: list[str]) -> None:
+    spec = settled_zoo(tmp_path)
+    kept = tmp_path / ".cache" / "zoo-files.json"
+    whole = kept.read_text()
+    kept.write_text(content)
+    assert arrays.describe("folder:zoo", tmp_path) == spec and kept.read_text() == whole
+
+
+@pytest.mark.parametrize("stage", ["_digest", "_decode_folder"])
+def test_a_folder_that_changes_while_it_is_read_is_refused(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = zoo(tmp_path)
+    (cached,) = (tmp_path / ".cache").glob("*.npz")
+    cached.unlink()
+    read = getattr(folders, stage)
+
+    def read_slowly(*of: object) -> object:
+        result = read(*of)
+        paint(tmp_path / "zoo" / "cat" / "0.png", seed=50)
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folders, stage, read_slowly)
+        with pytest.raises(InputError, match="folder:zoo was changed while it was read; run again"):
+            arrays.describe("folder:zoo", tmp_path)
+    assert not list((tmp_path / ".cache").glob("*.npz"))
+    assert arrays.describe("folder:zoo", tmp_path).digest != spec.digest
+
+
+def test_a_cache_that_cannot_be_written_is_refused_unless_all_is_there(tmp_path: Path, hashed: list[str]) -> None:
+    spec = settled_zoo(tmp_path)
+    kept = tmp_path / ".cache"
+    for lock in kept.glob("*.lock"):
+        lock.unlink()
+        lock.mkdir()  # no one can take it, not even root
+    assert arrays.load(spec, tmp_path).count("train") == 24
+    kept.rename(tmp_path / "cache")
+    kept.write_text("not a folder")
+    with pytest.raises(InputError, match=r"cannot be kept in .*/\.cache/zoo-files\.json .*make it writable"):
+        arrays.load(spec, tmp_path)
+
+
+# ---------------------------------------------------------------- mapped
+
+
+SECOND = """
+import sys
+from pathlib import Path
+import psutil
+from study.data import arrays
+
+root, process = Path(sys.argv[1]), psutil.Process()
+arrays.load(arrays.describe("synthetic", root), root)  # what a process loads once is loaded
+spec = arrays.describe("folder:zoo", root)
+start = process.memory_full_info().uss
+data = arrays.load(spec, root)
+loaded = process.memory_full_info().uss
+copies = data.train_images.clone(), data.test_images.clone()
+print(loaded - start, process.memory_full_info().uss - loaded)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what processes share is counted in pages of Linux")
+def test_workers_share_the_memory_of_decoded_images(tmp_path: Path) -> None:
+    for i in range(300):
+        paint(tmp_path / "zoo" / "ab"[i % 2] / f"{i}.png", size=(192, 192), seed=i)
+    spec = arrays.describe("folder:zoo", tmp_path)
+    first = arrays.load(spec, tmp_path)
+    assert isinstance(first, arrays.Dataset)
+    size = first.train_images.nbytes + first.test_images.nbytes
+    second = subprocess.run([sys.executable, "-c", SECOND, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert second.returncode == 0 and not second.stderr, second.stderr
+    grown, copied = map(int, second.stdout.split())
+    assert grown < size / 4 and copied > 0.9 * size, (grown, copied, size)
+    before = first.train_images[0].clone()
+    first.train_images[0] = 255 - before  # stays this process's own
+    assert torch.equal(arrays.load(spec, tmp_path).train_images[0], before)  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------- refused
 
 
 def test_bad_images_are_refused_by_name(tmp_path: Path) -> None:

@@ -86,6 +86,25 @@ def test_a_gpu_is_not_predicted_from_a_cpu(execution: Execution, small: Small) -
     assert first.source == "constants"
 
 
+@pytest.mark.parametrize(("node", "device"), [(CPU, "cpu"), (GPU, "cuda:0")])
+def test_a_finished_trial_is_held_against_what_it_was_to_take_as_it_ran(
+    execution: Execution, small: Small, node: Node, device: str
+) -> None:
+    """In a cohort, or by several processes: what was predicted exactly leaves the others as they were."""
+    long = {"batch": 64, "bn_batch": 32, "iterations": 24_000}
+    by_two, done, other = (small(**long), small(seed=1, **long)), small(seed=2, **long), small("plain", **long)
+
+    def predicted(trial: Trial, size: int, images: int) -> float:
+        return gpu_seconds(trial, size, images) if node is GPU else cost.predicted_seconds(trial, images)
+
+    took = {
+        **{trial.id: finished(predicted(trial, 2, 64), device=device, cohort="2") for trial in by_two},
+        done.id: finished(predicted(done, 1, 32), device=device, processes="2"),
+    }
+    trials = [*by_two, done, other]
+    assert forecasts(trials, execution, node, took, {})[-1].seconds == pytest.approx(predicted(other, 1, 64), rel=1e-3)
+
+
 def test_a_gpu_is_shared_by_the_memory_that_a_probe_has_seen(
     execution: Execution, small: Small, monkeypatch: pytest.MonkeyPatch
 ) -> None:

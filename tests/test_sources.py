@@ -85,6 +85,33 @@ def test_cifar_is_read_from_its_archive_and_from_its_folder(
 
 
 @pytest.mark.usefixtures("offline")
+def test_an_archive_is_decoded_once(tmp_path: Path, cifar: tuple[bytes, dict[str, bytes]]) -> None:
+    write(tmp_path / "cifar-10-python.tar.gz", cifar[0])
+    first = arrays.load(CIFAR10, tmp_path)
+    (kept,) = (tmp_path / ".cache").glob("cifar10-*.npz")
+    (tmp_path / "cifar-10-python.tar.gz").unlink()
+    again = arrays.load(CIFAR10, tmp_path)
+    assert isinstance(first, arrays.Dataset) and isinstance(again, arrays.Dataset)
+    assert torch.equal(first.train_images, again.train_images) and first.digest == again.digest
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot be kept in .*cifar10.*delete what is there"):
+        arrays.load(CIFAR10, tmp_path)
+
+
+@pytest.mark.usefixtures("offline", "idx")
+def test_archives_are_read_from_where_nothing_can_be_kept(
+    tmp_path: Path, cifar: tuple[bytes, dict[str, bytes]], idx: dict[str, bytes]
+) -> None:
+    root = tmp_path / "root"
+    write(root / "cifar-10-python.tar.gz", cifar[0])
+    for file, content in idx.items():
+        write(root / "FashionMNIST/raw" / f"{file}.gz", gzip.compress(content))
+    (root / ".cache").write_text("not a folder")
+    for name, count in (("cifar10", 50), ("fashion-mnist", 20)):
+        assert arrays.load(arrays.describe(name, root), root).count("train") == count
+
+
+@pytest.mark.usefixtures("offline")
 def test_missing_data_say_where_what_and_how_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         arrays.load(CIFAR10, tmp_path)

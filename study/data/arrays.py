@@ -5,7 +5,6 @@ held. Knows no nets and no training; where images come from is `study.data.sourc
 training, are `study.data.photographs`.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from study.data import batches, indexes
+from study.data import batches, cache, indexes
+from study.data.cache import Images
 from study.data.folders import folder_of_images
 from study.data.photographs import SCALES, SIZE, Photographs, for_size
-from study.data.sources import SHAPES, check_described, decode
+from study.data.sources import SHAPES, check_described, checksum, decode
 from study.seeds import generator
 from study.spec import Data, InputError, check_at_least, check_choice
 
@@ -59,10 +59,10 @@ def describe(
     return Data(name=name, held_out=held_out, padding=padding, flip=flip, normalise=normalise, **facts)
 
 
-def _facts(arrays: list[np.ndarray], digest: str) -> dict[str, Any]:
-    """What a specification says of decoded images."""
-    _, channels, size, _ = arrays[0].shape
-    return {"channels": channels, "size": size, "classes": int(arrays[1].max()) + 1, "digest": digest}
+def _facts(images: Images, digest: str) -> dict[str, Any]:
+    """What a specification says of decoded images; its `digest` is of the files that they come from."""
+    _, channels, size, _ = images.train_images.shape
+    return {"channels": channels, "size": size, "classes": int(images.train_labels.max()) + 1, "digest": digest}
 
 
 class Draws(NamedTuple):
@@ -188,27 +188,30 @@ def load(spec: Data, root: Path, device: torch.device | str = "cpu", seed: int =
     """
     if spec.photographs:
         return Photographs(spec, root, device, seed, threads)
+    digest = ""
     if spec.name.startswith("folder:"):
-        arrays, digest = folder_of_images(spec.name, root)
+        decoded, digest = folder_of_images(spec.name, root)
+    elif known := checksum(spec.name):
+        file = f"{spec.name}-{known[:16]}"
+        decoded = cache.images(spec.name, root, file, lambda: decode(spec, root), needed=False)
     else:
-        arrays, digest = decode(spec, root), ""
-    check_described(spec, root, _facts(arrays, digest))
+        decoded = Images.of(decode(spec, root))
+    check_described(spec, root, _facts(decoded, digest))
 
-    sha = hashlib.sha256()
-    for array in arrays:
-        sha.update(np.ascontiguousarray(array).data)
-    images, labels, test_images, test_labels = (torch.tensor(array) for array in arrays)
+    # Not copied, unless they cannot be written to: workers share the memory of what they map.
+    train, labels, test, test_labels = (torch.from_numpy(np.require(array, None, ["C", "W"])) for array in decoded[:4])
     kept, held = batches.held_out(spec, len(labels))
-    mean, scale = batches.normalisation(spec, _Pixels(images[kept]))
+    images = train[kept] if spec.held_out else train
+    mean, scale = batches.normalisation(spec, _Pixels(images))
     dataset = Dataset(
         spec,
-        sha.hexdigest(),
+        decoded.digest,
         true_labels=labels,
-        train_images=images[kept].to(device),
+        train_images=images.to(device),
         train_labels=labels[kept].to(device),
-        validation_images=images[held].to(device),
+        validation_images=train[held].to(device),
         validation_labels=labels[held].to(device),
-        test_images=test_images.to(device),
+        test_images=test.to(device),
         test_labels=test_labels.to(device),
         mean=torch.tensor(mean, dtype=torch.float32, device=device),
         scale=torch.tensor(scale, dtype=torch.float32, device=device),

@@ -1,23 +1,29 @@
 """Folders of small images of one size, `folder:NAME`: found, split into training and test images, and decoded once.
 
+Their bytes are hashed once a machine, too: as long as no name, size or time of a file changes, the digest is kept.
+
 NAME/{train,test}/CLASS/*.png or NAME/CLASS/*.png below the data root (.jpg too; other files are not images and are
 passed over).
 """
 
 import glob
 import hashlib
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from study.data.cache import cached
+from study.data.cache import Images, Status, check_unchanged, digest_of_files, images
 from study.data.sources import SUFFIXES, refusal
 from study.spec import InputError
 
 
-def folder_of_images(name: str, root: Path) -> tuple[list[np.ndarray], str]:
-    """Decode root/NAME, once: the arrays are kept in root/.cache under the SHA-256 of all image names and bytes."""
+def folder_of_images(name: str, root: Path) -> tuple[Images, str]:
+    """The images of root/NAME and the SHA-256 of their names and bytes, under which they are kept in root/.cache."""
     label = name.removeprefix("folder:")
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label):
         raise InputError(f"data set {name!r} must be folder:NAME, with NAME of letters, digits and _ . - only")
@@ -26,15 +32,45 @@ def folder_of_images(name: str, root: Path) -> tuple[list[np.ndarray], str]:
         raise refusal(name, f"is missing: {folder} was looked for; put images there as CLASS/*.png or *.jpg")
     # glob follows links to folders, unlike Path.rglob, and passes over hidden files
     files = sorted(file for file in glob.glob("**", root_dir=folder, recursive=True) if file.lower().endswith(SUFFIXES))
+    status = partial(_status, name, folder, files)
+    digest, read = digest_of_files(name, root, f"{label}-files", status, partial(_digest, name, folder, files))
+
+    def decode() -> list[np.ndarray]:
+        arrays = _decode_folder(name, folder, files)
+        check_unchanged(name, read, status)  # these are the bytes that were hashed
+        return arrays
+
+    return images(name, root, f"{label}-{digest[:16]}", decode), digest
+
+
+def _digest(name: str, folder: Path, files: list[str]) -> str:
     sha = hashlib.sha256()
     for file in files:
-        sha.update(f"{file}\0".encode() + hashlib.sha256((folder / file).read_bytes()).digest())
-    digest = sha.hexdigest()
-    arrays = cached(name, root, f"{label}-{digest[:16]}", lambda: _decode_folder(name, folder, files))
-    return list(arrays.values()), digest
+        with _read(name, folder / file):
+            sha.update(f"{file}\0".encode() + hashlib.sha256((folder / file).read_bytes()).digest())
+    return sha.hexdigest()
 
 
-def _decode_folder(name: str, folder: Path, files: list[str]) -> dict[str, np.ndarray]:
+def _status(name: str, folder: Path, files: list[str]) -> Status:
+    sha, newest = hashlib.sha256(), 0
+    for file in files:
+        with _read(name, folder / file):
+            status = os.stat(folder / file)
+        times = status.st_mtime_ns, status.st_ctime_ns  # the second cannot be set: a copy with old times is a change
+        sha.update(os.fsencode(file) + b"\0%d %d %d\0" % (status.st_size, *times))
+        newest = max(newest, *times)
+    return Status(sha.hexdigest(), newest)
+
+
+@contextmanager
+def _read(name: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise refusal(name, f"has an image that cannot be read: {path} ({error}); mend it, or move it away") from error
+
+
+def _decode_folder(name: str, folder: Path, files: list[str]) -> list[np.ndarray]:
     """Training images and labels, test images and labels."""
     train, test = _divided(name, folder, files)
     classes = sorted({Path(file).parent.name for file in train})
@@ -42,18 +78,13 @@ def _decode_folder(name: str, folder: Path, files: list[str]) -> dict[str, np.nd
     if not train or not test or untrained:
         counts = f"{len(train)} training and {len(test)} test images"
         raise refusal(name, f"in {folder} has {counts}, and none to train {', '.join(untrained) or 'or test'}")
-    images = [_decode_image(name, folder / file) for file in train + test]
-    _check_sizes(name, [folder / file for file in train + test], images)
-    channels = max(len(image) for image in images)  # a grey image among coloured ones becomes coloured
-    pixels = np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in images])
+    decoded = [_decode_image(name, folder / file) for file in train + test]
+    _check_sizes(name, [folder / file for file in train + test], decoded)
+    channels = max(len(image) for image in decoded)  # a grey image among coloured ones becomes coloured
+    pixels = np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in decoded])
     labels = np.array([classes.index(Path(file).parent.name) for file in train + test], np.int64)
     count = len(train)
-    return {
-        "train_images": pixels[:count],
-        "train_labels": labels[:count],
-        "test_images": pixels[count:],
-        "test_labels": labels[count:],
-    }
+    return [pixels[:count], labels[:count], pixels[count:], labels[count:]]
 
 
 def _divided(name: str, folder: Path, files: list[str]) -> tuple[list[str], list[str]]:

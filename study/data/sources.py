@@ -82,6 +82,7 @@ CHECKSUMS = {
     "cifar-100-python/train": "16019d7e3df5f24257cddd939b257f8d",
     "cifar-100-python/test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
 }
+IDX = tuple(file for file in CHECKSUMS if file.endswith("ubyte"))  # Fashion-MNIST's
 SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -96,6 +97,14 @@ def decode(spec: Data, root: Path) -> list[np.ndarray]:
         case "fashion-mnist":
             return _fashion_mnist(root)
     return _cifar(spec.name, root)
+
+
+def checksum(name: str) -> str | None:
+    """Of all files of an archive, whose decoding can be kept under it; None for what is made in memory."""
+    if name not in MIRRORS:
+        return None
+    files = (CIFAR[name].archive, *CIFAR[name].train, CIFAR[name].test) if name in CIFAR else IDX
+    return hashlib.sha256("".join(CHECKSUMS[file] for file in files).encode()).hexdigest()
 
 
 def refusal(name: str, problem: str) -> InputError:

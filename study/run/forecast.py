@@ -139,8 +139,7 @@ def forecasts(
     """
     trials, on_gpu = list(trials), bool(node.gpus)
     took = _took(trials, accounts, on_gpu)
-    predicted = cost.predicted_seconds if not on_gpu else lambda trial: gpu_seconds(trial, accounts[trial.id].cohort)
-    factor = cost.calibration(took, predicted)
+    factor = cost.calibration(took, lambda trial: _as_it_ran(trial, accounts[trial.id], on_gpu))
     sizes = {id: account.cohort for id, account in accounts.items() if account.has_result}
     sizes |= {trial.id: len(cohort) for cohort in cohorts for trial in cohort}
     return [_forecast(trial, execution, node, on_gpu, factor, probes, sizes.get(trial.id, 1)) for trial in trials]
@@ -154,6 +153,16 @@ def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable
             yield trial, float(account.tags["seconds"])
 
 
+def _as_it_ran(trial: Trial, account: Account, on_gpu: bool) -> float:
+    """Seconds by constants, in its cohort and with its number of processes."""
+    images = trial.recipe.batch // int(account.tags.get("processes", "1"))
+    return _by_constants(trial, on_gpu, account.cohort, images)
+
+
+def _by_constants(trial: Trial, on_gpu: bool, size: int, images: int) -> float:
+    return gpu_seconds(trial, size, images) if on_gpu else cost.predicted_seconds(trial, images)
+
+
 def _forecast(
     trial: Trial, execution: Execution, node: Node, on_gpu: bool, factor: float, probes: Mapping[Any, Probe], size: int
 ) -> Forecast:
@@ -161,7 +170,7 @@ def _forecast(
     probe = timing.nearest(probes, timing.key(*as_probed(trial, execution, node, size)))
     if probe is not None and on_gpu != (probe.device != "cpu"):
         probe = None  # planned for GPUs on a machine without one
-    constants = gpu_seconds(trial, size, images) if on_gpu else cost.predicted_seconds(trial, images)
+    constants = _by_constants(trial, on_gpu, size, images)
     if probe is not None:
         seconds, source = probe.seconds(trial.recipe), "probe"
         if on_gpu and probe.cohort != size:  # one size of cohort is to another as the constants say

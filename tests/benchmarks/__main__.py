@@ -13,6 +13,7 @@ NAMES = (
     "render",
     "page",
     "decode",
+    "folder",
     "imagenet",
     "ui",
     "gpu",
