@@ -253,6 +253,7 @@ def _planned(trial: Trial, experiments: list[str], starts: Mapping[str, Trial]) 
         "iterations": trial.recipe.iterations,
         "recipe": trial.condition.removeprefix(f"{trial.label}-"),
         "learning_rate": trial.recipe.learning_rate,
+        "precision": trial.recipe.precision,
         "params": cost.size(trial)[0],
         "deviations": deviations(trial, starts),
     }
