@@ -126,6 +126,7 @@ RUN_OPTIONS = (
     click.option("--retries", type=int, default=2, help="Further attempts at a trial that failed (default: 2)."),
     click.option("--checkpoint-seconds", type=float, default=30.0, help="Work lost by a kill, at most (default: 30)."),
     click.option("--compile", is_flag=True, help="torch.compile the training pass: for trials of an hour and more."),
+    click.option("--capture/--no-capture", default=True, help="On a GPU: updates as CUDA graphs (default)."),
     click.option("--deterministic/--no-deterministic", default=True, help="On a GPU: results that repeat (default)."),
     click.option(
         "--profile-trace",

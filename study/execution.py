@@ -28,7 +28,8 @@ class Execution:
     retries: int = 2  # further attempts at a trial that failed; processes that die of something else do not count
     checkpoint_seconds: float = 30.0  # at most so much work is lost when a trial is killed
     memory_gib: float = 0.0  # memory each process may take; 0 is an equal share of the machine's, or of its GPU's
-    compile: bool = False  # torch.compile the training pass; on a GPU with CUDA graphs
+    compile: bool = False  # torch.compile the training pass, on a GPU block by block
+    capture: bool = True  # on a GPU: capture an update as a CUDA graph, and replay it
     deterministic: bool = True  # on a GPU: choose kernels whose results repeat; CPUs always do
     profile_trace: str = ""  # id of a trial to profile; 'longest' is the one that is started first
     address: str = ""  # of a running Ray cluster; '' starts Ray on this machine

@@ -79,4 +79,4 @@ def test_the_tables_are_there_where_the_experiment_is_planned() -> None:
     assert set(names) <= {table.name for table in every(frames(ASKED), "quick")}
     assert not tables(frames(QUICK))
     (differences, _) = tables(frames(ASKED))
-    assert "within 0.36 points" in differences.notes[0] and "stated before the experiment's first run" in differences.notes[0]
+    assert "within 0.36 points" in differences.notes[0] and "before the first run" in differences.notes[0]

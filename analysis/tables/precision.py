@@ -35,7 +35,7 @@ def _differences(finals: pd.DataFrame) -> Table:
     notes = [
         "Errors in percent, differences in points, paired by seed. Equal: within"
         f" {experiment.MARGIN_PCT:g} points by two one-sided t tests; different: by the two-sided t test of 0. Both"
-        f" with Holm's correction over all rows, at {ALPHA:g}. The margin was stated before the experiment's first run.",
+        f" with Holm's correction over all rows, at {ALPHA:g}. The margin was stated before the first run.",
     ]
     return Table("precision", "Precision: the same nets in other arithmetic", numbers, text, notes, Place.MEASURED)
 

@@ -84,7 +84,7 @@ def key(trial: Trial, execution: Execution) -> tuple[Any, ...]:
     where = provenance.tags()
     device, versions = _device(execution.device), (where["torch"], where["python"])
     on_gpu = device != "cpu"
-    how = on_gpu, execution.deterministic or not on_gpu, max(1, execution.cohort)
+    how = on_gpu and execution.capture, execution.deterministic or not on_gpu, max(1, execution.cohort)
     return trial.condition, where["machine"], device, execution.threads, *versions, *how
 
 
@@ -135,7 +135,7 @@ def measure(trial: Trial, execution: Execution) -> Probe:
 
     size = max(1, execution.cohort)
     trials = [replace(_endless(trial), seed=trial.seed + member) for member in range(size)]
-    states = [TrainState(one, device) for one in trials]
+    states = [TrainState(one, device, execution.capture) for one in trials]
     state = states[0] if size == 1 else Cohort(trials[0], states)
     divide(trial, state, replace(execution, compile=False), members=size)
     updates = Updates(trials, state, [data.for_seed(one.seed) for one in trials])

@@ -257,6 +257,7 @@ class _Training:
         trial, execution = self.trial, self.execution
         with leading(execution.processes, self.peers, partial(assist, trial, execution), self.device) as group:
             members = self._members()
+            self.tags["captured"] = _yes(members[0].state.captures)
             states, trials = [member.state for member in members], [member.trial for member in members]
             state: Passes
             if len(members) == 1:
@@ -279,7 +280,7 @@ class _Training:
         for (trial, attempt), saved in zip(
             self.attempts.items(), checkpoints.load_together(folders, self.device), strict=True
         ):
-            state = TrainState(trial, self.device)
+            state = TrainState(trial, self.device, self.execution.capture)
             if saved is not None:
                 state.restore(saved)
             elif seal := starting_weights.take(state.net, trial, self.execution, self.device):
@@ -334,7 +335,7 @@ def assist(trial: Trial, execution: Execution, meeting: Meeting, rank: int, addr
         data = task_of(trial).load(trial, execution.data_root, device)
         group = joined(store, rank, execution.processes, address, device)
         shared = group.share(None, device)
-        state = TrainState(trial, device)
+        state = TrainState(trial, device, execution.capture)
         state.restore(shared["state"])
         divide(trial, state, execution, shared["segments"])
         for _ in train(trial, state, data, group):

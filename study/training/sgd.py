@@ -34,12 +34,12 @@ class SGD(torch.optim.SGD):
         self.fused, self.caffe = fused, recipe.momentum_rule == "caffe"
         device = trained[0].device
         self.rate = torch.zeros((), dtype=torch.float64, device=device)  # of the last update; 0 before the first
-        self.velocities: list[Tensor] = []
-        for parameter in (*weights, *others):
+        for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
             if recipe.momentum:
-                self.velocities.append(torch.zeros_like(parameter))
-                self.state[parameter]["momentum_buffer"] = self.velocities[-1]
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        ordered = (*weights, *others) if recipe.momentum else ()
+        self.velocities: list[Tensor] = [self.state[parameter]["momentum_buffer"] for parameter in ordered]
         if fused:
             self._set_rate(torch.zeros((), device=device))
 

@@ -50,14 +50,15 @@ class Passes:
 class TrainState(Passes):
     """The state of a trial after `iteration` updates."""
 
-    def __init__(self, trial: Trial, device: torch.device) -> None:
+    def __init__(self, trial: Trial, device: torch.device, capture: bool = True) -> None:
+        """`capture`: whether updates on a GPU are captured and replayed, where they can be."""
         self.recipe = trial.recipe
         self.task: Task[Any, Any] = task_of(trial)
         layout = memory_format(device, self.recipe.precision)
         self.net = self.task.build(trial).to(device=device, memory_format=layout)  # type: ignore[call-overload]
         self.forward = self.net
         self.optimizer = SGD(self.net, self.recipe, fused=device.type == "cuda")
-        self.captures = device.type == "cuda" and self.task.DIVISIBLE  # whether updates are captured and replayed
+        self.captures = capture and device.type == "cuda" and self.task.DIVISIBLE
         self.counts = Counts.new(len(self.task.SUMMED), device)
         self.iteration = 0  # updates that the host has started
         self.window_batches = 0  # of them, since the last record

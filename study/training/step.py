@@ -43,6 +43,8 @@ class Step:
         self.images = len(range(self.recipe.batch)[part])  # of a batch, that are this process's
         self.batches = self.task.batches(trials, data, part, state.counts.updates)
         self.wrong = self.task.SUMMED.index("wrong") if "wrong" in self.task.SUMMED else None
+        # They keep their places in memory; see `SGD`.
+        self.gradients = [p.grad for p in state.net.parameters() if p.grad is not None]
         self.rates: list[float | None] = [None] * len(trials)  # that lie on the device
         self.summed: Tensor | None = None
 
@@ -70,8 +72,7 @@ class Step:
         self.group.begin_pass(state.net)
         batch = self.batches.pick()
         loss, self.summed = self.task.loss(self.trials[0], state.forward, batch, self.group.size)
-        gradients = [p.grad for p in state.net.parameters() if p.grad is not None]
-        torch._foreach_zero_(gradients)  # they keep their places in memory; see `SGD`
+        torch._foreach_zero_(self.gradients)
         loss.backward()
 
     def exchange(self) -> None:

@@ -81,7 +81,6 @@ ROWS = (
 def updates_of(row: Row, device: Any) -> Callable[[], object]:
     """What makes one update of all nets of the row."""
     import textbook as script
-    import torch
 
     from study.data.arrays import load
     from study.execution import Execution
@@ -96,9 +95,8 @@ def updates_of(row: Row, device: Any) -> Callable[[], object]:
         return lambda: next(updates)
     set_up_torch(Execution(storage=common.OUT, data_root=common.OUT, threads=1, deterministic=row.deterministic))
     trials = [replace(trial, seed=seed) for seed in range(row.cohort)]
-    states = [TrainState(one, device) for one in trials]
+    states = [TrainState(one, device, capture=row.way != "eager") for one in trials]
     subject = Cohort(trial, states) if row.cohort > 1 else states[0]
-    states[0].captures = row.way != "eager" and torch.device(device).type == "cuda"
     if row.way == "compiled":
         subject.compile()
     data = load(trial.data, Path(), device)

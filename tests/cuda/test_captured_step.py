@@ -40,8 +40,7 @@ def seeds(trial: Trial, count: int) -> tuple[Trial, ...]:
 def trained(
     trial: Trial, device: torch.device, captured: bool = True, segments: Sequence[int] = (), root: Path = Path()
 ) -> TrainState:
-    state = TrainState(trial, device)
-    state.captures = captured and device.type == "cuda"
+    state = TrainState(trial, device, captured)
     if segments:
         state.divide(segments)
     for _ in train(trial, state, load(trial.data, root, device)):
