@@ -206,13 +206,15 @@ class Photographs:
     def _stacked(self, split: str, images: Sequence[Loaded]) -> tuple[Tensor, Tensor]:
         """Pixels travel to the device as bytes, are normalised there all at once, and lie there channels last."""
         size = self.spec.size
-        pixels = torch.empty((len(images), size, size, 3), dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        on_gpu = self.device.type == "cuda"  # which does not wait for what comes from pinned memory
+        pixels = torch.empty((len(images), size, size, 3), dtype=torch.uint8, pin_memory=on_gpu)
         stacked = pixels.numpy()
         for row, image in enumerate(images):
             stacked[row] = image.pixels
         labels = torch.from_numpy(self._split(split).labels[[image.number for image in images]])
+        labels = labels.pin_memory() if on_gpu else labels
         moved = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return self.normalised(moved), labels.to(self.device)
+        return self.normalised(moved), labels.to(self.device, non_blocking=True)
 
     def _sample(self, root: Path) -> "_Sample":
         """Measured once and kept in root/.cache."""

@@ -18,7 +18,7 @@ from study.execution import Execution
 from study.nets.evaluation import memory_format
 from study.nets.resnet import BatchNorm, Net
 from study.nets.torchvision_names import from_torchvision
-from study.run.machine import device_of, set_up_torch
+from study.run.machine import check_precision, device_of, set_up_torch
 from study.spec import Data, InputError, Model, Trial
 from study.store.layout import TrialFolder
 from study.store.records import add_evaluations, read_evaluations, table_digest
@@ -64,9 +64,10 @@ class Testing:
                     self.rows.append(_row(subject, known) | {"new": subject in new})
 
     def _nets(self, trials: Sequence[Trial]) -> dict[Trial, Any]:
-        """The final nets of those trials whose weights are here."""
+        """The final nets of those trials whose weights are here. Raises `InputError` for a precision that is not."""
         nets = {}
         for trial in trials:
+            check_precision(trial, self.device)
             saved = checkpoints.load_newest(TrialFolder(self._folder((trial,))).checkpoints, self.device)
             if lack := lack_of(saved, self.tags[trial.id], task_of(trial).COLUMNS):
                 self.lacking[trial.id] = lack
