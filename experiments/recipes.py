@@ -145,6 +145,22 @@ def whole_batch_norm(model: Model) -> Recipe:
     return replace(paper_cifar(model), bn_batch=128)
 
 
+def times(recipe: Recipe, factor: float) -> Recipe:
+    """The recipe with every count of iterations `factor` times as large: the same schedule, longer or shorter.
+
+    Evaluations stay multiples of records.
+    """
+    record_every = max(1, round(factor * recipe.record_every))
+    return replace(
+        recipe,
+        iterations=round(factor * recipe.iterations),
+        drops=tuple(round(factor * drop) for drop in recipe.drops),
+        warmup_iterations=round(factor * recipe.warmup_iterations),
+        record_every=record_every,
+        evaluate_every=record_every * (recipe.evaluate_every // recipe.record_every),
+    )
+
+
 def in_bf16(model: Model) -> Recipe:
     """`whole_batch_norm` in bf16 autocast."""
     return replace(whole_batch_norm(model), precision="bf16")
