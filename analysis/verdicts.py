@@ -19,7 +19,10 @@ class Kind(StrEnum):
 
     CONTRADICTED = "contradicted"
     SUPPORTED = "supported"
+    WITHIN_BUDGET = "supported within this budget"  # on a schedule shorter than the paper's
     UNDECIDED = "undecided"
+    WITHOUT_TRAINING = "holds without training"  # the same test supports it on nets that have hardly been trained
+    BY_CONSTRUCTION = "holds by construction"  # by counting
     NOT_TESTABLE = "not testable in this profile"
 
 
@@ -132,12 +135,12 @@ def ranked(verdicts: Iterable[Verdict]) -> list[Verdict]:
 def counts(verdicts: Iterable[Verdict]) -> dict[Kind, int]:
     """How many claims have each kind of verdict; every kind is among them."""
     kinds = [verdict.kind for verdict in verdicts]
-    return {kind: kinds.count(kind) for kind in (Kind.SUPPORTED, Kind.CONTRADICTED, Kind.UNDECIDED, Kind.NOT_TESTABLE)}
+    return {kind: kinds.count(kind) for kind in Kind}
 
 
 def counted(verdicts: Sequence[Verdict]) -> str:
-    """`9 supported, 1 contradicted, 2 undecided, 62 not testable in this profile`."""
-    return ", ".join(f"{count} {kind}" for kind, count in counts(verdicts).items())
+    """`1 contradicted, 9 supported, 2 undecided, 62 not testable in this profile`: kinds that there are."""
+    return ", ".join(f"{count} {kind}" for kind, count in counts(verdicts).items() if count)
 
 
 def to_json(verdicts: Iterable[Verdict]) -> str:

@@ -12,8 +12,8 @@ import pytest
 from planted import DAMAGES, frames, planted, tabled
 
 from analysis import files, paper, report
-from analysis.decision import evaluate
 from analysis.gaps import problems
+from analysis.qualified import judge
 from analysis.runs import load
 from analysis.tables import claims, results
 from analysis.verdicts import Kind, Verdict, entry
@@ -185,7 +185,7 @@ def test_no_mean_verdict_or_curve_knows_of_a_damaged_run(damaged):
         pd.testing.assert_frame_equal(seen.drop(columns="note"), expected.drop(columns="note"))
     numbers = ("verdict", "effect", "interval", "n")
     entries = json.loads((where / "claims.json").read_text())
-    expected = json.loads(json.dumps([entry(verdict) for verdict in evaluate(without, QUICK)]))
+    expected = json.loads(json.dumps([entry(verdict) for verdict in judge(without, QUICK)]))
     assert [[one[name] for name in numbers] for one in entries] == [[one[name] for name in numbers] for one in expected]
 
 
@@ -251,7 +251,7 @@ def test_the_summary_keeps_its_order_and_fits_80_columns(study, folder):
     text = report.summary(
         VERDICTS, results.table_6(study, "quick"), folder.relative_to(folder.parent), "Five GPU days."
     )
-    parts = ["1 supported, 1 contradicted, 1 undecided, 1 not testable", "S42-3", "+61.2 [55, 67.4]", "S42-6",
+    parts = ["1 contradicted, 1 supported, 1 undecided, 1 not testable", "S42-3", "+61.2 [55, 67.4]", "S42-6",
              "Table 6", "plain-1202", "figures", "make ui", "Five GPU days."]  # fmt: skip
     words = " ".join(text.split())
     places = [words.index(part) for part in parts]
