@@ -5,6 +5,7 @@ from types import ModuleType
 
 from experiments import (
     bottlenecks,
+    budget,
     controls,
     depth_scaling,
     detection_coco,
@@ -15,8 +16,10 @@ from experiments import (
     imagenet_plain_vs_residual,
     imagenet_shortcut_options,
     learning_rate,
+    placebo,
     plain_vs_residual,
     precision,
+    rates,
     reimplementations,
     shortcut_options,
 )
@@ -41,6 +44,9 @@ EXPERIMENTS = (
     detection_normalisation,
     controls,
     precision,
+    placebo,
+    budget,
+    rates,
 )
 
 
@@ -56,9 +62,9 @@ def scale_of(experiment: ModuleType, profile: Profile) -> Scale | None:
 
 
 def most_seeds(profile: Profile) -> int:
-    """The most seeds of a condition that an experiment of the profile states."""
+    """The most seeds of a condition that an experiment of the profile states, without those on request."""
     scales = (scale_of(experiment, profile) for experiment in EXPERIMENTS)
-    return max((scale.seeds for scale in scales if scale), default=1)
+    return max((scale.seeds for scale in scales if scale and not scale.on_request), default=1)
 
 
 def planned(profile: Profile, names: Iterable[str] = ()) -> dict[Trial, list[str]]:

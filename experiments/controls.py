@@ -17,7 +17,7 @@ NAME = "controls"
 SCALE = {  # nets that are trained on shuffled labels
     "smoke": Nets(nets=(("plain", 20), ("residual", 20)), seeds=2),
     "quick": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=3),
-    "class": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=2),
+    "class": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=5),
     "one-gpu": Nets(nets=(("plain", 20), ("residual", 20)), seeds=5),
     "paper": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20), ("residual", 56)), seeds=5),
 }

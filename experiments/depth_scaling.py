@@ -27,7 +27,7 @@ class DeepScale(Depths):
 SCALE = {
     "smoke": DeepScale(depths=(1202,), seeds=1, recipe=recipes.seconds_deep),
     "quick": DeepScale(depths=(110, 1202), seeds=1, recipe=recipes.minutes_deep),
-    "class": DeepScale(depths=(110,), seeds=2),
+    "class": DeepScale(depths=(110,), seeds=5),
     "one-gpu": DeepScale(depths=(110,), seeds=5, few=(("residual", 1202, 1),)),
     "paper": DeepScale(depths=(110, 1202), seeds=5),
 }

@@ -13,7 +13,7 @@ from study.spec import Recipe, Trial
 NAME = "imagenet-longer"
 SCALE = {
     "smoke": Depths(depths=(18, 34), seeds=1),
-    "paper": Depths(depths=(18, 34), seeds=2),
+    "paper": Depths(depths=(18, 34), seeds=3),
 }
 
 

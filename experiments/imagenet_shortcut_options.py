@@ -12,7 +12,7 @@ NAME = "imagenet-shortcut-options"
 SCALE = {
     "smoke": Depths(depths=(34,), seeds=1),
     "class": Depths(depths=(34,), seeds=2, on_request=True),
-    "paper": Depths(depths=(34,), seeds=2),
+    "paper": Depths(depths=(34,), seeds=3),
 }
 
 

@@ -13,7 +13,7 @@ NAME = "learning-rate"
 SCALE = {
     "smoke": Nets(nets=(("plain", 20),), seeds=1),
     "quick": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=1),
-    "class": Nets(nets=(("residual", 110),), seeds=2),
+    "class": Nets(nets=(("residual", 110),), seeds=5),
     "one-gpu": Nets(nets=(("residual", 110),), seeds=5),
     "paper": Nets(nets=(("plain", 110), ("residual", 110)), seeds=5),
 }

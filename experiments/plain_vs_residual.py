@@ -12,7 +12,7 @@ NAME = "plain-vs-residual"
 SCALE = {
     "smoke": Depths(depths=(20, 56), seeds=2),
     "quick": Depths(depths=(20, 32, 44, 56, 110), seeds=3),
-    "class": Depths(depths=(20, 32, 44, 56, 110), seeds=2),
+    "class": Depths(depths=(20, 32, 44, 56, 110), seeds=5),
     "one-gpu": Depths(depths=(20, 32, 44, 56, 110), seeds=5),
     "paper": Depths(depths=(20, 32, 44, 56, 110), seeds=5),
 }

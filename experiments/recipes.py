@@ -80,6 +80,9 @@ def paper_cifar(model: Model) -> Recipe:
 def paper_imagenet(model: Model) -> Recipe:
     """Sec. 3.4: 600,000 iterations of 256 images, lr 0.1, divided by 10 where Fig. 4 shows it; BatchNorm over 32.
 
+    Evaluations take BatchNorm's statistics as plain averages over training images, as the authors' released nets do by
+    their README; over how many it does not say.
+
     The paper says 'when the error plateaus': schedule 'plateau' does that. It does not give the number of GPUs; 32
     images each correspond to 8.
     """
@@ -89,6 +92,7 @@ def paper_imagenet(model: Model) -> Recipe:
         batch=256,
         drops=(150_000, 300_000),
         bn_batch=32,
+        recalibrate=10_000,
         warmup="none",
         warmup_learning_rate=0.0,
         warmup_iterations=0,
@@ -99,13 +103,14 @@ def paper_imagenet(model: Model) -> Recipe:
 def shortened_imagenet(model: Model) -> Recipe:
     """The paper's ImageNet schedule at a hundred-and-fiftieth of its length, in batches of 64."""
     recipe = paper_imagenet(model)
-    return replace(recipe, iterations=4_000, batch=64, drops=(1_000, 2_000), record_every=20, evaluate_every=400)
+    shorter = replace(recipe, iterations=4_000, drops=(1_000, 2_000), record_every=20, evaluate_every=400)
+    return replace(shorter, batch=64, recalibrate=2_560)
 
 
 def seconds_of_photographs(model: Model) -> Recipe:
     """The machinery on photographs in a few iterations: no claim about science."""
     recipe = replace(paper_imagenet(model), iterations=4, drops=(2,), record_every=2, evaluate_every=2)
-    return replace(recipe, batch=8, bn_batch=4, learning_rate=0.01)
+    return replace(recipe, batch=8, bn_batch=4, learning_rate=0.01, recalibrate=0)
 
 
 def paper_detection(data: Data) -> Recipe:
@@ -118,6 +123,7 @@ def paper_detection(data: Data) -> Recipe:
         iterations=320_000 if coco else 80_000,
         batch=8 if coco else 2,
         bn_batch=8 if coco else 2,
+        recalibrate=0,
         learning_rate=0.001,
         drops=(240_000,) if coco else (60_000,),
         weight_decay=5e-4,
@@ -145,14 +151,30 @@ def whole_batch_norm(model: Model) -> Recipe:
     return replace(paper_cifar(model), bn_batch=128)
 
 
+def times(recipe: Recipe, factor: float) -> Recipe:
+    """The recipe with every count of iterations `factor` times as large: the same schedule, longer or shorter.
+
+    Evaluations stay multiples of records.
+    """
+    record_every = max(1, round(factor * recipe.record_every))
+    return replace(
+        recipe,
+        iterations=round(factor * recipe.iterations),
+        drops=tuple(round(factor * drop) for drop in recipe.drops),
+        warmup_iterations=round(factor * recipe.warmup_iterations),
+        record_every=record_every,
+        evaluate_every=record_every * (recipe.evaluate_every // recipe.record_every),
+    )
+
+
 def in_bf16(model: Model) -> Recipe:
     """`whole_batch_norm` in bf16 autocast."""
     return replace(whole_batch_norm(model), precision="bf16")
 
 
 def shortened(model: Model) -> Recipe:
-    """The paper's schedule at a thirty-second of its length: 2,000 iterations, the same shape."""
-    return replace(whole_batch_norm(model), iterations=2_000, drops=(1_000, 1_500), record_every=20, evaluate_every=200)
+    """The paper's schedule at a thirty-second of its length: 2,000 iterations, the same shape, warm-up included."""
+    return replace(times(whole_batch_norm(model), 1 / 32), record_every=20, evaluate_every=200)
 
 
 def minutes(model: Model) -> Recipe:

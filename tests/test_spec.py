@@ -285,7 +285,7 @@ def test_a_net_outside_the_family_is_refused_with_the_rule(change: dict[str, Any
         ({"bn_batch": 50}, "bn_batch 50 does not divide batch 128"),
         ({"evaluate_every": 150}, "not a multiple of record_every"),
         ({"iterations": 0}, "iterations 0 is too small"),
-        ({"precision": "fp16"}, "precision 'fp16' is unknown; choose one of fp32, bf16"),
+        ({"precision": "fp16"}, "precision 'fp16' is unknown; choose one of fp32, tf32, bf16"),
         ({"schedule": "cosine"}, r"drops \(32000, 48000\) are not part of schedule 'cosine'; choose 'steps', or"),
         ({"momentum_rule": "nesterov", "momentum": 0}, "momentum 0 cannot look ahead .* choose 'caffe' or 'torch'"),
         ({"recalibrate": 63}, "recalibrate 63 is less than bn_batch 64, one batch; choose more images, or 0"),

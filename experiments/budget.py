@@ -1,0 +1,49 @@
+"""Does the degradation survive longer training? Plain nets, and a residual one, on schedules of several lengths.
+
+Paper: Sec. 4.1, footnote 3 (three times the iterations on ImageNet, "suggesting that this problem cannot be feasibly
+addressed by simply using more iterations") and the conjecture of exponentially low convergence rates. The gap between
+the deeper and the shallower plain net is fitted by g + c T^-k over the lengths T of the schedule: g is what is left of
+it in the long run (`analysis/budget.py`).
+Cost: quick, 15 trials of 15 CPU seconds to 4 CPU minutes besides those of plain-vs-residual; one-gpu and paper, two
+lengths of five nets' seeds.
+"""
+
+from dataclasses import dataclass
+
+from experiments.profiles import Nets, Profile
+from experiments.recipes import times
+from study.spec import Trial
+
+NAME = "budget"
+# Points of error of which a gap that stays is more than none. Chosen before the first run of this experiment.
+MARGIN_PCT = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetScale(Nets):
+    """`factors`: lengths of the schedule, in units of the profile's, which is trained, too."""
+
+    factors: tuple[float, ...]
+
+
+_PLAIN = (("plain", 20), ("plain", 56))
+SCALE = {
+    "smoke": BudgetScale(nets=_PLAIN, factors=(2.0,), seeds=1, on_request=True),
+    "quick": BudgetScale(nets=(*_PLAIN, ("residual", 56)), factors=(4.0, 10.0), seeds=2, on_request=True),
+    "class": BudgetScale(nets=_PLAIN, factors=(4.0,), seeds=5, on_request=True),
+    "one-gpu": BudgetScale(nets=_PLAIN, factors=(0.25, 3.0), seeds=5, on_request=True),
+    "paper": BudgetScale(nets=_PLAIN, factors=(0.25, 3.0), seeds=5, on_request=True),
+}
+
+
+def trials(profile: Profile) -> list[Trial]:
+    scale = profile.scale(NAME, SCALE)
+    if not scale:
+        return []
+    planned = []
+    for family, depth in scale.nets:
+        net = profile.model(family, depth)
+        for factor in (1.0, *scale.factors):
+            recipe = profile.recipe(net) if factor == 1 else times(profile.recipe(net), factor)
+            planned += profile.trials(net, recipe, scale.seeds)
+    return planned
