@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Any, TypedDict
 
 from analysis import paper
-from analysis.statistics import MOST_SEEDS
+from analysis.statistics import ALPHA, MOST_SEEDS
 
 
 class Kind(StrEnum):
@@ -19,11 +19,17 @@ class Kind(StrEnum):
 
     CONTRADICTED = "contradicted"
     SUPPORTED = "supported"
-    WITHIN_BUDGET = "supported within this budget"  # on a schedule shorter than the paper's
+    WITHIN_BUDGET = "supported within this budget"
     UNDECIDED = "undecided"
-    WITHOUT_TRAINING = "holds without training"  # the same test supports it on nets that have hardly been trained
-    BY_CONSTRUCTION = "holds by construction"  # by counting
+    BY_CONSTRUCTION = "holds by construction"
+    WITHOUT_TRAINING = "holds without training"
     NOT_TESTABLE = "not testable in this profile"
+
+
+_COUNTED = (
+    *(Kind.SUPPORTED, Kind.WITHIN_BUDGET, Kind.BY_CONSTRUCTION, Kind.WITHOUT_TRAINING),
+    *(Kind.CONTRADICTED, Kind.UNDECIDED, Kind.NOT_TESTABLE),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +37,22 @@ class Verdict:
     """What a study says of a claim.
 
     effect              percentage points; None where there is none or it is not in points
-    interval            95 % t interval of the effect, not corrected for many claims
-    interval_bootstrap  as interval; None with few seeds
+    interval            t interval of the effect, not corrected for many claims
+    interval_level      its level, that of the test: 0.95 beside a two-sided test, 0.9 beside one of equivalence
+    interval_bootstrap  as interval, at 0.95; None with few seeds
+    p                   of the test, before any correction
+    p_family            after Holm's correction over the claims of one family
+    q                   Benjamini and Yekutieli's over all tested claims of the study: the least false discovery rate at
+                        which this verdict is among the discoveries
     p_permutation       p of sign flips, on the side of the test; None without a test
-    n                   paired seeds
+    seed_correlation    of two nets that are compared: Pearson's, over the seeds that both have
+    n                   seeds; of nets that are compared, of the one with fewest
     runs                ids of the runs used
     leaning             of an undecided claim: supported or contradicted, whichever the numbers are closer to; None with
                         fewer than two seeds
-    seeds_needed        of an undecided claim: further seeds that would decide if effect and deviation stayed as
-                        observed; None for more than `MOST_SEEDS`
+    seeds_needed        of an undecided claim: further seeds at which 80 % of studies are decided, if effect and
+                        deviation are as observed; None for more than `MOST_SEEDS`, or if no number of seeds would do
+    seeds_range         the same for the two ends of the 95 % interval of the deviation
     proxy               tested on other nets or data than the claim is about
     """
 
@@ -55,6 +68,12 @@ class Verdict:
     leaning: Kind | None = None
     seeds_needed: int | None = None
     proxy: bool = False
+    interval_level: float | None = None
+    p: float | None = None
+    p_family: float | None = None
+    q: float | None = None
+    seed_correlation: float | None = None
+    seeds_range: tuple[int | None, int | None] | None = None
 
     @property
     def testable(self) -> bool:
@@ -62,8 +81,8 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """`undecided (needs 3 more seeds)`."""
-        return in_words(self.kind, self.seeds_needed)
+        """`undecided (leaning contradicted, 3 more seeds for 80 % power)`."""
+        return in_words(self.kind, self.leaning, self.seeds_needed)
 
     @property
     def statement(self) -> str:
@@ -72,13 +91,15 @@ class Verdict:
 
     @property
     def effect_text(self) -> str:
-        """`+61.2 [55, 67.4]`, as far as there are numbers."""
+        """`+61.2 [55, 67.4]`, as far as there are numbers; the level of the interval where it is not 95 %."""
         if self.effect is None:
             return "" if self.n else "by counting"  # parameters, layers and multiply-adds need no run
         shown = f"{self.effect:+.3g}"
         if self.interval is not None:
             low, high = self.interval
             shown += f" [{low:.3g}, {high:.3g}]"
+            if self.interval_level is not None and self.interval_level != 1 - ALPHA:
+                shown += f" ({100 * self.interval_level:g} %)"
         return shown
 
     def of(self, claim: paper.Claim, reason: str) -> "Verdict":
@@ -100,13 +121,25 @@ class Entry(TypedDict):
     reason: str
     interval_bootstrap: tuple[float, float] | None
     p_permutation: float | None
+    proxy: bool
+    leaning: str | None
+    seeds_needed: int | None
+    seeds_range: tuple[int | None, int | None] | None
+    interval_level: float | None
+    p: float | None
+    p_family: float | None
+    q: float | None
+    seed_correlation: float | None
 
 
-def in_words(kind: Kind, seeds_needed: int | None) -> str:
-    """How a verdict is printed. `seeds_needed` counts for undecided claims only."""
+def in_words(kind: Kind, leaning: Kind | None, seeds_needed: int | None) -> str:
+    """How a verdict is printed. Leaning and seeds count for undecided claims only."""
     if kind is not Kind.UNDECIDED:
         return kind.value
-    return f"{kind} (needs {f'more than {MOST_SEEDS}' if seeds_needed is None else seeds_needed} more seeds)"
+    if leaning is None:
+        return f"{kind} (needs {seeds_needed} more seeds for a test)"
+    seeds = f"more than {MOST_SEEDS:,}" if seeds_needed is None else f"{seeds_needed}"
+    return f"{kind} (leaning {leaning}, {seeds} more seeds for 80 % power)"
 
 
 def entry(verdict: Verdict) -> Entry:
@@ -123,6 +156,15 @@ def entry(verdict: Verdict) -> Entry:
         reason=verdict.reason,
         interval_bootstrap=verdict.interval_bootstrap,
         p_permutation=verdict.p_permutation,
+        proxy=verdict.proxy,
+        leaning=verdict.leaning,
+        seeds_needed=verdict.seeds_needed,
+        seeds_range=verdict.seeds_range,
+        interval_level=verdict.interval_level,
+        p=verdict.p,
+        p_family=verdict.p_family,
+        q=verdict.q,
+        seed_correlation=verdict.seed_correlation,
     )
 
 
@@ -135,11 +177,11 @@ def ranked(verdicts: Iterable[Verdict]) -> list[Verdict]:
 def counts(verdicts: Iterable[Verdict]) -> dict[Kind, int]:
     """How many claims have each kind of verdict; every kind is among them."""
     kinds = [verdict.kind for verdict in verdicts]
-    return {kind: kinds.count(kind) for kind in Kind}
+    return {kind: kinds.count(kind) for kind in _COUNTED}
 
 
 def counted(verdicts: Sequence[Verdict]) -> str:
-    """`1 contradicted, 9 supported, 2 undecided, 62 not testable in this profile`: kinds that there are."""
+    """`9 supported, 1 contradicted, 2 undecided, 62 not testable in this profile`: kinds that no claim has left out."""
     return ", ".join(f"{count} {kind}" for kind, count in counts(verdicts).items() if count)
 
 
@@ -164,5 +206,6 @@ def _from_row(row: Mapping[str, Any], known: Mapping[str, paper.Claim]) -> Verdi
         "runs": tuple(row["runs"]),
         "interval": row["interval"] and tuple(row["interval"]),
         "interval_bootstrap": row["interval_bootstrap"] and tuple(row["interval_bootstrap"]),
+        "seeds_range": row.get("seeds_range") and tuple(row["seeds_range"]),
     }
     return Verdict(**{**row, **typed})

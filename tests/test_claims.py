@@ -55,8 +55,13 @@ CIFAR = [
 ]
 PLAIN = ("S1-1", "S1-2", "S1-3", "S1-5", "S42-1", "S42-2")
 RESIDUAL = ("S41-26", "S42-4", "S42-5")
-KEYS = ("id", "section", "statement", "verdict", "effect", "interval", "n", "runs", "reason")
-UNDECIDED = re.compile(r"undecided \(needs (\d+|more than 1000) more seeds\)")
+KEYS = ("id", "section", "statement", "verdict", "effect", "interval", "n", "runs", "reason", "interval_bootstrap")
+KEYS += ("p_permutation", "proxy", "leaning", "seeds_needed", "seeds_range", "interval_level", "p", "p_family", "q")
+KEYS += ("seed_correlation",)
+UNDECIDED = re.compile(
+    r"undecided \((leaning (supported|contradicted), (\d+|more than 1,000) more seeds for 80 % power|"
+    r"needs \d more seeds for a test)\)"
+)
 
 
 def like_the_paper(trial: Trial) -> float:
@@ -103,7 +108,7 @@ def test_every_claim_has_exactly_one_entry_in_the_papers_order(name):
     judged = list(as_the_paper_tells(name).values())
     assert [verdict.claim for verdict in judged] == list(paper.claims())
     for verdict in judged:
-        assert list(entry(verdict)) == [*KEYS, "interval_bootstrap", "p_permutation"]
+        assert tuple(entry(verdict)) == KEYS
         undecided = verdict.kind is Kind.UNDECIDED
         assert bool(UNDECIDED.fullmatch(verdict.text)) == undecided and (undecided or verdict.text == verdict.kind)
         assert (verdict.leaning is None or undecided) and (verdict.seeds_needed is None or undecided)
@@ -187,7 +192,7 @@ def test_a_net_no_better_at_one_depth_is_not_better_at_each():
 def test_one_seed_is_undecided_and_says_how_many_are_missing():
     found = verdicts(CLASS.with_seeds(1))
     for name in PLAIN:
-        assert found[name].text == "undecided (needs 1 more seeds)"
+        assert found[name].text == "undecided (needs 1 more seeds for a test)"
         assert found[name].n == 1
         assert found[name].effect > 0
         assert found[name].interval is None
@@ -207,7 +212,7 @@ def test_without_two_pairs_nothing_is_decided():
     found = verdicts(
         QUICK, outcomes=lambda t: outcomes.get(t.seed, "finished") if t.model.title == "plain-20" else "finished"
     )
-    assert found["S1-1"].text == "undecided (needs 1 more seeds)"
+    assert found["S1-1"].text == "undecided (needs 1 more seeds for a test)"
     assert "s1 (failed)" in found["S1-1"].reason and "s2 (interrupted)" in found["S1-1"].reason
 
 
@@ -285,7 +290,7 @@ def test_a_true_effect_that_three_seeds_leave_open_is_supported_by_thirty():
     found = verdicts(TWO_DEPTHS.with_seeds(3), error=slightly_worse, noise=1.5)["S1-1"]
     assert (found.kind, found.leaning) == (Kind.UNDECIDED, Kind.SUPPORTED)
     assert found.seeds_needed is not None and 0 < found.seeds_needed < 30
-    assert found.text == f"undecided (needs {found.seeds_needed} more seeds)"
+    assert found.text == f"undecided (leaning supported, {found.seeds_needed} more seeds for 80 % power)"
     assert verdicts(TWO_DEPTHS.with_seeds(30), error=slightly_worse, noise=1.5)["S1-1"].kind == Kind.SUPPORTED
 
 

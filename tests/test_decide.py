@@ -210,7 +210,7 @@ def test_a_budget_that_two_seeds_exceed_ends_the_sequence_before_anything_runs(
     decide: Command, options: list[str], tmp_path: Path
 ) -> None:
     code, said, _ = decide("decide", "--until-decided", "S1-1", "--budget", "0.001h", *options)
-    assert code == 1 and "undecided (needs 2 more seeds)" in said
+    assert code == 1 and "undecided (needs 2 more seeds for a test)" in said
     assert "2 seeds would take 0.00" in said and "core-hours, more than the budget of 0.001" in said
     assert not (tmp_path / "store").exists()
 
