@@ -4,7 +4,7 @@ Owns the vocabulary of claims: a study, a net in it, an evaluation of it, a comp
 returns (`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -161,42 +161,15 @@ def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) 
 
 
 def trend(nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
-    """An error that rises (direction 1) or falls (-1) with depth.
+    """An error that rises (direction 1) or falls (-1) from each depth to the next: all neighbours are tested.
 
-    The effect is deepest minus shallowest; the test is of the slopes over depth, one a seed.
+    An intersection-union test: its p is that of the weakest pair, whose effect is the claim's.
     """
-    errors = by_depth(nets, measure)
-    part = trend_part(nets, errors, WORDS[measure], measure, direction)
-    if measure == TRAIN:
-        clean = by_depth(nets, CLEAN)
-        part = replace(part, clean=mean(clean.iloc[:, -1] - clean.iloc[:, 0]))
-    ordered: list[str] = []
-    not_ordered: list[str] = []
-    for left, right in zip(errors.columns[:-1], errors.columns[1:], strict=True):
-        holds = len(errors) > 0 and bool((direction * (errors[right] - errors[left]) > 0).all())
-        (ordered if holds else not_ordered).append(f"{left}{'<' if direction > 0 else '>'}{right}")
-    note = f"Neighbours in the stated order in every seed: {', '.join(ordered) or 'none'}"
-    return Tested([part], note + (f"; not: {', '.join(not_ordered)}." if not_ordered else "."))
-
-
-def trend_part(nets: list[pd.DataFrame], errors: pd.DataFrame, words: str, measure: str, direction: int) -> Part:
-    depths = np.array(errors.columns, dtype=float)
-    if len(depths) < 2:
+    if len(nets) < 2:
         raise NotTestable("a trend with depth needs two depths")
-    slopes = errors.apply(lambda row: np.polyfit(depths, row.to_numpy(float), 1)[0] * np.ptp(depths), axis=1)
-    return Part(
-        what=f"{words} at depth {depths[-1]:.0f} minus depth {depths[0]:.0f} (p: slopes over {len(depths)} depths)",
-        values=errors.iloc[:, -1] - errors.iloc[:, 0],
-        tested=slopes if len(errors) else pd.Series(dtype=float),
-        direction=direction,
-        nets=tuple(nets),
-        resolution=resolution(nets[0], measure),
+    return Tested(
+        [compare(deep, shallow, measure, direction) for shallow, deep in zip(nets[:-1], nets[1:], strict=True)]
     )
-
-
-def by_depth(nets: list[pd.DataFrame], measure: str) -> pd.DataFrame:
-    """Errors [seed, depth] of the seeds that finished at every depth."""
-    return pd.DataFrame({rows["depth"].iloc[0]: rows[measure] for rows in nets}).dropna()
 
 
 def first_iteration(

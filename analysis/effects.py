@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from analysis.runs import one_image_pct
-from analysis.statistics import estimate
+from analysis.statistics import ALPHA, estimate
 from study.store.account import RESULTS, Outcome
 
 COLUMNS = ["quantity", "depth", "n", "mean", "sd", "low", "high"]
@@ -88,14 +89,20 @@ def iterations_to_target(finals: pd.DataFrame, target_pct: int, family: str) -> 
     return pd.DataFrame(rows_of_depths, columns=["quantity", "depth", "n", "reached", "median"])
 
 
-def critical_depth(gap: pd.DataFrame) -> tuple[int, int | None]:
-    """Between which depths degradation begins: the last depth before, and the first at which, the gap exceeds 0.
+ONSET_PCT = 1.0
 
-    It exceeds 0 where its interval does. (d, None): nowhere up to d. `gap` is a `degradation_gap` of a depth or more.
+
+def critical_depth(gap: pd.DataFrame) -> tuple[int, int | None]:
+    """Between which depths degradation begins: the last depth before, and the first where the gap exceeds a point.
+
+    It exceeds `ONSET_PCT` where its lower bound does; the bounds are simultaneous over the depths (Bonferroni).
+    (d, None): nowhere up to d. `gap` is a `degradation_gap` of a depth or more, with two-sided 95 % intervals.
     """
-    before = int(gap["since"].iloc[0])
+    before, level = int(gap["since"].iloc[0]), ALPHA / len(gap)
     for row in gap.sort_values("depth").to_dict("records"):
-        if row["low"] > 0:
+        of_freedom = max(row["n"] - 1, 1)
+        wider = stats.t.ppf(1 - level, of_freedom) / stats.t.ppf(1 - ALPHA / 2, of_freedom)
+        if row["mean"] - wider * (row["mean"] - row["low"]) >= ONSET_PCT:
             return before, int(row["depth"])
         before = int(row["depth"])
     return before, None

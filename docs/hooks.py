@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from analysis import paper
+from analysis.claims import MEASURED, SAME
+from analysis.counted_claims import CLAIMS
 from commands.app import app
 from experiments import EXPERIMENTS, name_of
 from experiments.profiles import PROFILES
@@ -46,9 +48,14 @@ def experiments() -> Iterator[str]:
 
 
 def claims() -> Iterator[str]:
-    """The paper's claims, in its order."""
-    rows = [(claim.id, claim.section, claim.statement, claim.kind) for claim in paper.claims()]
-    yield from table(("claim", "section", "statement", "kind"), rows)
+    """The paper's claims, in its order, each with what is tested and why, as its function states it."""
+    tests = {**MEASURED, **CLAIMS}
+    rows = []
+    for claim in paper.claims():
+        same = SAME.get(claim.id)
+        tested = f"As {same}." if same else " ".join((inspect.getdoc(tests[claim.id]) or "").split())
+        rows.append((claim.id, claim.section, claim.statement, claim.kind, tested))
+    yield from table(("claim", "section", "statement", "kind", "estimand, margin and why"), rows)
 
 
 def protocol() -> Iterator[str]:
