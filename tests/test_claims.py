@@ -51,9 +51,9 @@ STUDIES = {"smoke": SMOKE, "quick": QUICK, "class": CLASS, "paper": PAPER, "thin
 CIFAR = [
     claim.id
     for claim in paper.claims()
-    if claim.cost.startswith("cifar") and claim.id not in ("S42-7", *claims.FAMILIES["explanations"])
+    if claim.cost.startswith("cifar") and claim.id not in ("S1-5", "S42-7", "S42-19", *claims.FAMILIES["explanations"])
 ]
-PLAIN = ("S1-1", "S1-2", "S1-3", "S1-5", "S42-1", "S42-2")
+PLAIN = ("S1-1", "S1-2", "S1-3", "S42-1", "S42-2")
 RESIDUAL = ("S41-26", "S42-4", "S42-5")
 KEYS = ("id", "section", "statement", "verdict", "effect", "interval", "n", "runs", "reason", "interval_bootstrap")
 KEYS += ("p_permutation", "proxy", "leaning", "seeds_needed", "seeds_range", "interval_level", "p", "p_family", "q")
@@ -130,7 +130,7 @@ def test_a_study_without_any_run_decides_only_what_can_be_counted():
 
 def test_planted_degradation_is_supported():
     found = as_the_paper_tells("quick")
-    for name in (*PLAIN, "S1-4", "S41-15", "S42-3", "S42-6", "S42-10"):
+    for name in (*PLAIN, "S1-4", "S42-6", "S42-10"):
         assert found[name].kind == Kind.SUPPORTED, found[name]
     assert found["S1-1"].effect == pytest.approx(36 * 1.2, abs=0.5)
     low, high = found["S1-1"].interval
@@ -204,7 +204,6 @@ def test_a_missing_trial_leaves_its_pair_out_and_is_named():
     assert found["S1-1"].n == 2
     assert re.search(r"Left out: plain56-digits-\w+-s2 \(missing\)", found["S1-1"].reason)
     assert len(found["S1-1"].runs) == 4
-    assert found["S42-3"].n == 3
 
 
 def test_without_two_pairs_nothing_is_decided():
@@ -231,15 +230,50 @@ def test_a_diverged_trial_is_never_averaged():
 
 
 def test_a_diverged_plain_110_counts_as_failing():
-    found = verdicts(QUICK, outcomes=lambda t: "diverged" if t.model.title == "plain-110" else "finished")["S42-3"]
+    found = verdicts(THIN, outcomes=lambda t: "diverged" if t.model.title == "plain-110" else "finished")["S42-3"]
     assert found.kind == Kind.SUPPORTED
     assert found.effect is None
-    assert "3 diverged" in found.reason
-    assert len(found.runs) == found.n == 3
+    assert "5 diverged" in found.reason
+    assert len(found.runs) == found.n == 5
 
 
 def test_a_plain_110_that_learns_contradicts_its_failing():
-    assert verdicts(QUICK, error=lambda trial: 5.0)["S42-3"].kind == Kind.CONTRADICTED
+    assert verdicts(THIN, error=lambda trial: 5.0)["S42-3"].kind == Kind.CONTRADICTED
+
+
+def test_on_a_short_schedule_a_failing_plain_110_shows_nothing():
+    found = as_the_paper_tells("quick")["S42-3"]
+    assert found.kind is Kind.NOT_TESTABLE and "never trained is above 60 %" in found.reason
+
+
+def test_errors_that_rise_by_overfitting_contradict_that_they_do_not():
+    """Training error rises by 3.6 points, test error by 36."""
+    found = verdicts(THIN, error=lambda t: t.model.depth / 10, test_error=lambda t: float(t.model.depth), noise=0.01)
+    assert found["S1-1"].kind is Kind.SUPPORTED and found["S1-3"].kind is Kind.CONTRADICTED
+
+
+def test_a_ratio_that_training_does_not_change_shows_nothing_of_what_was_learned():
+    whole = frames(THIN)
+    start = whole.layers[whole.layers["iteration"] == 0].set_index(["id", "layer"])["branch_over_input"]
+    layers = whole.layers.set_index(["id", "layer"])
+    layers = layers.assign(branch_over_input=start.reindex(layers.index) * (1 + (layers["family"] == "plain")))
+    found = by_claim(replace(whole, layers=layers.reset_index()), THIN)
+    assert found["S42-14"].kind is Kind.UNDECIDED
+
+
+def test_a_gradient_that_grows_by_a_sixth_a_layer_at_the_start_is_not_healthy():
+    whole = frames(THIN)
+    start = (whole.layers["iteration"] == 0) & (whole.layers["family"] == "plain")
+    grown = 1.16 ** -whole.layers["layer"].astype(float)
+    layers = whole.layers.assign(gradient_norm=whole.layers["gradient_norm"].where(~start, grown))
+    found = by_claim(replace(whole, layers=layers), THIN)["S41-4"]
+    assert found.kind is Kind.CONTRADICTED and "at the start: 16.00 %" in found.reason
+
+
+def test_proxies_of_the_shortcut_options_are_all_or_none_and_at_the_depth_nearest_to_34():
+    found = as_the_paper_tells("quick")
+    for name in ("S41-15", "S41-16", "S41-17", "S41-18"):
+        assert found[name].proxy and "A proxy on digits" in found[name].reason and "-56" not in found[name].reason
 
 
 def test_a_residual_110_that_diverges_contradicts_its_converging():
@@ -270,7 +304,7 @@ def test_recipes_are_never_mixed():
         return degradation(trial) if trial.recipe == QUICK.recipe(trial.model) else 50.0
 
     found, reference = verdicts(QUICK, error=other_recipes_are_bad), as_the_paper_tells("quick")
-    for name in (*PLAIN, "S42-3", "S42-6", "S42-10"):
+    for name in (*PLAIN, "S42-6", "S42-10"):
         assert found[name] == reference[name]
 
 

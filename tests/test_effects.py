@@ -38,10 +38,10 @@ def test_gap_and_benefit_are_the_planted_differences():
     assert (gap["n"] == 3).all()
 
 
-def test_the_critical_depth_lies_where_the_interval_first_excludes_zero():
+def test_the_critical_depth_lies_where_the_gap_first_exceeds_a_point():
     gap = effects.degradation_gap(finals(test_error=falling_then_rising, noise=0.01), TEST)
-    assert effects.critical_depth(gap) == (32, 44)
-    assert effects.critical_depth(gap[gap["depth"] > 32]) == (20, 44)
+    assert effects.critical_depth(gap) == (44, 56)
+    assert effects.critical_depth(gap[gap["depth"] > 32]) == (44, 56)
     never = effects.degradation_gap(finals(test_error=lambda trial: 5.0, noise=0.01), TEST, "residual")
     assert effects.critical_depth(never) == (110, None)
 
