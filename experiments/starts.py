@@ -1,8 +1,8 @@
-"""Does the solver stay at the constructed solution? Plain-56 from He's weights and from layers that pass their input on.
+"""Does the solver stay at the constructed solution? Plain-56 from He's weights, and from layers that pass on.
 
-Paper: Sec. 1: a deeper net that copies a shallower one and adds identity layers has its training error, "but experiments
-show that our current solvers on hand are unable to find solutions that are comparably good or better than the
-constructed solution". The constructed start: square convolutions are the identity and a tenth of He's weights, and
+Paper: Sec. 1: a deeper net that copies a shallower one and adds identity layers has its training error, "but
+experiments show that our current solvers on hand are unable to find solutions that are comparably good or better than
+the constructed solution". The constructed start: square convolutions are the identity and a tenth of He's weights, and
 BatchNorm's scale and shift undo it (`study/nets/starts.py`). Beside plain-20 and ResNet-56.
 Cost: quick, 6 trials of about 8 CPU seconds besides the nets of plain-vs-residual.
 """

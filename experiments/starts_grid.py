@@ -1,8 +1,8 @@
 """Which part of the constructed start matters, and to which depth does it train? Starts, their noise, and a grown net.
 
-Paper: Sec. 1, as `experiments/starts.py`. Plain-56 from Dirac's and pass-through starts with noise from 0 to 1; plain nets
-of all depths from pass-through; plain-56 grown from the trained plain-20 of its seed, at equal loss; and ResNet-56 with
-option C whose square projections start as the identity.
+Paper: Sec. 1, as `experiments/starts.py`. Plain-56 from Dirac's and pass-through starts with noise from 0 to 1; plain
+nets of all depths from pass-through; plain-56 grown from the trained plain-20 of its seed, at equal loss; and ResNet-56
+with option C whose square projections start as the identity.
 Cost: quick, about 50 trials of 3 to 16 CPU seconds, on request.
 """
 
