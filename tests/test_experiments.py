@@ -40,7 +40,7 @@ ADDED = {
     },
     "budget": {
         "smoke": "c07eea80e91f1999466d7d78536bd1ea96000373ee2490be7074c4010b27a223",
-        "quick": "9dd090c2cfd3d23b1461ec50b118b76e85a9b3f8cfc5c2d47d4f42cd69b9035c",
+        "quick": "4c9776df8a00c52f17ca3fc9c63e81deb95ffccbdaa283fa37a8b8b5d8cf89de",
         "class": "1379824cc3eecadc68d9abc9801411b7861c73143578aa46c03a6b89866031da",
         "one-gpu": "f78a82d97fcd3a2b7bb14b1775c87d715d35e5a665a971458d9e4b0b5854cb1d",
         "paper": "8e1d55941e15089172387328d7084b106bd3a3b9d65c8d8a1abd2356ae474646",
