@@ -2,8 +2,9 @@
 
 A claim is looked at with 2, 3, 4, 6, 8, 12, 16, 24, ... seeds. Look k decides at level ALPHA / (k (k + 1)). The levels
 sum to ALPHA over all looks. By the union bound, a sequence that may stop at any look, for any reason, decides a null
-effect with probability at most ALPHA. Both directions share the level of a look, which is therefore two-sided. The interval at 1 - level is one of a confidence sequence.
-A claim that is decided by counting, such as that a net diverges, has no p value and takes no level.
+effect with probability at most ALPHA. Both directions share the level of a look, which is therefore two-sided. The
+interval at 1 - level is one of a confidence sequence. A claim that is decided by counting, such as that a net diverges,
+has no p value and takes no level.
 """
 
 from collections.abc import Iterable, Sequence

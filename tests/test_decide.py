@@ -93,7 +93,7 @@ def test_the_interval_of_the_look_that_decides_is_the_first_without_zero() -> No
 
 def test_a_look_that_would_not_decide_is_passed_over_and_seeds_at_most_doubled() -> None:
     every = looks(24)
-    clear = see(comparisons.Tested([part(np.array([1.0, 1.02]))]), every[0])
+    clear = see(comparisons.Tested([part(np.array([1.0, 1.1]))]), every[0])
     assert (clear.verdict, next_look(clear, every[1:]).seeds) == (Kind.UNDECIDED, 3)
     for values in ([1.0, 3.0], [0.1, -0.1]):  # decided by 6 seeds, or by none
         assert next_look(see(comparisons.Tested([part(np.array(values))]), every[0]), every[1:]).seeds == 4
