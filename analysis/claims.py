@@ -470,7 +470,7 @@ def regularisation_helps(study: Study) -> Tested:
 
 
 # Families of claims that answer one question of the paper: Holm's correction runs within each. They were introduced
-# after quick's first results had been printed (commit 4833cae; the results are in 78772b5).
+# after quick's first results had been printed, and before any run of class, one-gpu and paper.
 FAMILIES: dict[str, dict[str, Callable[[Study], Tested | Counted]]] = {
     "degradation": {
         "S1-1": plain_train,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -24,10 +25,10 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 from analysis import files, page, pictures, tables, verdicts
-from analysis.decision import evaluate
 from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import Problem, problems
 from analysis.pictures import interactive, static
+from analysis.qualified import judge
 from analysis.runs import Frames, outcome_counts, thinned
 from analysis.tables import printing, results
 from analysis.verdicts import Verdict
@@ -59,7 +60,7 @@ def write(
     `provenance` (commit, versions, machine) goes into the manifest and onto the page as it is; `others` are ids of runs
     of other versions, to be named. `lecture=False` leaves out the executed notebooks, which take most of the time.
     """
-    judged = evaluate(frames, profile)
+    judged = judge(frames, profile)
     entries = [verdicts.entry(verdict) for verdict in judged]
     files.write(folder / CLAIMS, json.dumps(entries, indent=1, allow_nan=False) + "\n")
     files.write(folder / VERDICTS, verdicts.to_json(judged))
@@ -177,10 +178,12 @@ def summary(
     """
     headline = f"Verdicts on the paper's {len(judged)} claims: {verdicts.counted(judged)}"
     lines = [*textwrap.wrap(headline, 78), ""]
-    for verdict in verdicts.ranked(judged):
-        first, *rest = textwrap.wrap(verdict.statement, 36, max_lines=2, placeholder=" ...") or [""]
-        lines.append(f"  {verdict.kind:12} {verdict.claim.id:7} {first:36} {verdict.effect_text}".rstrip())
-        lines += [f"{'':23}{line}" for line in rest]
+    for kind, alike in groupby(verdicts.ranked(judged), lambda verdict: verdict.kind):
+        lines.append(f"  {kind}")
+        for verdict in alike:
+            first, *rest = textwrap.wrap(verdict.statement, 44, max_lines=2, placeholder=" ...") or [""]
+            lines.append(f"    {verdict.claim.id:7} {first:44} {verdict.effect_text}".rstrip())
+            lines += [f"{'':12}{line}" for line in rest]
     lines += ["", "Table 6 (errors in percent, mean ± standard deviation over n seeds)", ""]
     shown = results.printed(table_6)
     columns = {"net": 12, "iterations": 10, "training error": 17, "test error": 14, "n": 2, "paper": 16}

@@ -153,6 +153,8 @@ def _records(trial: Trial, train: float, test: float, pace: float, outcome: str)
         "test_loss": 0.03 * test_error + 0.01,
         "test_error_pct": test_error,
     }
+    if trial.data.held_out:
+        columns |= {"validation_loss": 0.03 * test_error + 0.01, "validation_error_pct": test_error}
     if isinstance(trial, DetectionTrial):
         columns = {name: columns[name] for name in columns if name in DETECTED.names}
     return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})

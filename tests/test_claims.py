@@ -287,11 +287,11 @@ def test_a_true_effect_that_three_seeds_leave_open_is_supported_by_thirty():
     def slightly_worse(trial: Trial) -> float:
         return 10.0 + (trial.model.depth - 20) / 18
 
-    found = verdicts(TWO_DEPTHS.with_seeds(3), error=slightly_worse, noise=1.0)["S1-1"]
+    found = verdicts(TWO_DEPTHS.with_seeds(3), error=slightly_worse, noise=1.5)["S1-1"]
     assert (found.kind, found.leaning) == (Kind.UNDECIDED, Kind.SUPPORTED)
     assert found.seeds_needed is not None and 0 < found.seeds_needed < 30
     assert found.text == f"undecided (leaning supported, {found.seeds_needed} more seeds for 80 % power)"
-    assert verdicts(TWO_DEPTHS.with_seeds(30), error=slightly_worse, noise=1.0)["S1-1"].kind == Kind.SUPPORTED
+    assert verdicts(TWO_DEPTHS.with_seeds(30), error=slightly_worse, noise=1.5)["S1-1"].kind == Kind.SUPPORTED
 
 
 def test_sign_flips_stand_beside_the_t_test_with_the_least_that_they_can_give():

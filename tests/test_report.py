@@ -12,8 +12,8 @@ import pytest
 from planted import DAMAGES, frames, planted, tabled
 
 from analysis import files, paper, report
-from analysis.decision import evaluate
 from analysis.gaps import problems
+from analysis.qualified import judge
 from analysis.runs import load
 from analysis.tables import claims, results
 from analysis.verdicts import Kind, Verdict, entry
@@ -185,7 +185,7 @@ def test_no_mean_verdict_or_curve_knows_of_a_damaged_run(damaged):
         pd.testing.assert_frame_equal(seen.drop(columns="note"), expected.drop(columns="note"))
     numbers = ("verdict", "effect", "interval", "n")
     entries = json.loads((where / "claims.json").read_text())
-    expected = json.loads(json.dumps([entry(verdict) for verdict in evaluate(without, QUICK)]))
+    expected = json.loads(json.dumps([entry(verdict) for verdict in judge(without, QUICK)]))
     assert [[one[name] for name in numbers] for one in entries] == [[one[name] for name in numbers] for one in expected]
 
 

@@ -5,7 +5,7 @@ Owns which tables a report has, and their order. A table must not know where run
 
 from analysis import paper_numbers
 from analysis.runs import Frames
-from analysis.tables import detection, meta, paper_tables, precision, results
+from analysis.tables import detection, meta, paper_tables, past, precision, results
 from analysis.tables.printing import Table
 
 
@@ -18,6 +18,7 @@ def every(frames: Frames, profile: str) -> list[Table]:
         results.measured_quantities(frames),
         results.selection(frames),
         results.negative_controls(frames),
+        *past.tables(frames),
         *precision.tables(frames),
         meta.deviations(frames.finals),
         meta.protocol(),

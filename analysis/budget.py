@@ -1,0 +1,89 @@
+"""What is left of the degradation on longer schedules: the gap between two plain nets, g + c T^-k of the length T.
+
+Owns the fit and what it says. A pure function of the finals of the experiment `budget`. Must not know how a table shows
+it.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import least_squares
+
+from analysis.comparisons import TRAIN
+from analysis.nets import serving
+from analysis.runs import one_image_pct
+from analysis.statistics import Estimate, estimate
+from experiments import budget
+from study.store.account import Outcome
+
+RATES = (0.05, 4.0)  # of k: slower is no decay within any schedule, faster is none that three lengths can tell
+
+
+class Left(StrEnum):
+    """What is left of the gap in the long run."""
+
+    STAYS = "stays"  # its interval is above the margin
+    GOES = "goes"  # below it
+    UNDECIDED = "undecided"
+    NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The gap at each length of the schedule in iterations, over seeds; and g, over the seeds' own fits."""
+
+    shallow: str
+    deep: str
+    gaps: dict[int, Estimate]
+    rest: Estimate
+
+    @property
+    def left(self) -> Left:
+        if np.isnan(self.rest.low):
+            return Left.NOT_RUN
+        if self.rest.low > budget.MARGIN_PCT:
+            return Left.STAYS
+        return Left.GOES if self.rest.high < budget.MARGIN_PCT else Left.UNDECIDED
+
+
+def fitted(finals: pd.DataFrame, measure: str = TRAIN) -> Fit | None:
+    """Of the plain nets of least and most depth, by seeds that finished at every length; None where none is planned.
+
+    g takes three lengths: with fewer it is not fitted.
+    """
+    plain = serving(finals, budget.NAME).query("family == 'plain'")
+    if plain.empty:
+        return None
+    depths = sorted(plain["depth"].unique())
+    done = plain[plain["outcome"] == Outcome.FINISHED]
+    errors = done.pivot_table(index="seed", columns=["depth", "iterations"], values=measure)
+    lengths = sorted(map(int, plain["iterations"].unique()))
+    nan = pd.Series(np.nan, index=errors.index)
+    gaps = pd.DataFrame(
+        {T: errors.get((depths[-1], T), nan) - errors.get((depths[0], T), nan) for T in lengths}, dtype=float
+    ).dropna()
+    resolution = one_image_pct(plain["data"].iloc[0], measure)
+    rests = [limit(np.array(lengths, float), row.to_numpy(float)) for _, row in gaps.iterrows()]
+    shallow, deep = (str(plain[plain["depth"] == depth]["title"].iloc[0]) for depth in (depths[0], depths[-1]))
+    return Fit(
+        shallow,
+        deep,
+        gaps={T: estimate(gaps[T], resolution) for T in lengths},
+        rest=estimate(rests if len(lengths) >= 3 else [], resolution),
+    )
+
+
+def limit(lengths: np.ndarray, gaps: np.ndarray) -> float:
+    """g of the least squares fit of g + c (T / T_0)^-k, with g and c at least 0, T_0 the first length."""
+    relative = lengths / lengths[0]
+
+    def off(parameters: np.ndarray) -> np.ndarray:
+        g, c, k = parameters
+        residuals: np.ndarray = g + c * relative**-k - gaps
+        return residuals
+
+    first = [max(gaps[-1], 0.0), max(gaps[0] - gaps[-1], 1e-3), 1.0]
+    bounds = ([0.0, 0.0, RATES[0]], [np.inf, np.inf, RATES[1]])
+    return float(least_squares(off, first, bounds=bounds).x[0])

@@ -1,0 +1,54 @@
+"""Verdicts with what a referee would ask first: does it hold without training, by construction, on longer schedules?
+
+Owns how the placebo and the budget qualify what the tests of `analysis.decision` say. A claim is never made stronger.
+"""
+
+from dataclasses import replace
+
+from analysis import budget, counted_claims, paper, placebo
+from analysis.decision import evaluate
+from analysis.runs import Frames
+from analysis.verdicts import Kind, Verdict
+from experiments.profiles import Profile
+
+
+def judge(frames: Frames, profile: Profile) -> list[Verdict]:
+    """A verdict for every claim, in the paper's order."""
+    untrained = placebo.supported(frames, profile)
+    left = budget.fitted(frames.finals)
+    shorter = _is_shorter(profile)
+    return [_qualified(verdict, untrained, left, shorter) for verdict in evaluate(frames, profile)]
+
+
+def _is_shorter(profile: Profile) -> bool:
+    """Whether its CIFAR nets are trained for fewer iterations than the paper's."""
+    return profile.recipe(profile.model("plain", 20)).iterations < paper.ITERATIONS
+
+
+def _qualified(verdict: Verdict, untrained: frozenset[str], left: budget.Fit | None, shorter: bool) -> Verdict:
+    if verdict.kind is not Kind.SUPPORTED:
+        return verdict
+    if verdict.claim.id in counted_claims.CLAIMS:
+        return replace(verdict, kind=Kind.BY_CONSTRUCTION)
+    if verdict.claim.id in untrained:
+        reason = f"{verdict.reason} The same test supports it on nets that were trained for a dozen iterations."
+        return replace(verdict, kind=Kind.WITHOUT_TRAINING, reason=reason)
+    if not shorter:
+        return verdict
+    stays = left is not None and left.left is budget.Left.STAYS
+    if stays and verdict.claim.id in PLAIN_GAP:
+        return verdict
+    return replace(verdict, kind=Kind.WITHIN_BUDGET, reason=f"{verdict.reason} {_of_budget(verdict, left)}")
+
+
+# Claims that say no more than that the deeper plain net has the larger error: what the experiment `budget` follows.
+PLAIN_GAP = frozenset({"S1-1", "S1-2", "S42-1", "S42-2"})
+
+
+def _of_budget(verdict: Verdict, left: budget.Fit | None) -> str:
+    if verdict.claim.id in PLAIN_GAP and left is not None and left.left is not budget.Left.NOT_RUN:
+        return (
+            f"On longer schedules the gap between {left.deep} and {left.shallow} tends to {left.rest.mean:.3g}"
+            f" [{left.rest.low:.3g}, {left.rest.high:.3g}] points: it {left.left}."
+        )
+    return "The schedule is shorter than the paper's; whether it holds on a longer one is not known here."

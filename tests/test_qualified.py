@@ -1,0 +1,115 @@
+"""What a referee asks first: a verdict that holds without training, by counting, or on this schedule only says so."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from planted import degradation, frames
+
+from analysis import budget, rates
+from analysis.placebo import supported
+from analysis.qualified import judge
+from analysis.runs import Frames
+from analysis.tables.past import tables
+from analysis.verdicts import Kind
+from experiments import budget as budget_experiment
+from experiments import placebo, plain_vs_residual
+from experiments import rates as rates_experiment
+from experiments.profiles import QUICK, Depths, Profile
+from study.spec import Trial
+
+SEEDS = 6
+BUDGET = replace(budget_experiment.SCALE["quick"], seeds=SEEDS, on_request=False)
+RATES = replace(rates_experiment.SCALE["quick"], seeds=2 * SEEDS, on_request=False)
+ASKED = QUICK.on_scales(
+    {
+        plain_vs_residual.NAME: Depths(depths=(20, 32, 44, 56, 110), seeds=SEEDS),
+        placebo.NAME: replace(placebo.SCALE["quick"], on_request=False),
+        budget_experiment.NAME: BUDGET,
+    }
+)
+
+
+def study(profile: Profile = ASKED, gap: float = 30.0, exponent: float = 1.0, rest: float = 0.0, **planting) -> Frames:
+    """Plain nets whose error above the shallowest's falls with the length of the schedule; placebos at chance."""
+
+    def error(trial: Trial) -> float:
+        if trial.recipe.iterations == placebo.ITERATIONS:
+            return 80.0
+        if trial.model.family == "plain":
+            length = trial.recipe.iterations / 360
+            return 1.0 + (rest + gap * length**-exponent) * (trial.model.depth - 20) / 36
+        return degradation(trial)
+
+    return frames(profile, **({"error": error, "noise": 0.05} | planting))
+
+
+def kinds(of: Frames, profile: Profile = ASKED) -> dict[str, Kind]:
+    return {verdict.claim.id: verdict.kind for verdict in judge(of, profile)}
+
+
+def test_a_gap_that_longer_schedules_close_is_supported_within_this_budget() -> None:
+    fit = budget.fitted(study().finals)
+    assert fit is not None and fit.left is budget.Left.GOES
+    assert [round(gap.mean) for gap in fit.gaps.values()] == [30, 8, 3] and fit.rest.n == SEEDS
+    assert kinds(study())["S1-1"] is Kind.WITHIN_BUDGET
+
+
+def test_a_gap_that_stays_on_longer_schedules_is_supported() -> None:
+    staying = study(rest=5.0)
+    fit = budget.fitted(staying.finals)
+    assert fit is not None and fit.left is budget.Left.STAYS and fit.rest.low < 5 < fit.rest.high
+    verdicts = kinds(staying)
+    assert verdicts["S1-1"] is Kind.SUPPORTED
+    assert verdicts["S42-6"] is not Kind.SUPPORTED  # residual nets were not followed
+
+
+def test_without_longer_schedules_nothing_is_more_than_supported_within_this_budget() -> None:
+    alone = QUICK.on_scales({plain_vs_residual.NAME: Depths(depths=(20, 32, 44, 56, 110), seeds=SEEDS)})
+    verdicts = kinds(study(alone), alone)
+    assert verdicts["S1-1"] is Kind.WITHIN_BUDGET and Kind.SUPPORTED not in verdicts.values()
+
+
+def test_what_is_counted_holds_by_construction() -> None:
+    assert kinds(study())["S3-1"] is Kind.BY_CONSTRUCTION
+
+
+def test_what_the_placebo_supports_holds_without_training() -> None:
+    """Plain-110 above 60 % error: every net is, before it has learned anything."""
+    failing = study(gap=36.0, exponent=0.0)
+    assert "S42-3" in supported(failing, ASKED) and "S1-1" not in supported(failing, ASKED)
+    verdicts = kinds(failing)
+    assert verdicts["S42-3"] is Kind.WITHOUT_TRAINING
+    assert not supported(study(outcomes=_without_placebo), ASKED)
+
+
+def _without_placebo(trial: Trial) -> str:
+    return "missing" if trial.recipe.iterations == placebo.ITERATIONS else "finished"
+
+
+@pytest.mark.parametrize(("g", "c", "k"), [(0.0, 60.0, 0.5), (2.0, 30.0, 1.0), (10.0, 5.0, 2.0), (3.0, 0.0, 1.0)])
+def test_the_limit_of_a_power_law_is_found(g: float, c: float, k: float) -> None:
+    lengths = np.array([360.0, 1440.0, 3600.0])
+    assert budget.limit(lengths, g + c * (lengths / 360) ** -k) == pytest.approx(g, abs=0.05)
+
+
+def test_rates_are_chosen_by_some_seeds_and_judged_by_others() -> None:
+    """The choosing seeds prefer 0.02 for plain-56; the judging ones, whose errors are reported, do not."""
+    profile = QUICK.on_scales({rates_experiment.NAME: RATES})
+
+    def error(trial: Trial) -> float:
+        better = trial.recipe.learning_rate == (0.02 if trial.seed < SEEDS else 0.005)
+        return degradation(trial) + (0.0 if better else 20.0)
+
+    chosen = rates.by_rate(frames(profile, error=error)).query("chosen").set_index("net")
+    assert (chosen["learning_rate"] == 0.02).all() and (chosen["n"] == SEEDS).all()
+    assert chosen.loc["plain-56", "training_error_pct"] == pytest.approx(20 + 1 + 36 * 1.2, abs=1)
+    gaps = rates.gaps(frames(profile, error=error)).set_index(["quantity", "comparison"])
+    gap = gaps.loc[("final_train_error_pct", "plain-56 minus plain-20")]
+    assert gap["difference"] == pytest.approx(36 * 1.2, abs=0.5) and gap["rates"] == "0.02 and 0.02"
+
+
+def test_the_tables_are_there_where_the_experiments_are_planned() -> None:
+    profile = ASKED.on_scales({rates_experiment.NAME: RATES})
+    assert [table.name for table in tables(study(profile))] == ["budget", "rates", "best_rates"]
+    assert not tables(frames(QUICK))
