@@ -283,9 +283,12 @@ class _Training:
             state = TrainState(trial, self.device, self.execution.capture)
             if saved is not None:
                 state.restore(saved)
-            elif seal := starting_weights.take(state.net, trial, self.execution, self.device):
+            elif seal := starting_weights.take(state.net, trial, self.execution, self.device, self.data[trial]):
                 attempt.write(partial(atomic.write, attempt.files.weights_seal, seal.encode()))
-            evaluator = state.task.Evaluator(trial, state, self.data[trial], partial(_is_stopping, attempt))
+            begin = partial(
+                starting_weights.take, trial=trial, execution=self.execution, device=self.device, data=self.data[trial]
+            )
+            evaluator = state.task.Evaluator(trial, state, self.data[trial], partial(_is_stopping, attempt), begin)
             members.append(_Member(trial, attempt, self.data[trial], state, evaluator))
         return members
 
