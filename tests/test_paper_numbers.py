@@ -58,7 +58,7 @@ def test_a_part_of_a_number_per_seed_is_a_part_of_a_verdict(base: Frames) -> Non
         rest = study.evaluations[~(of & study.evaluations["seed"].isin(lost))]
         found = verdicts(replace(study, evaluations=rest))["S41-1"]
         assert found.n == n
-    assert found.text == "undecided (needs 1 more seeds)"
+    assert found.text == "undecided (needs 1 more seeds for a test)"
 
 
 def test_nets_that_are_planned_and_not_evaluated_leave_claims_undecided(base: Frames) -> None:
@@ -67,7 +67,7 @@ def test_nets_that_are_planned_and_not_evaluated_leave_claims_undecided(base: Fr
     for name in BY_SERVERS:
         assert found[name].kind == Kind.NOT_TESTABLE and "only that split's server" in found[name].reason
     for name in set(DIRECT) - BY_SERVERS - set(by_records):
-        assert found[name].text == "undecided (needs 2 more seeds)", found[name]
+        assert found[name].text == "undecided (needs 2 more seeds for a test)", found[name]
         assert "no seed has every number it needs" in found[name].reason
     assert all(found[name].kind == Kind.SUPPORTED for name in by_records)
 
@@ -78,7 +78,9 @@ def test_nets_that_are_planned_and_not_trained_leave_all_of_these_claims_undecid
     finals = study.finals.assign(outcome=study.finals["outcome"].mask(ours, "missing"))
     finals.loc[ours, "final_train_error_pct"] = float("nan")
     found = verdicts(replace(study, finals=finals, curves=base.curves))
-    assert {found[name].text for name in ({*DIRECT, "S42-7"} - BY_SERVERS)} == {"undecided (needs 2 more seeds)"}
+    assert {found[name].text for name in ({*DIRECT, "S42-7"} - BY_SERVERS)} == {
+        "undecided (needs 2 more seeds for a test)"
+    }
 
 
 def test_a_number_of_another_protocol_or_split_is_no_substitute(base: Frames) -> None:
@@ -87,7 +89,7 @@ def test_a_number_of_another_protocol_or_split_is_no_substitute(base: Frames) ->
         rows = study.evaluations.copy()
         rows.loc[rows["protocol"] == names.TEN_CROP, column] = other
         found = verdicts(replace(study, evaluations=rows))
-        assert found["S41-1"].text == found["S41-17"].text == "undecided (needs 2 more seeds)"
+        assert found["S41-1"].text == found["S41-17"].text == "undecided (needs 2 more seeds for a test)"
 
 
 def test_the_papers_numbers_are_compared_with_on_its_data_only(base: Frames) -> None:
