@@ -40,14 +40,14 @@ def family_verdicts(frames: Frames, *names: str) -> dict[str, Verdict]:
     return {name: found[other] for name, other in tested.items()}
 
 
-# All twelve comparisons must hold at once: by two-sided tests, five seeds may leave the claim open.
-TWELVE_PARTS = ("S41-24", "S41-25")
+# By two-sided tests, five seeds may leave these open: twelve comparisons must hold at once, and S41-28 is of their family.
+MAY_STAY_OPEN = ("S41-24", "S41-25", "S41-28")
 
 
 def test_the_papers_own_numbers_support_every_claim_that_it_draws_from_them(base: Frames) -> None:
     found = verdicts(tabled(base))
     for name in (*DIRECT, "S42-7"):
-        if name in TWELVE_PARTS:
+        if name in MAY_STAY_OPEN:
             assert Kind.SUPPORTED in (found[name].kind, found[name].leaning), found[name]
         else:
             assert found[name].kind == Kind.SUPPORTED, found[name]
