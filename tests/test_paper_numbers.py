@@ -40,7 +40,7 @@ def family_verdicts(frames: Frames, *names: str) -> dict[str, Verdict]:
     return {name: found[other] for name, other in tested.items()}
 
 
-# By two-sided tests, five seeds may leave these open: twelve comparisons must hold at once, and S41-28 is of their family.
+# By two-sided tests, five seeds may leave these open: twelve comparisons must hold at once; S41-28 is of their family.
 MAY_STAY_OPEN = ("S41-24", "S41-25", "S41-28")
 
 
