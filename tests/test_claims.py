@@ -59,8 +59,8 @@ KEYS = ("id", "section", "statement", "verdict", "effect", "interval", "n", "run
 KEYS += ("p_permutation", "proxy", "leaning", "seeds_needed", "seeds_range", "interval_level", "p", "p_family", "q")
 KEYS += ("seed_correlation",)
 UNDECIDED = re.compile(
-    r"undecided \((leaning (supported|contradicted), (\d+|more than 1,000) more seeds for 80 % power|"
-    r"needs \d more seeds for a test)\)"
+    r"undecided \((leaning (supported|contradicted), (\d+|more than 1,000) more seeds? for 80 % power|"
+    r"needs \d more seeds? for a test)\)"
 )
 
 
@@ -192,7 +192,7 @@ def test_a_net_no_better_at_one_depth_is_not_better_at_each():
 def test_one_seed_is_undecided_and_says_how_many_are_missing():
     found = verdicts(CLASS.with_seeds(1))
     for name in PLAIN:
-        assert found[name].text == "undecided (needs 1 more seeds for a test)"
+        assert found[name].text == "undecided (needs 1 more seed for a test)"
         assert found[name].n == 1
         assert found[name].effect > 0
         assert found[name].interval is None
@@ -212,7 +212,7 @@ def test_without_two_pairs_nothing_is_decided():
     found = verdicts(
         QUICK, outcomes=lambda t: outcomes.get(t.seed, "finished") if t.model.title == "plain-20" else "finished"
     )
-    assert found["S1-1"].text == "undecided (needs 1 more seeds for a test)"
+    assert found["S1-1"].text == "undecided (needs 1 more seed for a test)"
     assert "s1 (failed)" in found["S1-1"].reason and "s2 (interrupted)" in found["S1-1"].reason
 
 

@@ -114,7 +114,7 @@ def _attempted(
             _end(attempts, Outcome.FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
             raise
         except Exception as error:
-            number = min(attempt.number for attempt in attempts.values() if attempt.outcome is None)
+            number = min(attempt.number for attempt in attempts.values())
             names = " and ".join(trial.id for trial, attempt in attempts.items() if attempt.outcome is None)
             log.exception("trial %s failed (attempt %d of %d)", names, number, execution.retries + 1)
             _end(attempts, Outcome.FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
