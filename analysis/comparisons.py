@@ -13,7 +13,7 @@ from analysis import paper_numbers
 from analysis.nets import serving
 from analysis.paper_numbers import Number
 from analysis.runs import one_image_pct
-from analysis.statistics import Greater, p_equivalent, p_greater
+from analysis.statistics import ALPHA, Estimate, Greater, contrast, estimate, p_contrast_greater, p_greater
 from analysis.verdicts import Kind
 from experiments.profiles import Profile
 from experiments.recipes import PAPER_DATA
@@ -53,20 +53,52 @@ class Part:
     clean: float | None = None  # the same effect with the clean training error
     unit: str = "points"
 
+    arms: tuple[tuple[float, pd.Series], ...] = ()  # weight and values by seed of each of the independent nets
+
     @property
     def sample(self) -> list[float]:
         return list(self.values if self.tested is None else self.tested)
 
-    def p_for(self, greater: Greater = p_greater) -> float:
-        if self.direction == 0:
-            return p_equivalent(self.sample, self.margin, self.resolution, greater)
-        return greater([self.direction * value for value in self.sample], 0.0, self.resolution)
+    @property
+    def n(self) -> int:
+        """Seeds; of independent nets, of the one with fewest."""
+        return min([len(values) for _, values in self.arms] or [len(self.values)])
 
-    def p_against(self, greater: Greater = p_greater) -> float:
+    @property
+    def seeds(self) -> set[int]:
+        """The seeds of which any value enters."""
+        return set().union(*(values.index for _, values in self.arms)) if self.arms else set(self.values.index)
+
+    def estimate(self, level: float = 1 - ALPHA) -> Estimate:
+        """The effect with its interval."""
+        if self.arms:
+            return contrast([(weight, list(values)) for weight, values in self.arms], self.resolution, level)
+        return estimate(self.values, self.resolution, level)
+
+    def centre(self) -> float:
+        """The mean of what is tested."""
+        return self.estimate().mean if self.arms else float(np.mean(self.sample))
+
+    def p_greater(self, side: float, than: float, greater: Greater | None = None) -> float:
+        """One-sided p of 'the mean, times `side`, is not greater than `than`'.
+
+        Independent nets, those with `arms`, are compared by Welch's test: seeds of two nets are pairs by name alone.
+        That follows from the data's structure, never from their values. A `greater` tests one number per seed.
+        """
+        if greater is None and self.arms:
+            return p_contrast_greater([(side * weight, list(x)) for weight, x in self.arms], than, self.resolution)
+        return (greater or p_greater)([side * value for value in self.sample], than, self.resolution)
+
+    def p_for(self, greater: Greater | None = None) -> float:
+        """Two-sided p, 1 where the mean is not on the claim's side; of equivalence the p of two one-sided tests."""
+        if self.direction == 0:
+            return max(self.p_greater(side, -self.margin, greater) for side in (1.0, -1.0))
+        return min(1.0, 2 * self.p_greater(self.direction, 0.0, greater))
+
+    def p_against(self, greater: Greater | None = None) -> float:
         """Two-sided p of the opposite; 1 where the mean is on the claim's side."""
-        side = -1.0 if self.direction > 0 or (self.direction == 0 and np.mean(self.sample) < 0) else 1.0
-        one_sided = greater([side * value for value in self.sample], self.margin, self.resolution)
-        return min(1.0, 2 * one_sided)
+        side = -1.0 if self.direction > 0 or (self.direction == 0 and self.centre() < 0) else 1.0
+        return min(1.0, 2 * self.p_greater(side, self.margin, greater))
 
 
 @dataclass(frozen=True)
@@ -132,7 +164,7 @@ def resolution(rows: pd.DataFrame, measure: str) -> float:
 
 
 def compare(minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direction: int, margin: float = 0.0) -> Part:
-    """Paired difference of two nets in one measure."""
+    """Difference of two nets in one measure: of independent nets, whose seeds share no more than a number."""
 
     def difference(column: str) -> pd.Series:
         return (minuend[column] - subtrahend[column]).dropna()
@@ -145,6 +177,7 @@ def compare(minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direc
         nets=(minuend, subtrahend),
         resolution=resolution(minuend, measure),
         clean=mean(difference(CLEAN)) if measure == TRAIN else None,
+        arms=((1.0, minuend[measure].dropna()), (-1.0, subtrahend[measure].dropna())),
     )
 
 

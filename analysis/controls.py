@@ -17,7 +17,7 @@ from analysis.comparisons import TEST, TRAIN, WORDS, Part
 from analysis.runs import one_image_pct
 from analysis.statistics import ALPHA, estimate, proportion_interval
 
-NOMINAL_PCT = 100 * (ALPHA + ALPHA / 2)  # supported one-sided in one direction, contradicted two-sided in the other
+NOMINAL_PCT = 100 * ALPHA  # two-sided, whichever the direction
 MOST_SPLITS = 1000
 SAME, SHUFFLED = "A/A", "shuffled labels"
 Error = TypeVar("Error")

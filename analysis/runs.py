@@ -254,6 +254,8 @@ def _planned(trial: Trial, experiments: list[str], starts: Mapping[str, Trial]) 
         "recipe": trial.condition.removeprefix(f"{trial.label}-"),
         "learning_rate": trial.recipe.learning_rate,
         "precision": trial.recipe.precision,
+        "start": trial.recipe.start,
+        "start_noise": trial.recipe.start_noise,
         "params": cost.size(trial)[0],
         "deviations": deviations(trial, starts),
     }

@@ -2,9 +2,9 @@
 
 A claim is looked at with 2, 3, 4, 6, 8, 12, 16, 24, ... seeds. Look k decides at level ALPHA / (k (k + 1)). The levels
 sum to ALPHA over all looks. By the union bound, a sequence that may stop at any look, for any reason, decides a null
-effect with probability at most ALPHA. Both directions share the level of a look, which is therefore two-sided: with
-one-sided support, as in a report, the two would sum to more. The interval at 1 - level is one of a confidence sequence.
-A claim that is decided by counting, such as that a net diverges, has no p value and takes no level.
+effect with probability at most ALPHA. Both directions share the level of a look, which is therefore two-sided. The
+interval at 1 - level is one of a confidence sequence. A claim that is decided by counting, such as that a net diverges,
+has no p value and takes no level.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain, count, takewhile
 
 from analysis.comparisons import Counted, Tested
-from analysis.decision import in_figures, in_words, remarks, runs_of, seeds_to_decide, weigh
+from analysis.decision import in_figures, in_words, level_of, remarks, runs_of, seeds_to_decide, weigh
 from analysis.statistics import ALPHA, MOST_SEEDS, estimate
 from analysis.verdicts import Kind
 
@@ -34,6 +34,7 @@ class Seen:
     reason: str
     n: int  # paired seeds
     runs: tuple[str, ...]
+    leaning: Kind | None = None
     p: float | None = None  # two-sided
     effect: float | None = None
     interval: tuple[float, float] | None = None  # at 1 - level
@@ -53,21 +54,21 @@ def see(outcome: Tested | Counted, look: Look) -> Seen:
         verdict, reason = outcome.kind, outcome.reason
         return Seen(look=look, outcome=outcome, verdict=verdict, reason=reason, n=look.seeds, runs=runs_counted)
     parts, used = outcome.parts, runs_of(outcome.parts)
-    n = min(len(part.values) for part in parts)
+    n = min(part.n for part in parts)
     if n < 2:
         reason = f"Only {n} of {look.seeds} seeds have every number that is needed.{remarks(outcome)}"
         return Seen(look=look, outcome=outcome, verdict=Kind.UNDECIDED, reason=reason, n=n, runs=used)
     p, side, part = weigh(parts)
-    p = min(1.0, 2 * p) if side is Kind.SUPPORTED else p  # against, it is two-sided
-    estimated = estimate(part.values, part.resolution, 1 - look.level)
+    estimated = estimate(part.values, part.resolution, level_of(part, side, look.level))
     at = f"; two-sided p {in_figures(p)} at look {look.number}, of level {look.level:.2g}."
     return Seen(
         look=look,
         outcome=outcome,
         verdict=Kind.UNDECIDED if p >= look.level else side,
-        reason=in_words(part, side, parts, 1 - look.level) + at + remarks(outcome),
+        reason=in_words(part, side, parts, look.level) + at + remarks(outcome),
         n=n,
         runs=used,
+        leaning=side,
         p=p,
         effect=estimated.mean,
         interval=(estimated.low, estimated.high),
@@ -76,14 +77,14 @@ def see(outcome: Tested | Counted, look: Look) -> Seen:
 
 
 def further(seen: Seen, later: Iterable[Look]) -> Look | None:
-    """The first of these looks that would decide, if effect and deviation stayed as they are seen."""
+    """The first of these looks that would decide in 80 % of sequences, with effect and deviation as they are seen."""
     if seen.p is None:
         return None
     assert isinstance(seen.outcome, Tested)
     parts = seen.outcome.parts
     _, side, part = weigh(parts)
     for look in later:
-        seeds = seeds_to_decide(part, look.level / (1 if side is Kind.SUPPORTED else len(parts)))
+        seeds, _ = seeds_to_decide(part, side, look.level, len(parts))
         if seeds is not None and seeds <= look.seeds - seen.look.seeds:
             return look
     return None

@@ -2,15 +2,16 @@
 
 Owns the arithmetic of a verdict: functions of numbers. Must not know claims, frames or figures.
 
-Verdicts rest on t tests of one number per seed, for example the difference of two nets that share the seed; sign flips
-and the bootstrap, which assume no normal distribution, are reported beside them. With few seeds several such numbers
-may be equal, because an error is a whole number of wrong images. A standard deviation of 0 would then claim certainty
-that a count of images cannot give, so the t tests take the `resolution` of one error (one image, in percent): rounding
-two errors to it leaves a deviation of resolution / sqrt(6) in their difference, which is the least that the tests use.
-With resolution 0, equal non-zero differences have p = 0 and an interval of width 0.
+Verdicts rest on t tests: Welch's where independent nets are compared, of one number per seed where a claim is about a
+change within a seed. Sign flips and the bootstrap, which assume no normal distribution, are reported beside them. With
+few seeds several numbers may be equal, because an error is a whole number of wrong images. A standard deviation of 0
+would then claim certainty that a count of images cannot give, so the t tests take the `resolution` of one error (one
+image, in percent): rounding two errors to it leaves a deviation of resolution / sqrt(6) in their difference, which is
+the least that the tests use. With resolution 0, equal non-zero differences have p = 0 and an interval of width 0.
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -18,10 +19,14 @@ import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
+POWER = 0.8
 MOST_SEEDS = 1000
 RESAMPLED = 8  # the fewest values that are resampled: five have 126 different resamples and 32 sign patterns
 RESAMPLES = 9999  # sign patterns of up to 13 values are all counted, of more so many are drawn
 Greater = Callable[[Sequence[float], float, float], float]  # (values, than, resolution) -> one-sided p
+
+
+Arms = Sequence[tuple[float, Sequence[float]]]  # independent samples, each with its weight in a sum of means
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,47 @@ def p_greater(values: Iterable[float], than: float = 0.0, resolution: float = 0.
     return float(stats.t.sf((sample.mean - than) / error, sample.n - 1))
 
 
+def spread(arms: Arms, resolution: float = 0.0) -> tuple[float, float, float]:
+    """The weighted sum of the means of independent samples, its standard error and Satterthwaite's degrees of freedom.
+
+    With weights 1 and -1 it is Welch's test (Biometrika 34, 1947). A deviation is no smaller than the rounding to
+    `resolution` leaves in one error, resolution / sqrt(12). Each sample has two values or more.
+    """
+    weights, samples = zip(*arms, strict=True)
+    mean = sum(weight * float(np.mean(sample)) for weight, sample in arms)
+    sizes = [len(sample) for sample in samples]
+    variances = [
+        (weight * max(float(np.std(sample, ddof=1)), resolution / math.sqrt(12))) ** 2 / len(sample)
+        for weight, sample in arms
+    ]
+    total = sum(variances)
+    if total == 0:
+        return mean, 0.0, sum(sizes) - len(sizes)
+    return mean, math.sqrt(total), total**2 / sum(v**2 / (n - 1) for v, n in zip(variances, sizes, strict=True))
+
+
+def contrast(arms: Arms, resolution: float = 0.0, level: float = 1 - ALPHA) -> Estimate:
+    """As `estimate`, for a weighted sum of means of independent samples; `sd` is of one such sum, n the least."""
+    n = min(len(sample) for _, sample in arms)
+    if n < 2:
+        mean = sum(weight * float(np.mean(sample)) if len(sample) else math.nan for weight, sample in arms)
+        return Estimate(n, mean, math.nan, math.nan, math.nan)
+    mean, error, df = spread(arms, resolution)
+    half = float(stats.t.ppf((1 + level) / 2, df)) * error
+    sd = math.sqrt(sum((weight * float(np.std(sample, ddof=1))) ** 2 for weight, sample in arms))
+    return Estimate(n, mean, sd, mean - half, mean + half)
+
+
+def p_contrast_greater(arms: Arms, than: float = 0.0, resolution: float = 0.0) -> float:
+    """One-sided p of 'the weighted sum of means is not greater than `than`'; NaN for fewer than two values in one."""
+    if min(len(sample) for _, sample in arms) < 2:
+        return math.nan
+    mean, error, df = spread(arms, resolution)
+    if error == 0:
+        return 0.0 if mean > than else 1.0
+    return float(stats.t.sf((mean - than) / error, df))
+
+
 def p_sign_flips(values: Iterable[float], than: float = 0.0, resolution: float = 0.0) -> float:
     """As `p_greater`, for any symmetric distribution: the share of sign patterns with a mean at least as great.
 
@@ -106,9 +152,10 @@ def p_equivalent(
     return max(greater(values, -margin, resolution), greater(mirrored, -margin, resolution))
 
 
-def power(effect: float, sd: float, n: int, alpha: float = ALPHA) -> float:
+def power(effect: float, sd: float, n: int, alpha: float = ALPHA, df: float | None = None) -> float:
     """Chance that `p_greater` of n normal values with this mean and deviation is below `alpha` (noncentral t)."""
-    return float(stats.nct.sf(stats.t.ppf(1 - alpha, n - 1), n - 1, effect / sd * math.sqrt(n)))
+    free = n - 1 if df is None else df
+    return float(stats.nct.sf(stats.t.ppf(1 - alpha, free), free, effect / sd * math.sqrt(n)))
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -121,17 +168,39 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def further_seeds(effect: float, sd: float, n: int, alpha: float = ALPHA) -> int | None:
-    """The fewest further seeds with which this effect and deviation would exclude 0 at two-sided level `alpha`.
+def further_seeds(
+    distances: Sequence[float], sd: float, n: int, alpha: float = ALPHA, df_share: float = 1.0
+) -> int | None:
+    """The fewest further seeds at which one-sided t tests at level `alpha` reject in `POWER` of studies.
 
-    None if the effect is 0 or more than 1,000 seeds would not do. An extrapolation, not a promise: effect and
-    deviation will move as seeds are added.
+    `distances` are those of the true mean from the bounds that the tests are to exclude, positive on the alternative's
+    side: one, or for equivalence two, which must both be excluded (Bonferroni's bound on the power). `df_share` is the
+    degrees of freedom over n - 1: 1 of one sample, up to 2 of two. None where a distance is not positive, or if
+    `MOST_SEEDS` more would not do. Effect and deviation are taken as known, which with few seeds they are not.
     """
-    if effect == 0 or math.isnan(effect) or math.isnan(sd):
+    if not all(distance > 0 for distance in distances) or math.isnan(sd):
         return None
-    total = np.arange(max(n + 1, 2), n + MOST_SEEDS + 1)
-    enough = stats.t.ppf(1 - alpha / 2, total - 1) * sd / np.sqrt(total) < abs(effect)
-    return int(total[enough.argmax()]) - n if enough.any() else None
+    if sd == 0:
+        return 1
+
+    def enough(total: int) -> bool:
+        missed = [1 - power(each, sd, total, alpha, df_share * (total - 1)) for each in distances]
+        return sum(missed) <= 1 - POWER
+
+    more = range(max(1, 2 - n), MOST_SEEDS + 1)
+    index = bisect_left(more, True, key=lambda k: enough(n + k))
+    return more[index] if index < len(more) else None
+
+
+def sd_range(sd: float, df: float, level: float = 1 - ALPHA) -> tuple[float, float]:
+    """The interval of a normal deviation of which `sd` was observed with so many degrees of freedom (chi squared)."""
+    high, low = (float(stats.chi2.ppf(share, df)) for share in ((1 + level) / 2, (1 - level) / 2))
+    return sd * math.sqrt(df / high), sd * math.sqrt(df / low)
+
+
+def false_discovery(ps: Sequence[float]) -> list[float]:
+    """Benjamini and Yekutieli's adjusted p values (Annals of Statistics 29, 2001), valid for any dependence."""
+    return [float(q) for q in stats.false_discovery_control(ps, method="by")] if len(ps) else []
 
 
 def believed_sd(values: Iterable[float], resolution: float = 0.0) -> float:

@@ -137,9 +137,9 @@ def in_words(kind: Kind, leaning: Kind | None, seeds_needed: int | None) -> str:
     if kind is not Kind.UNDECIDED:
         return kind.value
     if leaning is None:
-        return f"{kind} (needs {seeds_needed} more seeds for a test)"
+        return f"{kind} (needs {seeds_needed} more {'seed' if seeds_needed == 1 else 'seeds'} for a test)"
     seeds = f"more than {MOST_SEEDS:,}" if seeds_needed is None else f"{seeds_needed}"
-    return f"{kind} (leaning {leaning}, {seeds} more seeds for 80 % power)"
+    return f"{kind} (leaning {leaning}, {seeds} more {'seed' if seeds_needed == 1 else 'seeds'} for 80 % power)"
 
 
 def entry(verdict: Verdict) -> Entry:
@@ -181,8 +181,12 @@ def counts(verdicts: Iterable[Verdict]) -> dict[Kind, int]:
 
 
 def counted(verdicts: Sequence[Verdict]) -> str:
-    """`9 supported, 1 contradicted, 2 undecided, 62 not testable in this profile`: kinds that no claim has left out."""
-    return ", ".join(f"{count} {kind}" for kind, count in counts(verdicts).items() if count)
+    """`9 supported, 2 hold without training, 63 not testable in this profile`: kinds that no claim has are left out."""
+    return ", ".join(
+        f"{count} {kind if count == 1 else kind.replace('holds', 'hold')}"
+        for kind, count in counts(verdicts).items()
+        if count
+    )
 
 
 def to_json(verdicts: Iterable[Verdict]) -> str:

@@ -184,7 +184,8 @@ def _conclude(selected: Selection, deciding: Deciding, seen: Sequence[Seen], end
     (claim,) = (claim for claim in paper.claims() if claim.id == name)
     verdict, reason = (seen[-1].verdict, seen[-1].reason) if seen else (Kind.UNDECIDED, "")
     decided = verdict is not Kind.UNDECIDED
-    text = in_words(verdict, None, None if decided else further_seeds(seen))
+    leaning = seen[-1].leaning if seen else None
+    text = in_words(verdict, leaning, None if decided else further_seeds(seen))
     if not decided:
         reason = f"{reason} Ended: {ended}.".strip()
     record = {

@@ -34,7 +34,7 @@ from study.store.account import RESULTS as OUTCOMES_WITH_RESULT
 from study.store.account import Outcome
 from study.store.bundle import Bundle
 from study.store.layout import TrialFolder
-from study.store.records import Run, read_records
+from study.store.records import Run, records_so_far
 
 
 def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bundle | None:
@@ -147,9 +147,9 @@ def so_far(run: Run, execution: Execution) -> Run:
         return run
     folder = execution.trial_folder(run.trial.id)
     try:
-        return replace(run, records=read_records(folder))
+        return replace(run, records=records_so_far(folder))
     except pa.ArrowException as error:
-        reason = f"{TrialFolder(folder).records} cannot be read ({error}); delete it"
+        reason = f"{TrialFolder(folder).records_so_far} cannot be read ({error}); delete it"
         return replace(run, outcome=Outcome.UNUSABLE, tags=run.tags | {"reason": reason})
 
 

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import Any
 
 import click
@@ -11,8 +12,8 @@ from analysis import paper
 from analysis.claims import MEASURED, SAME
 from analysis.counted_claims import CLAIMS
 from commands.app import app
-from experiments import EXPERIMENTS, name_of
-from experiments.profiles import PROFILES
+from experiments import EXPERIMENTS, name_of, scale_of
+from experiments.profiles import PROFILES, Profile
 from experiments.recipes import DEVIATIONS
 
 MARK = re.compile(r"<!-- generated: (\w+) -->")
@@ -40,11 +41,26 @@ def commands() -> Iterator[str]:
 
 
 def experiments() -> Iterator[str]:
-    """The docstring of each experiment, and what each profile is for."""
+    """The docstring of each experiment, what each profile is for, and how many trials each experiment has there."""
     for experiment in EXPERIMENTS:
         yield f"## {name_of(experiment)}\n\n{(experiment.__doc__ or '').strip()}\n"
     yield "## Profiles\n"
     yield from table(("profile", "summary"), ((profile.name, profile.summary) for profile in PROFILES))
+    yield "## Trials by profile\n"
+    yield "Experiments share trials. In brackets: only where the experiment is named.\n"
+    yield from table(
+        ("experiment", *(profile.name for profile in PROFILES)),
+        ((name_of(experiment), *(trials(experiment, profile) for profile in PROFILES)) for experiment in EXPERIMENTS),
+    )
+
+
+def trials(experiment: ModuleType, profile: Profile) -> str:
+    """How many trials the experiment has in the profile, as a cell."""
+    scale = scale_of(experiment, profile)
+    if not scale:
+        return "-"
+    number = len(set(experiment.trials(profile)))
+    return f"({number})" if scale.on_request else str(number)
 
 
 def claims() -> Iterator[str]:

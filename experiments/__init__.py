@@ -22,6 +22,8 @@ from experiments import (
     rates,
     reimplementations,
     shortcut_options,
+    starts,
+    starts_grid,
 )
 from experiments.profiles import Profile, Scale
 from study.spec import Trial, check_choice
@@ -47,6 +49,8 @@ EXPERIMENTS = (
     placebo,
     budget,
     rates,
+    starts,
+    starts_grid,
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from study.data.detection_sets import SETS, Metric
-from study.spec import TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial, as_detector
+from study.spec import HE, TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial, as_detector
 
 PAPER_DATA = Data.arrays(  # 45k/5k chose the schedule; the reported nets are trained on all 50k
     name="cifar10", channels=3, size=32, classes=10, normalise="pixel-mean", padding=4, flip=True
@@ -74,6 +74,9 @@ def paper_cifar(model: Model) -> Recipe:
         warmup_iterations=2_000 if deep else 0,
         record_every=100,
         evaluate_every=1_000,
+        start=HE,
+        start_noise=0.0,
+        grown_from="",
     )
 
 
@@ -199,6 +202,9 @@ def minutes(model: Model) -> Recipe:
         warmup_iterations=0,
         record_every=12,
         evaluate_every=72,
+        start=HE,
+        start_noise=0.0,
+        grown_from="",
     )
 
 

@@ -1,4 +1,5 @@
-"""What training takes on a GPU, from updates that were measured on a card. Standard library only.
+"""What training takes on a GPU, from updates that were measured on a card; others are predicted like it. Standard
+library only.
 
 Owns the table of measurements and the model that is fitted to it. A prediction is of a trial as a member of its cohort:
 its share of the time that the cohort takes, so that sums over trials are GPU hours.
@@ -77,12 +78,6 @@ H200 = Card(
     seconds_a_number=3.17e-11,
     precision={"bf16": 1.0, "tf32": 1.35, "fp32": 2.75},
 )
-CARDS = (H200,)  # which others are predicted like: the first
-
-
-def card_named(name: str) -> Card:
-    """The card of this name, as PyTorch gives it, or the one that stands for others."""
-    return next((card for card in CARDS if card.name == name), CARDS[0])
 
 
 @cache

@@ -12,7 +12,7 @@ a default (every constructor call names every field), and it never changes.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar, get_origin
 
@@ -93,6 +93,7 @@ VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
 )
+HE, DIRAC, PASS_THROUGH, GROWN = "he", "dirac", "pass-through", "grown"
 NORMS = ("frozen", "frozen-affine", "batch", "group")
 
 # Table 1: blocks of each stage, by kind of block and depth.
@@ -178,6 +179,16 @@ class Model:
         if self.stem == "imagenet":
             return IMAGENET_STAGES[self.block][self.depth]
         return ((self.depth - 2) // (3 * self.convolutions_per_block),) * 3
+
+    @property
+    def has_square_convolutions(self) -> bool:
+        """Whether a convolution with as many inputs as outputs and stride 1 lies on the way through the net.
+
+        The way is of all convolutions in a plain net, and of the shortcuts in a residual one.
+        """
+        if self.family == "residual":
+            return self.shortcut == "C" and (self.block == "basic" or max(self.stages) > 1)
+        return self.family == "plain"
 
     @property
     def features(self) -> int:
@@ -362,10 +373,17 @@ class Recipe:
     warmup_iterations: int  # length of a 'fixed' warm-up, longest 'threshold' warm-up, else 0
     record_every: int  # iterations between records of the running training error
     evaluate_every: int  # iterations between clean training and test errors
+    # What training starts from: 'he', what `init` draws; or the constructed solution (Sec. 1, `study/nets/starts.py`):
+    # 'dirac', whose square convolutions are the identity; 'pass-through', where BatchNorm undoes itself behind them;
+    # 'grown', the net of `grown_from` and layers that pass their input on.
+    start: str = field(metadata=neutral("he"))
+    start_noise: float = field(metadata=neutral(0.0))  # how much of what `init` draws is added to the identity
+    grown_from: str = field(metadata=neutral(""))  # the condition of shallower nets: those of the same seeds are grown
 
     def __post_init__(self) -> None:
         check_choice("decay", self.decay, ("all", "weights"))
         check_choice("init", self.init, ("fan_in", "fan_out", "torch"))
+        check_choice("start", self.start, (HE, DIRAC, PASS_THROUGH, GROWN))
         check_choice("schedule", self.schedule, ("steps", "plateau", "cosine"))
         check_choice("momentum_rule", self.momentum_rule, ("caffe", "torch", "nesterov"))
         check_choice("precision", self.precision, ("fp32", "tf32", "bf16"))
@@ -374,6 +392,13 @@ class Recipe:
             check_at_least(what, getattr(self, what), 1)
         for what in ("learning_rate", "momentum", "weight_decay", "warmup_learning_rate", "warmup_iterations"):
             check_at_least(what, getattr(self, what), 0)
+        check_at_least("start_noise", self.start_noise, 0)
+        if self.start_noise and self.start not in (DIRAC, PASS_THROUGH):
+            raise InputError(f"start_noise {self.start_noise} is added to no start {self.start!r}; choose 0")
+        if (self.start == GROWN) != bool(self.grown_from):
+            raise InputError(
+                f"grown_from {self.grown_from!r} does not go with start {self.start!r}: {GROWN!r} needs one"
+            )
         if self.schedule != "steps" and self.drops:
             raise InputError(
                 f"drops {self.drops} are not part of schedule {self.schedule!r}; choose 'steps', or no drops: ()"
@@ -411,11 +436,19 @@ class Trial:
         check_at_least("seed", self.seed, 0)
         if self.model.family == "vgg" and type(self) is Trial:
             raise InputError(f"{self.model.title} is trained as a detector's backbone only; choose plain or residual")
+        start = self.recipe.start
+        if start in (DIRAC, PASS_THROUGH) and not self.model.has_square_convolutions:
+            raise InputError(
+                f"start {start!r}: {self.model.title} has no square convolution on its way through (those of a plain"
+                f" net, the projections of option C); choose {HE!r}"
+            )
+        if start == GROWN and (self.model.family, self.model.block) != ("plain", "basic"):
+            raise InputError(f"start {start!r} adds layers to plain nets, not to {self.model.title}; choose {HE!r}")
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the trials whose final nets it starts from, and which must have finished before it."""
-        return ()
+        return (f"{self.recipe.grown_from}-s{self.seed}",) if self.recipe.grown_from else ()
 
     @property
     def label(self) -> str:
@@ -489,6 +522,8 @@ class DetectionTrial(Trial):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.recipe.start != HE:
+            raise InputError(f"start {self.recipe.start!r} is of classifiers; detectors have weights: choose {HE!r}")
         if self.model.stem != "imagenet":
             raise InputError(f"{self.model.title} has no conv5 to be a detector's head; choose a net of Table 1")
         if self.model.family == "vgg" and self.detection.norm != "frozen":

@@ -93,7 +93,7 @@ def test_the_interval_of_the_look_that_decides_is_the_first_without_zero() -> No
 
 def test_a_look_that_would_not_decide_is_passed_over_and_seeds_at_most_doubled() -> None:
     every = looks(24)
-    clear = see(comparisons.Tested([part(np.array([1.0, 1.2]))]), every[0])
+    clear = see(comparisons.Tested([part(np.array([1.0, 1.1]))]), every[0])
     assert (clear.verdict, next_look(clear, every[1:]).seeds) == (Kind.UNDECIDED, 3)
     for values in ([1.0, 3.0], [0.1, -0.1]):  # decided by 6 seeds, or by none
         assert next_look(see(comparisons.Tested([part(np.array(values))]), every[0]), every[1:]).seeds == 4
@@ -201,7 +201,7 @@ def test_what_stays_undecided_says_how_many_seeds_are_missing(
     plant(decide, tmp_path, effect=0.0, seeds=4)
     code, said, _ = decide("decide", "--until-decided", "S1-1", "--max-seeds", "4", *options)
     record = json.loads((tmp_path / "quick" / "decisions" / "S1-1.json").read_text())
-    assert code == 1 and record["verdict"].startswith("undecided (needs ") and record["verdict"] in said
+    assert code == 1 and record["verdict"].startswith("undecided (leaning ") and record["verdict"] in said
     assert [look["seeds"] for look in record["looks"]] == [2, 3, 4]
     assert record["reason"].endswith("Ended: more than 4 seeds were not asked for.")
 

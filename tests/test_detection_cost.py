@@ -34,7 +34,7 @@ NETS = {
 
 
 def detector(model: Model, data: Data = VOC, **settings: object) -> DetectionTrial:
-    recipe = replace(recipes.paper_imagenet(model), iterations=1_000, drops=(), batch=2, bn_batch=2)
+    recipe = replace(recipes.paper_imagenet(model), iterations=1_000, drops=(), batch=2, bn_batch=2, recalibrate=0)
     return DetectionTrial(
         model=model,
         data=data,

@@ -124,7 +124,7 @@ def test_a_detector_starts_from_the_final_net_of_the_trial_of_its_seed(whole: Ex
     for trial in trials(2)[4:]:
         assert isinstance(trial, DetectionTrial) and trial.needs == (f"{trial.detection.weights}-s{trial.seed}",)
         detector = build(trial)
-        starting_weights.take(detector, trial, whole, CPU)
+        starting_weights.take(detector, trial, whole, CPU, None)
         saved = checkpoints.load_newest(whole.trial_folder(trial.needs[0]) / "checkpoints")
         assert saved is not None
         for name, tensor in detector.backbone.state_dict().items():

@@ -40,7 +40,7 @@ ADDED = {
     },
     "budget": {
         "smoke": "c07eea80e91f1999466d7d78536bd1ea96000373ee2490be7074c4010b27a223",
-        "quick": "9dd090c2cfd3d23b1461ec50b118b76e85a9b3f8cfc5c2d47d4f42cd69b9035c",
+        "quick": "4c9776df8a00c52f17ca3fc9c63e81deb95ffccbdaa283fa37a8b8b5d8cf89de",
         "class": "1379824cc3eecadc68d9abc9801411b7861c73143578aa46c03a6b89866031da",
         "one-gpu": "f78a82d97fcd3a2b7bb14b1775c87d715d35e5a665a971458d9e4b0b5854cb1d",
         "paper": "8e1d55941e15089172387328d7084b106bd3a3b9d65c8d8a1abd2356ae474646",
@@ -51,6 +51,20 @@ ADDED = {
         "class": "37fb1ea4f62ddda06d2eed3ccbeccf471b04b734c673205267c61b720e4cba13",
         "one-gpu": "6f329fef8731d5cb9efa8a173f2471c24ae076f193fe21e04f7c7f93a2c4562d",
         "paper": "ced442c6f7b2cec701d30cd28d9a775d97e834717e986504c3a3d6a8821945a4",
+    },
+    "starts": {
+        "smoke": "6c7d752c23f234c8d9ba32528ad2174a585bf2c684c484aa5188cea0a3c7ea5d",
+        "quick": "4bba44a6b32467e49de1d961bfff31bf0db499b24f16a6b426e84944c7be7478",
+        "class": "258bce8f23a126629819cb63bffb9442fb6dbbcbba1d692922d866d3d1622a41",
+        "one-gpu": "c9f64759380e5d2a026fcaf9e1c2d7cb2abeab0602d7ea0e067e3d9ea07d8e45",
+        "paper": "f4af4c95644030f89e896c3ffb08c49c37a41b302c4da21c23fa63c625b1f696",
+    },
+    "starts-grid": {
+        "smoke": "7d7a444e7c8f035701ff7e3f3216fabc709e9112a0ca910f21b27020958329d8",
+        "quick": "3b0368046ac78a717e3f02d37678c0d917ec4800f93c46e027e2ffe882b3b348",
+        "class": "6b6e4daccb3de8df90cb75422caa948bc7ddeb69cfffb5d117bc674a2d7c9f8e",
+        "one-gpu": "5161d4abebb697b57645ab802c9c5a91b908da5a93436d3690c2fdde0fb3ffd4",
+        "paper": "e0692e64f1c5493c2bb600fbf27546c5d18b984fd16c64042201071802d992c9",
     },
 }
 

@@ -16,7 +16,7 @@ from study.store.account import Outcome, write_account
 from study.store.mlflow import client, reader
 from study.store.mlflow.mirror import POINTS, Mirror, mirroring, publish
 from study.store.mlflow.tags import STATUS
-from study.store.records import EVALUATIONS, add_evaluations, read_evaluations, write_records
+from study.store.records import EVALUATIONS, add_evaluations, keep_records, read_evaluations
 
 
 def test_a_finished_run_reads_back_exactly(store: Execution, small: Small) -> None:
@@ -36,7 +36,7 @@ def test_showing_the_ledger_again_and_again_doubles_nothing(store: Execution, sm
     trial, records = small(), [record(4), record(8, 12.5), record(12)]
     folder = store.trial_folder(trial.id)
     write_account(folder, account())
-    write_records(folder, records[:2])
+    keep_records(folder, records[:2])
     run_id = shown(store, trial).info.run_id
     assert shown(store, trial).info.status == "RUNNING"
     assert history(store, run_id) == [(4, 0.25), (8, 0.125)]

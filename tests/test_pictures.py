@@ -159,7 +159,7 @@ def test_figure_4_has_our_curves_over_the_papers_where_such_nets_were_trained():
     assert [panel.title for panel in figure_4.panels] == ["plain nets", "residual nets"]
     counts = [len(lines(figure_4.panels[0], style)) for style in (Style.THIN, Style.BOLD, Style.PAPER)]
     assert counts == [2, 2, 4]  # two nets, two series each
-    assert "8 of 8 planned trials finished" in figure_4.caption
+    assert "12 of 12 planned trials finished" in figure_4.caption
 
 
 def test_gaps_are_drawn_with_their_intervals(quick):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from stored import alter
 
 from commands import plan
 from commands.accounts import accounts, compared
@@ -24,7 +25,7 @@ from study.spec import Trial
 from study.store import heartbeat
 from study.store.account import Account, Outcome, read_account, write_account
 from study.store.heartbeat import Progress
-from study.store.records import NUMBERS, seal_result, write_records
+from study.store.records import NUMBERS, seal_result
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., Any]
@@ -89,7 +90,7 @@ def test_status_names_a_result_whose_curve_was_damaged_and_how_to_mend_it(comman
     sound, altered, lost, *_ = planned(SMOKE)
     for trial in (sound, altered, lost):
         plant(tmp_path, trial, finished(2.5), iteration=6, train_error_pct=50.0, seconds=2.5)
-    write_records(tmp_path / "trials" / altered.id, [{"iteration": altered.recipe.iterations}])
+    alter(tmp_path / "trials" / altered.id, [{"iteration": altered.recipe.iterations}])
     (tmp_path / "trials" / lost.id / "records.parquet").unlink()
     where = ("status", "--profile", "smoke", "--storage", str(tmp_path))
     rows = {row["id"]: row["outcome"] for row in json.loads(command(*where, "--json").out)["trials"]}

@@ -16,7 +16,7 @@ from experiments.recipes import Deviation
 from study.execution import Execution
 from study.spec import Trial
 from study.store.account import Outcome
-from study.store.records import EVALUATIONS, write_records
+from study.store.records import EVALUATIONS, keep_records
 
 QUICK = profile("quick")
 
@@ -90,10 +90,14 @@ def test_recipes_of_one_net_are_told_apart():
     assert of_110["recipe"].nunique() == of_110["iterations"].nunique() == 2
 
 
-def test_departures_from_the_paper_are_listed_and_the_paper_has_one():
+def test_departures_from_the_paper_are_listed_and_the_paper_has_none():
     assert all(Deviation("width", "8", "16") in row for row in frames(QUICK).finals["deviations"])
-    at_20 = frames(profile("paper")).finals.query("title == 'plain-20' and labels == 'true'")
-    assert set(at_20["deviations"]) == {(Deviation("bn_batch", "128", "64"),)}
+    for name, departures in (
+        ("paper", ()),
+        ("one-gpu", (Deviation("precision", "bf16", "fp32"), Deviation("bn_batch", "128", "64"))),
+    ):
+        at_20 = frames(profile(name)).finals.query("title == 'plain-20' and labels == 'true'")
+        assert set(at_20["deviations"]) == {departures}
 
 
 def test_a_run_of_an_unplanned_trial_is_ignored():
@@ -169,18 +173,20 @@ def test_a_run_without_a_result_comes_with_what_its_trial_has_written_so_far(tmp
     assert so_far(done, store) is done
     logged = dataclasses.replace(half, records=None)
     assert len(so_far(logged, store).records) == 0
-    write_records(store.trial_folder(half.trial.id), half.records)
+    keep_records(store.trial_folder(half.trial.id), half.records)
     assert so_far(logged, store).records.equals(half.records)
-    (store.trial_folder(half.trial.id) / "records.parquet").write_bytes(b"half a file")
+    (store.trial_folder(half.trial.id) / "records_so_far.parquet").write_bytes(b"half a file")
     damaged = so_far(logged, store)
     assert (damaged.outcome, damaged.records) == ("unusable", None)
-    assert "records.parquet cannot be read" in damaged.tags["reason"] and damaged.tags["reason"].endswith("; delete it")
+    assert "records_so_far.parquet cannot be read" in damaged.tags["reason"] and damaged.tags["reason"].endswith(
+        "; delete it"
+    )
 
 
 def test_what_an_unusable_result_left_in_its_folder_is_not_its_curve_so_far(tmp_path):
     store = Execution(storage=tmp_path, data_root=tmp_path)
     trial, run = _first()
-    write_records(store.trial_folder(trial.id), run.records)
+    keep_records(store.trial_folder(trial.id), run.records)
     altered = dataclasses.replace(run, outcome=Outcome.UNUSABLE, records=None, layers=None, tags={"reason": "altered"})
     assert load({trial: ["x"]}, [so_far(altered, store)]).curves.empty
 

@@ -82,6 +82,9 @@ OTHER: dict[type, dict[str, Any]] = {
         "warmup_iterations": 400,
         "record_every": 50,
         "evaluate_every": 500,
+        "start": "dirac",
+        "start_noise": 0.1,
+        "grown_from": "plain20-digits-0123456789",
     },
 }
 TOGETHER = {  # fields whose other value is legal only beside another
@@ -93,6 +96,8 @@ TOGETHER = {  # fields whose other value is legal only beside another
     ("data", "colour"): {"name": "photographs", "scales": (32, 48)},
     ("recipe", "schedule"): {"drops": ()},
     ("recipe", "patience"): {"schedule": "plateau", "drops": ()},
+    ("recipe", "start_noise"): {"start": "dirac"},
+    ("recipe", "grown_from"): {"start": "grown"},
 }
 
 
@@ -116,11 +121,13 @@ def test_golden_ids_never_change_without_raising_schema_or_protocol() -> None:
     ],
 )
 def test_every_identity_field_changes_the_id(part: str, name: str) -> None:
-    before = getattr(RESNET110, part)
+    plain = replace(RESNET110, model=replace(RESNET110.model, family="plain", shortcut="none"))
+    trial = plain if name in ("start", "start_noise", "grown_from") else RESNET110
+    before = getattr(trial, part)
     value = OTHER[type(before)][name]
     assert value != getattr(before, name)
     changed = replace(before, **{name: value, **TOGETHER.get((part, name), {})})
-    assert replace(RESNET110, **{part: changed}).condition != RESNET110.condition
+    assert replace(trial, **{part: changed}).condition != trial.condition
 
 
 def test_the_seed_changes_the_id_but_not_the_condition() -> None:
@@ -143,7 +150,7 @@ def test_all_planned_ids_are_distinct_and_survive_json() -> None:
 
 
 # Of fields that were added to schema 3: what all trials before them did. Add a line for a new field; never change one.
-NEUTRAL_VALUES: dict[str, Any] = {}
+NEUTRAL_VALUES: dict[str, Any] = {"Recipe.start": "he", "Recipe.start_noise": 0.0, "Recipe.grown_from": ""}
 # SHA-256 over the names of schema 3's fields without a neutral value.
 HASHED_FIELDS = "66e215eac6939130370ad3159ca0dc12da01b0e5e8ff3881c74ccf6768c667fd"
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from stored import alter
 
 from commands.onlooker import Onlooker, Tracked, tracked
 from commands.options import Selection
@@ -17,7 +18,7 @@ from study.spec import Trial
 from study.store import heartbeat
 from study.store.account import Account, Outcome, write_account
 from study.store.heartbeat import Progress
-from study.store.records import seal_result, write_records
+from study.store.records import seal_result
 
 Small = Callable[..., Trial]
 CLEAN = {"clean_train_error_pct": 5.0, "test_error_pct": 6.0}
@@ -118,7 +119,7 @@ def test_a_result_that_was_altered_is_none(execution: Execution, small: Small) -
     for trial in trials:
         planted = [{"iteration": 4, "train_loss": 1.0, "train_error_pct": 5.0} | CLEAN]
         seal_result(execution.trial_folder(trial.id), Outcome.FINISHED, planted, Account(tags={"seconds": "3.00"}))
-    write_records(execution.trial_folder(altered.id), [{"iteration": 4, "train_loss": 0.5} | CLEAN])
+    alter(execution.trial_folder(altered.id), [{"iteration": 4, "train_loss": 0.5} | CLEAN])
     standing = Onlooker(selection(execution, trials), Tracked()).look()
     assert [row.outcome for row in standing.rows] == ["finished", "unusable"] and standing.ended == (sound.id,)
     assert not standing.complete

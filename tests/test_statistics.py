@@ -11,15 +11,20 @@ from analysis.statistics import (
     RESAMPLED,
     believed_sd,
     bootstrap_interval,
+    contrast,
     estimate,
+    false_discovery,
     further_seeds,
     holm,
+    p_contrast_greater,
     p_equivalent,
     p_greater,
     p_sign_flips,
     p_two_sided,
     power,
     proportion_interval,
+    sd_range,
+    spread,
 )
 
 FIVE = [6.43, 6.77, 6.55, 6.71, 6.59]
@@ -116,21 +121,39 @@ def test_power_is_the_share_of_samples_that_pass():
     assert power(2.0, 2.0, 5, 0.01) == power(1.0, 1.0, 5, 0.01) < power(1.0, 1.0, 9, 0.01)
 
 
-def test_further_seeds_are_the_fewest_that_exclude_zero():
-    def half_width(n):
-        return stats.t.ppf(0.975, n - 1) * 1.0 / math.sqrt(n)
-
-    k = further_seeds(effect=0.5, sd=1.0, n=5)
-    assert k is not None
-    assert half_width(5 + k) < 0.5 <= half_width(5 + k - 1)
-    assert further_seeds(effect=-0.5, sd=1.0, n=5) == k
-    stricter = further_seeds(effect=0.5, sd=1.0, n=5, alpha=0.005)
+def test_further_seeds_are_the_fewest_with_80_percent_power():
+    k = further_seeds([0.5], sd=1.0, n=5, alpha=0.025)
+    assert k is not None and power(0.5, 1.0, 5 + k, 0.025) >= 0.8 > power(0.5, 1.0, 4 + k, 0.025)
+    assert 5 + k == 34  # G*Power's example of a one-sample t test, d = 0.5, two-sided 5 %
+    stricter = further_seeds([0.5], sd=1.0, n=5, alpha=0.0025)
     assert stricter is not None and stricter > k
+    both = further_seeds([0.5, 0.5], sd=1.0, n=5, alpha=0.025)  # equivalence excludes two bounds
+    assert both is not None and both > k
 
 
 def test_no_number_of_seeds_finds_an_absent_effect():
-    assert further_seeds(effect=0.0, sd=1.0, n=5) is None
-    assert further_seeds(effect=0.001, sd=1.0, n=5) is None
+    assert further_seeds([0.0], sd=1.0, n=5) is None
+    assert further_seeds([0.001], sd=1.0, n=5) is None
+
+
+def test_independent_nets_are_compared_by_welchs_test():
+    arms = [(1.0, OTHER), (-1.0, FIVE[:4])]
+    theirs = stats.ttest_ind(OTHER, FIVE[:4], equal_var=False)
+    interval = theirs.confidence_interval(0.9)
+    assert 2 * p_contrast_greater(arms) == pytest.approx(theirs.pvalue)
+    assert (contrast(arms, level=0.9).low, contrast(arms, level=0.9).high) == pytest.approx(tuple(interval))
+    assert contrast(arms).n == 4 and spread(arms)[2] == pytest.approx(theirs.df)
+
+
+def test_the_range_of_a_deviation_is_that_of_chi_squared():
+    low, high = sd_range(1.0, 2.0)
+    assert (low, high) == pytest.approx((0.5207, 6.2847), abs=1e-4)  # of three values
+
+
+def test_false_discovery_is_benjamini_and_yekutielis():
+    # times 1 + 1/2 + 1/3: .01*3*1.8333 = .055, .04*3/2*1.8333 = .11 and .03*3/2, sorted .01 .03 .04
+    assert false_discovery([0.04, 0.01, 0.03]) == pytest.approx([0.04 * 11 / 6, 0.055, 0.04 * 11 / 6])
+    assert false_discovery([]) == []
 
 
 def test_the_interval_of_a_proportion_is_clopper_and_pearsons():

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from planted import frames, tabled
+from planted import SEEDS, frames, tabled
 
 from analysis import paper, paper_numbers, reproduced, tables
 from analysis.runs import DETECTION, Frames, load
@@ -275,7 +275,7 @@ def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(nu
     study = tabled(frames(QUICK))
     numbers = paper_tables.evaluated(number, study).numbers
     ours, theirs = numbers[numbers["n"] > 0], numbers[(numbers["n"] == 0) & numbers["paper"].notna()]
-    assert len(ours) and (ours["n"] == 5).all() and (ours["low"] < ours["mean"]).all()
+    assert len(ours) and (ours["n"] == SEEDS).all() and (ours["low"] < ours["mean"]).all()
     assert ours["mean"].to_numpy() == pytest.approx(ours["paper"].astype(float).to_numpy())
     assert ours["difference"].abs().max() < 1e-9
     others = "VGG|GoogLeNet|PReLU|BN-inception|OverFeat"
@@ -287,9 +287,9 @@ def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(nu
 def test_a_cell_has_mean_deviation_interval_n_the_papers_number_and_the_difference():
     study = tabled(frames(QUICK), change=lambda number, value: value + 1)
     cell = paper_tables.evaluated(2, study).text["top1"][1]
-    assert cell == "29.54 ± 0.15 [29.35, 29.73], n 5 (28.54) +1.00"
+    assert cell == "29.54 ± 0.15 [29.41, 29.67], n 8 (28.54) +1.00"
     elsewhere = paper_tables.evaluated(2, tabled(frames(QUICK), data="folder:flowers"))
-    assert elsewhere.text["top1"][1] == "28.54 ± 0.15 [28.35, 28.73], n 5 (28.54)"  # not comparable: no difference
+    assert elsewhere.text["top1"][1] == "28.54 ± 0.15 [28.41, 28.67], n 8 (28.54)"  # not comparable: no difference
     assert elsewhere.numbers["difference"].isna().all()
 
 

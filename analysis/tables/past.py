@@ -6,7 +6,7 @@ from analysis import budget, rates
 from analysis.comparisons import TEST, TRAIN, WORDS
 from analysis.nets import serving
 from analysis.runs import Frames
-from analysis.tables.printing import DASH, Place, Table, interval, spread
+from analysis.tables.printing import DASH, Place, Table, intervals, spread
 from experiments import budget as budget_experiment
 from experiments import rates as rates_experiment
 
@@ -40,7 +40,7 @@ def _budget(frames: Frames) -> Table:
             "schedule": numbers["schedule"],
             "n": numbers["n"].astype(str),
             "gap": numbers["gap"].map(spread),
-            "95 % interval": [interval(*pair) for pair in zip(numbers["low"], numbers["high"], strict=True)],
+            "95 % interval": intervals(numbers),
             "it": numbers["left"].replace("", DASH),
         }
     )
@@ -81,7 +81,7 @@ def _gaps(frames: Frames) -> Table:
             "rates": numbers["rates"],
             "n": numbers["n"].astype(str),
             "difference": numbers["difference"].map(spread),
-            "95 % interval": [interval(*pair) for pair in zip(numbers["low"], numbers["high"], strict=True)],
+            "95 % interval": intervals(numbers),
         }
     )
     notes = ["Points, paired by seed, each net at the rate that other seeds chose for it."]

@@ -7,7 +7,7 @@ from analysis.comparisons import WORDS
 from analysis.nets import serving
 from analysis.runs import Frames
 from analysis.statistics import ALPHA
-from analysis.tables.printing import DASH, Place, Table, interval, spread
+from analysis.tables.printing import DASH, Place, Table, intervals, spread
 from experiments import precision as experiment
 
 
@@ -26,7 +26,7 @@ def _differences(finals: pd.DataFrame) -> Table:
             "error": numbers["quantity"].map(WORDS),
             "n": numbers["n"].astype(int).astype(str),
             "difference": numbers["difference"].map(spread),
-            f"{100 * (1 - 2 * ALPHA):g} % interval": _intervals(numbers),
+            f"{100 * (1 - 2 * ALPHA):g} % interval": intervals(numbers),
             "p (equal)": numbers["p_equal"].map(_p),
             "p (different)": numbers["p_different"].map(_p),
             "verdict": numbers["verdict"],
@@ -49,7 +49,7 @@ def _verdicts(finals: pd.DataFrame) -> Table:
             "precision": numbers["precision"],
             "n": numbers["n"].astype(int).astype(str),
             "difference": numbers["difference"].map(spread),
-            "95 % interval": _intervals(numbers),
+            "95 % interval": intervals(numbers),
             "verdict": numbers["verdict"],
             f"as in {precision.REFERENCE}": numbers["same"].map({True: "yes", False: "no"}).fillna(DASH),
         }
@@ -60,10 +60,6 @@ def _verdicts(finals: pd.DataFrame) -> Table:
     ]
     title = "Precision: the degradation in each arithmetic"
     return Table("precision_verdicts", title, numbers, text, notes, Place.MEASURED)
-
-
-def _intervals(numbers: pd.DataFrame) -> list[str]:
-    return [interval(low, high) for low, high in zip(numbers["low"], numbers["high"], strict=True)]
 
 
 def _p(value: float) -> str:

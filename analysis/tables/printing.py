@@ -73,6 +73,11 @@ def interval(low: float, high: float) -> str:
     return DASH if pd.isna(low) else f"{low:.2f} to {high:.2f}"
 
 
+def intervals(numbers: pd.DataFrame) -> list[str]:
+    """Those of the columns `low` and `high`."""
+    return [interval(low, high) for low, high in zip(numbers["low"], numbers["high"], strict=True)]
+
+
 def headed(text: pd.DataFrame) -> pd.DataFrame:
     """The same with the names of columns as a reader wants them."""
     return text.rename(columns=lambda name: name.replace("multiply_adds", "multiply-adds").replace("_", " "))

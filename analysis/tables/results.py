@@ -13,7 +13,7 @@ from analysis import controls, effects, paper
 from analysis.nets import TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, Frames, one_image_pct
 from analysis.statistics import estimate
-from analysis.tables.printing import DASH, Place, Table, interval, spread
+from analysis.tables.printing import DASH, Place, Table, interval, intervals, spread
 from experiments import controls as controls_experiment
 from experiments import depth_scaling, plain_vs_residual
 from experiments.recipes import PAPER_DATA, PAPER_WIDTH, Deviation
@@ -111,7 +111,7 @@ def measured_quantities(frames: Frames) -> Table:
             spread(row["mean"], row["sd"]) if pd.isna(row["reached"]) else _median(row["median"], row["reached"])
             for row in numbers.to_dict("records")
         ],
-        interval=[interval(low, high) for low, high in zip(numbers["low"], numbers["high"], strict=True)],
+        interval=intervals(numbers),
     )
     shown = text[["quantity", "error", "depth", "mean", "interval", "n"]]
     shown = shown.rename(columns={"mean": "mean or median"})
@@ -184,7 +184,7 @@ def negative_controls(frames: Frames) -> Table:
         DASH if pd.isna(row["found"]) else f"{row['found']:.2f}" + (f" ({row['false_positives']:.0f})" if rate else "")
         for row, rate in zip(numbers.to_dict("records"), rates, strict=True)
     ]
-    text["95 % interval"] = [interval(low, high) for low, high in zip(numbers["low"], numbers["high"], strict=True)]
+    text["95 % interval"] = intervals(numbers)
     text["n"] = numbers["n"].astype(str)
     missed = numbers[~rates & ((numbers["low"] > numbers["expected"]) | (numbers["high"] < numbers["expected"]))]
     notes = [

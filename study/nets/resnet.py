@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from study.seeds import generator
-from study.spec import Model, Trial
+from study.spec import DIRAC, PASS_THROUGH, Model, Trial
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -183,6 +183,9 @@ def build(trial: Trial) -> Net:
     """The trial's net with its initial weights, on the current default device (also 'meta')."""
     net = build_together(trial, 1)
     initialise(net, trial.seed, trial.recipe.init)
+    if trial.recipe.start in (DIRAC, PASS_THROUGH):
+        for conv, _ in way_through(net):
+            as_identity(conv, trial.recipe.start_noise)
     return net
 
 
@@ -215,6 +218,32 @@ def initialise(net: Net, seed: int, mode: str) -> None:
             module.bias.zero_()
             if mode == "torch":
                 module.bias.copy_(_uniform(module.bias, generator(seed, "bias", name)) / math.sqrt(fan_in))
+
+
+def way_through(net: Net) -> list[tuple[nn.Conv2d, BatchNorm]]:
+    """The square convolutions, of stride 1, on the way through the net, and what normalises each: those of a plain net,
+    the projections of a residual one.
+    """
+    pairs: list[tuple[nn.Module, nn.Module]] = []
+    for block in net.blocks:
+        if block.shortcut is None:
+            pairs += zip(block.convs, block.norms, strict=True)
+        elif isinstance(block.shortcut, nn.Sequential):
+            pairs.append((block.shortcut[0], block.shortcut[1]))
+    return [
+        (conv, norm)
+        for conv, norm in pairs
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, BatchNorm)
+        if conv.in_channels == conv.out_channels and conv.stride == (1, 1)
+    ]
+
+
+@torch.no_grad()
+def as_identity(conv: nn.Conv2d, noise: float) -> None:
+    """Make a square convolution the identity (Dirac's delta) and `noise` times what it was."""
+    middle = conv.kernel_size[0] // 2
+    conv.weight.mul_(noise)
+    conv.weight[:, :, middle, middle].diagonal().add_(1)
 
 
 def _uniform(like: Tensor, stream: torch.Generator) -> Tensor:

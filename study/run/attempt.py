@@ -100,7 +100,7 @@ class Attempt:
             self.stopping = self.orphaned = True
             return
         self.write(lambda: state.save(self.files.checkpoints))
-        self.write(lambda: records.write_records(self.folder, state.records, self.schema))
+        self.write(lambda: records.keep_records(self.folder, state.records, self.schema))
 
     def seal(
         self,

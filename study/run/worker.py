@@ -114,7 +114,7 @@ def _attempted(
             _end(attempts, Outcome.FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
             raise
         except Exception as error:
-            number = min(attempt.number for attempt in attempts.values() if attempt.outcome is None)
+            number = min(attempt.number for attempt in attempts.values())
             names = " and ".join(trial.id for trial, attempt in attempts.items() if attempt.outcome is None)
             log.exception("trial %s failed (attempt %d of %d)", names, number, execution.retries + 1)
             _end(attempts, Outcome.FAILED, f"{type(error).__name__}: {error}", type(error).__name__)
@@ -283,9 +283,12 @@ class _Training:
             state = TrainState(trial, self.device, self.execution.capture)
             if saved is not None:
                 state.restore(saved)
-            elif seal := starting_weights.take(state.net, trial, self.execution, self.device):
+            elif seal := starting_weights.take(state.net, trial, self.execution, self.device, self.data[trial]):
                 attempt.write(partial(atomic.write, attempt.files.weights_seal, seal.encode()))
-            evaluator = state.task.Evaluator(trial, state, self.data[trial], partial(_is_stopping, attempt))
+            begin = partial(
+                starting_weights.take, trial=trial, execution=self.execution, device=self.device, data=self.data[trial]
+            )
+            evaluator = state.task.Evaluator(trial, state, self.data[trial], partial(_is_stopping, attempt), begin)
             members.append(_Member(trial, attempt, self.data[trial], state, evaluator))
         return members
 

@@ -9,7 +9,8 @@
         spec.json           what the trial is
         run.json            its account: outcome, reason, tags, counts (`account.py`)
         progress.json       its heartbeat (`heartbeat.py`)
-        records.parquet     its curve (`records.py`), and so the next two
+        records_so_far.parquet   its curve while it is trained; never part of a result
+        records.parquet     the curve of its result (`records.py`), and so the next two
         layers.parquet
         evaluations.parquet
         checkpoints/        states that it can go on from; of a result, the last one
@@ -32,6 +33,7 @@ from study.store import atomic
 VERSION = 1  # of this layout
 SPEC, ACCOUNT, PROGRESS = "spec.json", "run.json", "progress.json"
 RECORDS, LAYERS, EVALUATIONS = "records.parquet", "layers.parquet", "evaluations.parquet"
+SO_FAR = "records_so_far.parquet"
 PATCH, TRACE = "uncommitted.patch", "trace.json"
 
 
@@ -56,6 +58,10 @@ class TrialFolder:
     @property
     def records(self) -> Path:
         return self.path / RECORDS
+
+    @property
+    def records_so_far(self) -> Path:
+        return self.path / SO_FAR
 
     @property
     def layers(self) -> Path:

@@ -101,7 +101,7 @@ def seal_result(
 ) -> Account:
     """Write curve, layers and evaluations, then the account that makes the outcome a result. Returns the account."""
     assert outcome.is_result
-    table = write_records(folder, records, schema)
+    table = _write(TrialFolder(folder).records, records, schema)
     seals = {"records": str(table.num_rows), "records_sha256": table_digest(table)}
     if layers is None:
         TrialFolder(folder).layers.unlink(missing_ok=True)
@@ -112,12 +112,17 @@ def seal_result(
     account = replace(account, outcome=outcome, reason="", tags=account.tags | seals)
     verified(table, account.tags, folder.name)
     write_account(folder, account)
+    TrialFolder(folder).records_so_far.unlink(missing_ok=True)
     return account
 
 
-def write_records(folder: Path, records: list[dict[str, Any]] | pa.Table, schema: pa.Schema = COLUMNS) -> pa.Table:
-    """Replace the trial's curve by these records."""
-    return _write(TrialFolder(folder).records, records, schema)
+def keep_records(folder: Path, records: list[dict[str, Any]] | pa.Table, schema: pa.Schema = COLUMNS) -> None:
+    """Replace the curve so far by these records.
+
+    In a file of its own: a worker that has lost its trial, and does not know it yet, cannot alter what another one has
+    sealed meanwhile.
+    """
+    _write(TrialFolder(folder).records_so_far, records, schema)
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]] | pa.Table, schema: pa.Schema) -> pa.Table:
@@ -168,9 +173,15 @@ def run_in(folder: Path, trial: Trial, run_id: str = "") -> Run:
 
 
 def read_records(folder: Path) -> pa.Table:
-    """The curve so far, not verified; empty if there is none."""
+    """The curve of a result, not verified; empty if there is none."""
     content = atomic.read(TrialFolder(folder).records)
     return COLUMNS.empty_table() if content is None else pq.read_table(io.BytesIO(content))
+
+
+def records_so_far(folder: Path) -> pa.Table:
+    """The curve of a trial without a result, as its checkpoints kept it; empty if there is none."""
+    content = atomic.read(TrialFolder(folder).records_so_far)
+    return read_records(folder) if content is None else pq.read_table(io.BytesIO(content))  # older code kept it there
 
 
 def problem_of(folder: Path, trial: Trial, account: Account) -> str:

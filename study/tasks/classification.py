@@ -158,10 +158,18 @@ class Evaluator:
     """Errors on training, validation and test images, and what is measured of the final net."""
 
     def __init__(
-        self, trial: Trial, state: Trained, data: AnyDataset, stopping: Callable[[], bool] = lambda: False
+        self,
+        trial: Trial,
+        state: Trained,
+        data: AnyDataset,
+        stopping: Callable[[], bool] = lambda: False,
+        begin: Callable[[Any], object] = lambda net: None,
     ) -> None:
-        """Evaluations are short beside training: they do not ask whether they are to stop."""
-        self.trial, self.state, self.data = trial, state, data
+        """Evaluations are short beside training: they do not ask whether they are to stop.
+
+        `begin`: gives the net, as it is built, what else it starts with.
+        """
+        self.trial, self.state, self.data, self.begin = trial, state, data, begin
 
     def record(self, last: bool) -> dict[str, float | None]:
         recipe, net = self.trial.recipe, self.state.net
@@ -207,6 +215,7 @@ class Evaluator:
         forward = state.net if state.compiled else state.forward
         end = layers.measure(state.net, images, labels, trial.recipe.precision, state.iteration, forward)
         state.net.load_state_dict(build(trial).state_dict())
+        self.begin(state.net)
         return layers.measure(state.net, images, labels, trial.recipe.precision, 0, forward) + end
 
 

@@ -115,8 +115,14 @@ class Evaluator:
     """Average precisions for records and of the final net. Detecting takes long: it asks whether it is to stop."""
 
     def __init__(
-        self, trial: Trial, state: Trained, data: Scenes, stopping: Callable[[], bool] = lambda: False
+        self,
+        trial: Trial,
+        state: Trained,
+        data: Scenes,
+        stopping: Callable[[], bool] = lambda: False,
+        begin: Callable[[Any], object] = lambda net: None,
     ) -> None:
+        """Nothing is measured of a detector at its start: `begin` is not used."""
         self.trial, self.state, self.data, self.stopping = _detector(trial), state, data, stopping
         self.last: list[Detected] | None = None  # what the last iterate detected, for its record
 

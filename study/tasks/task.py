@@ -99,7 +99,12 @@ class Task(Protocol[Images, Batch]):
         """The columns of a record that follow from means of SUMMED over the batches since the last one."""
 
     def Evaluator(  # noqa: N802  # a class in each module
-        self, trial: Trial, state: Trained, data: Images, stopping: Callable[[], bool] = ...
+        self,
+        trial: Trial,
+        state: Trained,
+        data: Images,
+        stopping: Callable[[], bool] = ...,
+        begin: Callable[[Any], object] = ...,
     ) -> Evaluator: ...
 
     def split(self, trial: Trial) -> str:

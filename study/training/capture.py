@@ -27,7 +27,7 @@ def replayed(step: Step) -> Callable[[], None]:
         torch.cuda.current_stream(device).wait_stream(beside)
     if step.group.size == 1:
         return _captured(step)
-    forward_and_backward, update = _captured(step.pass_), _captured(step.update)
+    forward_and_backward, update = _captured(step.differentiate), _captured(step.update)
 
     def run() -> None:
         forward_and_backward()

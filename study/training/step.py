@@ -61,11 +61,11 @@ class Step:
 
     def __call__(self) -> None:
         """One update, on the device."""
-        self.pass_()
+        self.differentiate()
         self.exchange()
         self.update()
 
-    def pass_(self) -> None:
+    def differentiate(self) -> None:
         """The batch, forward and backward: gradients, and what is summed."""
         state = self.state
         state.net.train()

@@ -96,7 +96,7 @@ def test_a_frozen_worker_is_known_by_its_silence_and_its_trial_goes_on_in_anothe
     seconds = seconds_until_it_goes_on(execution, trial, frozen)
     print(f"from freezing a worker, with 8 s of patience, to its trial's next heartbeat: {seconds:.1f} s")
     assert not psutil.pid_exists(frozen)
-    assert f"trial {trial.id} is silent" in study.ends()
+    assert f"silent: {trial.id}; the process is killed" in study.ends()
     assert complete_and_equal(execution, undisturbed)
     assert study.leave_nothing()
 

@@ -26,7 +26,7 @@ from study.store.account import RESULTS, Account, Outcome, read_account
 from study.store.heartbeat import version
 from study.store.mlflow import client, decoration
 from study.store.mlflow.tags import EVALUATED, NOTE, STATUS, STUDY, parameters, trial_tags
-from study.store.records import is_evaluated, read_evaluations, read_records, table_digest
+from study.store.records import is_evaluated, read_evaluations, read_records, records_so_far, table_digest
 
 POINTS = 150  # of a series; the UI requests at most 320, and the server's response time grows with the number stored
 POLL_SECONDS = 2.0  # between looks at the trials' folders
@@ -97,7 +97,7 @@ class Mirror:
         run_id, known = run.info.run_id, run.data.tags
         if not run.data.params:
             self.mlflow.log_batch(run_id, params=[Param(key, str(value)) for key, value in parameters(trial)])
-        records = read_records(folder).to_pylist()
+        records = (read_records if sealed else records_so_far)(folder).to_pylist()
         self._log_curve(trial, run, records)
         tags = {**trial_tags(trial), **account.tags, "reason": account.reason, "cause": account.cause}
         if sealed:
