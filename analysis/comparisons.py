@@ -194,15 +194,34 @@ def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) 
 
 
 def trend(nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
-    """An error that rises (direction 1) or falls (-1) from each depth to the next: all neighbours are tested.
+    """An error that rises (direction 1) or falls (-1) with depth, over three nets or more.
 
-    An intersection-union test: its p is that of the weakest pair, whose effect is the claim's.
+    One linear contrast, of which both effect and test are: the line through the errors over the order of the depths,
+    from the first to the last. The order and not the depth, so that no net has more leverage than its place. Which
+    neighbours are not in the stated order is a note: few seeds cannot test every step.
     """
-    if len(nets) < 2:
-        raise NotTestable("a trend with depth needs two depths")
-    return Tested(
-        [compare(deep, shallow, measure, direction) for shallow, deep in zip(nets[:-1], nets[1:], strict=True)]
+    if len(nets) < 3:
+        raise NotTestable("an order over depths takes three of them; two are another claim's test")
+    places = np.arange(len(nets)) - (len(nets) - 1) / 2
+    weights = places * (len(nets) - 1) / (places**2).sum()
+    depths = [int(rows["depth"].iloc[0]) for rows in nets]
+
+    def line(column: str) -> pd.Series:
+        errors = pd.concat([rows[column] for rows in nets], axis=1).dropna()
+        return pd.Series(errors.to_numpy(float) @ weights, index=errors.index)
+
+    part = Part(
+        what=f"{WORDS[measure]} of {title(nets[-1])} minus {title(nets[0])}, by the line over {len(nets)} depths",
+        values=line(measure),
+        direction=direction,
+        nets=tuple(nets),
+        resolution=resolution(nets[0], measure),
+        clean=mean(line(CLEAN)) if measure == TRAIN else None,
+        arms=tuple((float(weight), rows[measure].dropna()) for weight, rows in zip(weights, nets, strict=True)),
     )
+    steps = zip(depths[:-1], depths[1:], (direction * np.diff([rows[measure].mean() for rows in nets])), strict=True)
+    reversed_ = [f"{left} to {right}" for left, right, step in steps if not step > 0]
+    return Tested([part], f"Means not in the stated order: {', '.join(reversed_) or 'none'}.")
 
 
 def first_iteration(
