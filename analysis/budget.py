@@ -1,6 +1,6 @@
 """What is left of the degradation on longer schedules: the gap between two plain nets, g + c T^-k of the length T.
 
-Owns the fit and what it says. A pure function of the finals of the experiment `budget`. Must not know how a table shows
+Owns the fit and what it says. A pure function of the finals of the experiments `budget` and `budget-grid`. Must not know how a table shows
 it.
 """
 
@@ -15,7 +15,7 @@ from analysis.comparisons import TRAIN
 from analysis.nets import serving
 from analysis.runs import one_image_pct
 from analysis.statistics import Estimate, estimate
-from experiments import budget
+from experiments import budget, budget_grid
 from study.store.account import Outcome
 
 RATES = (0.05, 4.0)  # of k: slower is no decay within any schedule, faster is none that three lengths can tell
@@ -53,7 +53,8 @@ def fitted(finals: pd.DataFrame, measure: str = TRAIN) -> Fit | None:
 
     g takes three lengths: with fewer it is not fitted.
     """
-    plain = serving(finals, budget.NAME).query("family == 'plain'")
+    schedules = pd.concat([serving(finals, name) for name in (budget.NAME, budget_grid.NAME)])
+    plain = schedules.drop_duplicates("id").query("family == 'plain'")
     if plain.empty:
         return None
     depths = sorted(plain["depth"].unique())

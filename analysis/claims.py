@@ -43,7 +43,7 @@ from analysis.nets import serving
 from analysis.runs import IMAGES, IMAGES_ELSE
 from analysis.statistics import estimate
 from analysis.verdicts import Kind
-from experiments import bottlenecks, budget, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
+from experiments import bottlenecks, budget, budget_grid, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
 from study.store.account import RESULTS, Outcome
 
 MAIN, OPTIONS, DEEP = plain_vs_residual.NAME, shortcut_options.NAME, depth_scaling.NAME
@@ -131,7 +131,8 @@ def constructed_start(study: Study) -> Tested:
 def _plain110(study: Study) -> pd.DataFrame:
     """Of the paper's schedule; or of the longest in the experiment budget, if that is longer than the profile's own."""
     rows = net(study, MAIN, "plain", 110)
-    longer = serving(study.finals, budget.NAME).query("title == 'plain-110'")
+    longer = pd.concat([serving(study.finals, name) for name in (budget.NAME, budget_grid.NAME)])
+    longer = longer.drop_duplicates("id").query("title == 'plain-110'")
     longer = longer[longer["iterations"] > rows["iterations"].max()]
     if len(longer):
         longest: pd.DataFrame = longer[longer["iterations"] == longer["iterations"].max()]

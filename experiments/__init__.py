@@ -6,6 +6,7 @@ from types import ModuleType
 from experiments import (
     bottlenecks,
     budget,
+    budget_grid,
     controls,
     depth_scaling,
     detection_coco,
@@ -48,6 +49,7 @@ EXPERIMENTS = (
     precision,
     placebo,
     budget,
+    budget_grid,
     rates,
     starts,
     starts_grid,

@@ -2,7 +2,7 @@
 
 Paper: Sec. 4.2 and footnote 5. Claim S42-8 (paper profile); in the quick profile, whose recipe is slower, a check
 that plain nets degrade at the paper's rate as well.
-Cost: quick, three trials of 4 to 15 CPU seconds.
+Cost: quick, on request, three trials of 4 to 15 CPU seconds.
 """
 
 from experiments.profiles import Nets, Profile
@@ -12,7 +12,7 @@ from study.spec import Trial
 NAME = "learning-rate"
 SCALE = {
     "smoke": Nets(nets=(("plain", 20),), seeds=1),
-    "quick": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=1),
+    "quick": Nets(nets=(("plain", 20), ("plain", 56), ("residual", 20)), seeds=1, on_request=True),
     "class": Nets(nets=(("residual", 110),), seeds=5),
     "one-gpu": Nets(nets=(("residual", 110),), seeds=5),
     "paper": Nets(nets=(("plain", 110), ("residual", 110)), seeds=5),

@@ -22,10 +22,10 @@ class PlaceboScale(Scale):
 
 SCALE = {
     "smoke": PlaceboScale(seeds=2, on_request=True),
-    "quick": PlaceboScale(seeds=6, on_request=True),
-    "class": PlaceboScale(seeds=5, on_request=True),
-    "one-gpu": PlaceboScale(seeds=5, on_request=True),
-    "paper": PlaceboScale(seeds=5, on_request=True),
+    "quick": PlaceboScale(seeds=6),
+    "class": PlaceboScale(seeds=5),
+    "one-gpu": PlaceboScale(seeds=5),
+    "paper": PlaceboScale(seeds=5),
 }
 MIRRORED = (plain_vs_residual, shortcut_options)
 

@@ -19,10 +19,10 @@ MARGIN_PCT = 1.0
 NOISE = 0.1  # of He's weights, in the constructed start
 SCALE = {
     "smoke": Scale(seeds=1, on_request=True),
-    "quick": Scale(seeds=6, on_request=True),
-    "class": Scale(seeds=5, on_request=True),
-    "one-gpu": Scale(seeds=5, on_request=True),
-    "paper": Scale(seeds=5, on_request=True),
+    "quick": Scale(seeds=6),
+    "class": Scale(seeds=5),
+    "one-gpu": Scale(seeds=5),
+    "paper": Scale(seeds=5),
 }
 
 

@@ -14,7 +14,7 @@ from experiments import rates as rates_experiment
 def tables(frames: Frames) -> list[Table]:
     """Those of the experiments that trials serve."""
     made = []
-    if len(serving(frames.finals, budget_experiment.NAME)):
+    if budget.fitted(frames.finals):
         made.append(_budget(frames))
     if len(serving(frames.finals, rates_experiment.NAME)):
         made += [_by_rate(frames), _gaps(frames)]
