@@ -1,7 +1,7 @@
 """What is left of the degradation on longer schedules: the gap between two plain nets, g + c T^-k of the length T.
 
-Owns the fit and what it says. A pure function of the finals of the experiments `budget` and `budget-grid`. Must not know how a table shows
-it.
+Owns the fit and what it says. A pure function of the finals of the experiments `budget` and `budget-grid`. Must not
+know how a table shows it.
 """
 
 from dataclasses import dataclass

@@ -43,7 +43,15 @@ from analysis.nets import serving
 from analysis.runs import IMAGES, IMAGES_ELSE
 from analysis.statistics import estimate
 from analysis.verdicts import Kind
-from experiments import bottlenecks, budget, budget_grid, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
+from experiments import (
+    bottlenecks,
+    budget,
+    budget_grid,
+    depth_scaling,
+    learning_rate,
+    plain_vs_residual,
+    shortcut_options,
+)
 from study.store.account import RESULTS, Outcome
 
 MAIN, OPTIONS, DEEP = plain_vs_residual.NAME, shortcut_options.NAME, depth_scaling.NAME

@@ -1,14 +1,15 @@
 """Verdicts with what a referee would ask first: does it hold without training, by construction, on longer schedules?
 
-Owns how the placebo and the budget qualify what the tests of `analysis.decision` say. A claim is never made stronger.
+Owns how the placebo and the budget qualify what the tests of `analysis.decision` say, and which of it the analysis plan
+covers. A claim is never made stronger.
 """
 
 from dataclasses import replace
 
-from analysis import budget, counted_claims, paper, placebo
+from analysis import budget, counted_claims, paper, placebo, plan
 from analysis.decision import evaluate
 from analysis.runs import Frames
-from analysis.verdicts import Kind, Verdict
+from analysis.verdicts import Kind, Planned, Verdict
 from experiments.profiles import Profile
 
 
@@ -17,7 +18,18 @@ def judge(frames: Frames, profile: Profile) -> list[Verdict]:
     untrained = placebo.supported(frames, profile)
     left = budget.fitted(frames.finals)
     shorter = _is_shorter(profile)
-    return [_qualified(verdict, untrained, left, shorter) for verdict in evaluate(frames, profile)]
+    verdicts = [_qualified(verdict, untrained, left, shorter) for verdict in evaluate(frames, profile)]
+    dated = plan.read(profile.name)
+    uncovered = plan.uncovered(frames, profile, dated)
+    return [_planned(verdict, uncovered[verdict.claim.id], dated, frames) for verdict in verdicts]
+
+
+def _planned(verdict: Verdict, reason: str, dated: plan.Plan | None, frames: Frames) -> Verdict:
+    """The verdict with whether the plan covers it: its test unless there is a `reason`, its trials by their dates."""
+    if not verdict.runs:
+        return verdict
+    reason = reason or (plan.began_before(dated, frames.finals, verdict.runs) if dated else "")
+    return replace(verdict, plan=Planned.EXPLORATORY if reason else Planned.CONFIRMATORY, plan_reason=reason)
 
 
 def _is_shorter(profile: Profile) -> bool:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-from analysis import files, page, pictures, tables, verdicts
+from analysis import files, page, pictures, plan, tables, verdicts
 from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import Problem, problems
 from analysis.pictures import interactive, static
@@ -60,8 +60,8 @@ def write(
     `provenance` (commit, versions, machine) goes into the manifest and onto the page as it is; `others` are ids of runs
     of other versions, to be named. `lecture=False` leaves out the executed notebooks, which take most of the time.
     """
-    judged = judge(frames, profile)
-    entries = [verdicts.entry(verdict) for verdict in judged]
+    judged, dated = judge(frames, profile), plan.read(profile.name)
+    entries = [verdicts.entry(verdict, dated.sha256 if dated else None) for verdict in judged]
     files.write(folder / CLAIMS, json.dumps(entries, indent=1, allow_nan=False) + "\n")
     files.write(folder / VERDICTS, verdicts.to_json(judged))
     for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers, frames.evaluations), strict=True):
@@ -205,7 +205,7 @@ def summary(
 def _manifest(
     frames: Frames, profile: Profile, folder: Path, facts: Mapping[str, str], known: Sequence[Problem]
 ) -> str:
-    finals = frames.finals
+    finals, dated = frames.finals, plan.read(profile.name)
     with_result = finals["outcome"].isin(RESULTS)
     manifest = {
         "profile": profile.name,
@@ -219,6 +219,12 @@ def _manifest(
         "protocol": PROTOCOL,
         "runs": dict(finals.loc[finals["run_id"] != "", ["id", "run_id"]].itertuples(index=False)),
         "results": dict(finals.loc[with_result, ["id", "records_sha256"]].itertuples(index=False)),
+        "plan": dated and {
+            "file": plan.path_of(profile.name).name,
+            "sha256": dated.sha256,
+            "dated": dated.dated.isoformat(),
+            "code_unchanged": dated.code_sha256 == plan.code_sha256(),
+        },
         "problems": [asdict(problem) for problem in known],
         "evaluations": dict(
             finals.loc[finals["evaluations_sha256"] != "", ["id", "evaluations_sha256"]].itertuples(index=False)

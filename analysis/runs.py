@@ -57,7 +57,7 @@ EVALUATIONS = (
     "images",
     "run_id",
 )
-TRACE = ("records_sha256", "data_digest", "git_commit")  # tags that trace a number to its curve, data and code
+TRACE = ("records_sha256", "data_digest", "git_commit", "started")  # tags that trace a number
 _IDENTITY = ("id", "condition", "experiments", "title", "family", "block", "depth", "shortcut", "seed", "recipe")
 PIXELS = 640  # width of a panel in the finest bitmap, hence the most points of a curve that are visible
 

@@ -26,6 +26,13 @@ class Kind(StrEnum):
     NOT_TESTABLE = "not testable in this profile"
 
 
+class Planned(StrEnum):
+    """Whether a verdict is that of a test which was fixed before its data were made (`analysis.plan`)."""
+
+    CONFIRMATORY = "confirmatory"
+    EXPLORATORY = "exploratory"
+
+
 _COUNTED = (
     *(Kind.SUPPORTED, Kind.WITHIN_BUDGET, Kind.BY_CONSTRUCTION, Kind.WITHOUT_TRAINING),
     *(Kind.CONTRADICTED, Kind.UNDECIDED, Kind.NOT_TESTABLE),
@@ -54,6 +61,8 @@ class Verdict:
                         deviation are as observed; None for more than `MOST_SEEDS`, or if no number of seeds would do
     seeds_range         the same for the two ends of the 95 % interval of the deviation
     proxy               tested on other nets or data than the claim is about
+    plan                whether the profile's analysis plan covers it; None where nothing was tested
+    plan_reason         why it is exploratory
     """
 
     claim: paper.Claim
@@ -74,6 +83,8 @@ class Verdict:
     q: float | None = None
     seed_correlation: float | None = None
     seeds_range: tuple[int | None, int | None] | None = None
+    plan: Planned | None = None
+    plan_reason: str = ""
 
     @property
     def testable(self) -> bool:
@@ -130,6 +141,9 @@ class Entry(TypedDict):
     p_family: float | None
     q: float | None
     seed_correlation: float | None
+    plan: str | None
+    plan_reason: str
+    plan_sha256: str | None
 
 
 def in_words(kind: Kind, leaning: Kind | None, seeds_needed: int | None) -> str:
@@ -142,8 +156,8 @@ def in_words(kind: Kind, leaning: Kind | None, seeds_needed: int | None) -> str:
     return f"{kind} (leaning {leaning}, {seeds} more {'seed' if seeds_needed == 1 else 'seeds'} for 80 % power)"
 
 
-def entry(verdict: Verdict) -> Entry:
-    """The verdict as claims.json has it."""
+def entry(verdict: Verdict, plan_sha256: str | None = None) -> Entry:
+    """The verdict as claims.json has it, with the digest of the profile's analysis plan."""
     return Entry(
         id=verdict.claim.id,
         section=verdict.claim.section,
@@ -165,6 +179,9 @@ def entry(verdict: Verdict) -> Entry:
         p_family=verdict.p_family,
         q=verdict.q,
         seed_correlation=verdict.seed_correlation,
+        plan=verdict.plan,
+        plan_reason=verdict.plan_reason,
+        plan_sha256=plan_sha256,
     )
 
 
@@ -207,6 +224,7 @@ def _from_row(row: Mapping[str, Any], known: Mapping[str, paper.Claim]) -> Verdi
         "claim": known[row["claim"]],
         "kind": Kind(row["kind"]),
         "leaning": row["leaning"] and Kind(row["leaning"]),
+        "plan": row.get("plan") and Planned(row["plan"]),
         "runs": tuple(row["runs"]),
         "interval": row["interval"] and tuple(row["interval"]),
         "interval_bootstrap": row["interval_bootstrap"] and tuple(row["interval_bootstrap"]),

@@ -33,6 +33,7 @@ ANALYSIS = {
     "figures": "render",
     "notebooks": "render",
     "decide": "decide",
+    "preregister": "preregister",
 }
 DASHBOARDS = {
     "ui": "ui",

@@ -5,11 +5,13 @@ Owns the comparison of a report's manifest with a file and with the store. Reads
 
 import hashlib
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from analysis import plan
 from analysis.files import MANIFEST
 from commands.options import JSON, STORAGE
 from study.spec import PROTOCOL, SCHEMA, InputError
@@ -29,6 +31,7 @@ def verify_command(path: Path, storage: str, as_json: bool) -> int:
     """Say whether FILE, of a results folder, is current, stale or altered. Exit code 1 unless it is current."""
     manifest, folder = manifest_of(path)
     verdict, reasons = judged(path, folder, manifest, atomic.place(storage))
+    reasons.append(of_plan(manifest, atomic.place(storage)))
     if as_json:
         print(json.dumps({"file": str(path), "verdict": verdict, "reasons": reasons}, indent=2))
     else:
@@ -81,6 +84,27 @@ def judged(path: Path, folder: Path, manifest: dict[str, Any], store: Path) -> t
     if facts.get("git_commit") != here["git_commit"]:
         grounds.append(f"rendered by commit {facts.get('git_commit', 'unknown')}; this is {here['git_commit']}")
     return CURRENT, grounds
+
+
+def of_plan(manifest: dict[str, Any], store: Path) -> str:
+    """Whether the analysis plan that the report was rendered with is older than the first of its trials."""
+    written = manifest.get("plan")
+    if not written:
+        return "no analysis plan: every verdict is exploratory"
+    dated, committed = datetime.fromisoformat(written["dated"]), None
+    if (file := plan.FOLDER / written["file"]).exists():
+        if hashlib.sha256(file.read_bytes()).hexdigest() == written["sha256"]:
+            committed = provenance.committed(file)
+    fixed = committed or dated
+    how = f"committed on {committed.isoformat()}" if committed else f"by its own word of {dated.isoformat()}"
+    began = {id: read_account(Store(store).trial(id).path).started for id in manifest["results"]}
+    older = {id: started for id, started in began.items() if started and started / 1000 < fixed.timestamp()}
+    name = f"analysis plan {written['file']} ({written['sha256'][:10]}, {how})"
+    code = "" if written["code_unchanged"] else "; the code of the tests has changed since it was written"
+    if older:
+        first = min(older, key=lambda id: older[id])
+        return f"{name} is younger than {len(older)} of {len(began)} trials, {first} the first{code}"
+    return f"{name} is older than all {len(began)} trials{code}"
 
 
 def _seal(store: Path, id: str) -> str:

@@ -1,9 +1,8 @@
 """Do verdicts come out where there is nothing to find? A net against itself, and nets that learn shuffled labels.
 
-A/A: the shallowest plain and residual net with twice the profile's seeds. The first half are plain-vs-residual's own
-trials; where that has fewer seeds, no other experiment has the second half. Shuffled labels: whatever a net learns of them, its test error is at
-chance, and no net is better than another. Paper: not in it; a check of the tests behind every claim
-(`analysis/controls.py`).
+A/A: the shallowest plain and residual net with twice the seeds of the shuffled nets. They are plain-vs-residual's own
+trials, as far as it has so many. Shuffled labels: whatever a net learns of them, its test error is at chance, and no
+net is better than another. Paper: not in it; a check of the tests behind every claim (`analysis/controls.py`).
 Cost: quick, 15 trials of 4 to 10 CPU seconds besides those of plain-vs-residual; paper, 30 of 64,000 iterations.
 """
 

@@ -2,8 +2,8 @@
 
 Paper: Fig. 6 (right), Table 6, Sec. 4.2. Claims S42-3, S42-10, S42-15 to S42-19. Plain-110 is expected to stay above
 60 % error and plain-1202 to diverge: both are run and recorded as they are, because that is the observation.
-Cost: quick, on request, one 1202-layer trial of about three CPU minutes; paper, 1202 layers cost eleven times 110; one-gpu, one
-ResNet-1202, about 2.5 GPU hours (`make plan PROFILE=one-gpu`).
+Cost: quick, on request, one 1202-layer trial of about three CPU minutes; paper, 1202 layers cost eleven times 110;
+one-gpu, one ResNet-1202, about 2.5 GPU hours (`make plan PROFILE=one-gpu`).
 """
 
 from collections.abc import Callable

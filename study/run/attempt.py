@@ -10,6 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import psutil
@@ -59,9 +60,11 @@ class Attempt:
             if deaths > execution.retries + DEATHS
             else ""
         )
+        started = before.started or int(time.time() * 1000)
+        began = datetime.fromtimestamp(started / 1000, UTC).isoformat(timespec="seconds")
         self.account = Account(
             launch=execution.launch,
-            started=before.started or int(time.time() * 1000),
+            started=started,
             failures=before.failures,
             deaths=deaths,
             died_at=died_at,
@@ -69,7 +72,7 @@ class Attempt:
             host=platform.node(),
             pid=os.getpid(),
             process_started=psutil.Process().create_time(),
-            tags={**tags, "storage": str(execution.storage.absolute())},
+            tags={**tags, "storage": str(execution.storage.absolute()), "started": began},
         )
         last = heartbeat.read(self.folder) or Progress()
         self.seconds_before = last.seconds

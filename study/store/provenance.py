@@ -4,6 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
+from datetime import datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +39,14 @@ def _version(package: str) -> str:
 
 
 @cache
+def committed(path: Path) -> datetime | None:
+    """When the present content of a file was committed; None where git does not know."""
+    if _git("status", "--porcelain", "--", str(path)):
+        return None
+    when = _git("log", "-1", "--format=%cI", "--", str(path)).strip()
+    return datetime.fromisoformat(when) if when else None
+
+
 def patch() -> str:
     """What the working tree adds to its commit, tracked files only; '' when clean."""
     return _git("diff", "HEAD", "--", ":/")
