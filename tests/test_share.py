@@ -688,7 +688,7 @@ def fill(store: Execution, found: list[Run]) -> None:
     for run in results:
         assert run.records is not None
         account = Account(started=1_700_000_000_000, tags={**run.tags, "storage": str(store.storage)})
-        seal_result(store.trial_folder(run.trial.id), run.outcome, run.records, account, run.layers)
+        seal_result(store.trial_folder(run.trial.id), run.outcome, run.records, account, run.layers, wrong=run.wrong)
     mirror.publish(store, [run.trial for run in results])
 
 
@@ -867,7 +867,7 @@ def test_bad_input_of_export_and_import_is_one_line_and_exit_code_2(
 def test_a_store_that_cannot_take_a_file_says_so(
     store: Execution, there: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(share, "seal_result", full)
