@@ -219,7 +219,8 @@ def _manifest(
         "protocol": PROTOCOL,
         "runs": dict(finals.loc[finals["run_id"] != "", ["id", "run_id"]].itertuples(index=False)),
         "results": dict(finals.loc[with_result, ["id", "records_sha256"]].itertuples(index=False)),
-        "plan": dated and {
+        "plan": dated
+        and {
             "file": plan.path_of(profile.name).name,
             "sha256": dated.sha256,
             "dated": dated.dated.isoformat(),

@@ -196,7 +196,7 @@ def _seal(run: Run, incoming: Bundle, execution: Execution) -> None:
     origin = {"imported_from": incoming.path.name, "imported_run": run.run_id}
     tags = {"profile": incoming.profile, **run.tags, **origin, "storage": str(execution.storage.absolute())}
     account = Account(started=int(run.tags.get("started", exported)), tags=tags)
-    seal_result(folder, run.outcome, run.records, account, run.layers)
+    seal_result(folder, run.outcome, run.records, account, run.layers, wrong=run.wrong)
     last = run.records.to_pylist()[-1]
     progress = Progress(
         iteration=last["iteration"],

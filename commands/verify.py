@@ -91,10 +91,9 @@ def of_plan(manifest: dict[str, Any], store: Path) -> str:
     written = manifest.get("plan")
     if not written:
         return "no analysis plan: every verdict is exploratory"
-    dated, committed = datetime.fromisoformat(written["dated"]), None
-    if (file := plan.FOLDER / written["file"]).exists():
-        if hashlib.sha256(file.read_bytes()).hexdigest() == written["sha256"]:
-            committed = provenance.committed(file)
+    dated, file = datetime.fromisoformat(written["dated"]), plan.FOLDER / written["file"]
+    same = file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == written["sha256"]
+    committed = provenance.committed(file) if same else None
     fixed = committed or dated
     how = f"committed on {committed.isoformat()}" if committed else f"by its own word of {dated.isoformat()}"
     began = {id: read_account(Store(store).trial(id).path).started for id in manifest["results"]}

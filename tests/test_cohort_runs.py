@@ -16,7 +16,7 @@ from study.run.attempt import Attempt
 from study.spec import InputError, Trial
 from study.store.account import Outcome, read_account
 from study.store.layout import LAYERS
-from study.store.records import read_records
+from study.store.records import read_records, run_in
 from study.training.checkpoints import load_newest
 from study.training.loop import train
 from study.training.state import TrainState
@@ -34,14 +34,15 @@ def run(cohort: Sequence[Trial], execution: Execution) -> list[Outcome]:
     return worker.run_cohort(cohort, execution, {trial.id: {"profile": "test"} for trial in cohort})
 
 
-def results(cohort: Sequence[Trial], execution: Execution) -> list[tuple[str, bytes]]:
-    """The seal of each member's records, and its final weights."""
+def results(cohort: Sequence[Trial], execution: Execution) -> list[tuple[str, str, bytes]]:
+    """The seals of each member's records and wrong test images, and its final weights."""
     sealed = []
     for trial in cohort:
         folder = execution.trial_folder(trial.id)
         saved = load_newest(folder / "checkpoints") or {}
         weights = b"".join(tensor.numpy().tobytes() for tensor in saved["net"].values())
-        sealed.append((read_account(folder).tags["records_sha256"], weights))
+        tags = read_account(folder).tags
+        sealed.append((tags["records_sha256"], tags["test_wrong_sha256"], weights))
     return sealed
 
 
@@ -77,6 +78,10 @@ def test_members_of_a_cohort_are_their_trials_alone_to_rounding(small: Small, st
         rows = [read_records(execution.trial_folder(trial.id)).to_pandas() for execution in (store, single)]
         assert (rows[0] - rows[1])[["train_loss", "test_loss"]].abs().max().max() < 1e-3
         assert (store.trial_folder(trial.id) / LAYERS).exists()
+        together, alone = (run_in(execution.trial_folder(trial.id), trial).wrong for execution in (store, single))
+        assert together is not None and alone is not None
+        assert 100 * together.flags().mean() == pytest.approx(rows[0]["test_error_pct"].iloc[-1])
+        assert (together.flags() != alone.flags()).sum() <= 1  # rounding may tip an image
 
 
 @pytest.mark.parametrize("checkpoint", [1, 2, 3, 12, 17])

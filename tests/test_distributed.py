@@ -23,7 +23,7 @@ from study.spec import InputError, Trial
 from study.store import heartbeat
 from study.store.account import read_account
 from study.store.heartbeat import Progress
-from study.store.records import RECALIBRATED
+from study.store.records import RECALIBRATED, run_in
 from study.training.checkpoints import load_newest
 from study.training.distributed import HERE, Assist, Ended, Meeting, Peers, spawned
 from study.training.state import TrainState
@@ -89,6 +89,10 @@ def test_two_processes_give_the_numbers_of_one_to_rounding(dozen: Small, executi
     assert [float(tags[0][name]) for name in RECALIBRATED] == pytest.approx(
         [float(tags[1][name]) for name in RECALIBRATED], abs=0.2
     )
+    wrong = [run_in(each.trial_folder(trial.id), trial).wrong for each in (execution, two)]
+    for one, (_, records) in zip(wrong, (end_of(trial, execution), end_of(trial, two)), strict=True):
+        assert one is not None and records[-1]["test_error_pct"] == 100 * int(one.flags().sum()) / one.images
+    assert sum(wrong[0].flags() != wrong[1].flags()) <= 1  # rounding may tip an image
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from study.run import worker
 from study.seeds import generator
 from study.spec import InputError, Model, Trial
 from study.store.account import read_account
-from study.store.records import RECALIBRATED, read_records
+from study.store.records import RECALIBRATED, read_records, run_in
 from study.training.loop import train
 from study.training.state import TrainState
 
@@ -289,7 +289,7 @@ def test_a_trial_trains_on_photographs_and_survives_a_kill_bit_for_bit(
     for one in (execution, killed):
         assert worker.run_trial(its, one, {"profile": "test"}) == "finished"
         tags.append(read_account(one.trial_folder(its.id)).tags)
-    for name in ("records_sha256", "layers_sha256", "data_digest", *RECALIBRATED):
+    for name in ("records_sha256", "layers_sha256", "test_wrong_sha256", "data_digest", *RECALIBRATED):
         assert tags[0][name] == tags[1][name]
     assert tags[0]["data_digest"] == its.data.digest and "damaged_images" not in tags[0]
     weights = [
@@ -298,7 +298,9 @@ def test_a_trial_trains_on_photographs_and_survives_a_kill_bit_for_bit(
     ]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     records = read_records(execution.trial_folder(its.id)).to_pylist()
-    assert [record["iteration"] for record in records] == [2, 4, 6, 8] and records[-1]["test_error_pct"] is not None
+    assert [record["iteration"] for record in records] == [2, 4, 6, 8]
+    wrong = run_in(execution.trial_folder(its.id), its).wrong
+    assert wrong is not None and records[-1]["test_error_pct"] == 100 * int(wrong.flags().sum()) / wrong.images
 
 
 def test_a_run_names_the_images_that_were_damaged(trial: Callable[..., Trial], execution: Execution) -> None:

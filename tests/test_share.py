@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import planted
 import pyarrow as pa
@@ -31,7 +32,17 @@ from study.spec import InputError, Trial
 from study.store import bundle, layout, provenance
 from study.store.account import RESULTS, Account, Outcome, read_account, write_account
 from study.store.mlflow import client, mirror, reader
-from study.store.records import COLUMNS, EVALUATIONS, LAYERS, Run, columns, read_records, seal_result, table_digest
+from study.store.records import (
+    COLUMNS,
+    EVALUATIONS,
+    LAYERS,
+    Run,
+    Wrong,
+    columns,
+    read_records,
+    seal_result,
+    table_digest,
+)
 from study.training.state import TrainState
 
 ROOT = Path(__file__).parents[1]
@@ -65,9 +76,14 @@ def study(profile: Profile = SMOKE, **how: Any) -> list[Run]:
     found = []
     for plant in planted.planted(profile, **({"outcomes": outcome_of} | how)):
         run = Run(plant.run_id, plant.trial, plant.outcome, plant.tags | HOURS | {"profile": profile.name}, None)
-        layers = {"layers_sha256": table_digest(plant.layers)} if plant.layers is not None else {}
+        seals = {}
+        if plant.layers is not None:
+            wrong = Wrong.of(np.arange(360) % 7 == plant.trial.seed)
+            run = replace(run, layers=plant.layers, wrong=wrong)
+            seals = {"layers_sha256": table_digest(plant.layers), "test_wrong": "360"}
+            seals["test_wrong_sha256"] = hashlib.sha256(wrong.bits).hexdigest()
         if plant.outcome in RESULTS:
-            run = sealed(replace(run, layers=plant.layers), table(plant.trial, plant.records), **layers)
+            run = sealed(run, table(plant.trial, plant.records), **seals)
         found.append(run)
     return sorted(found, key=lambda run: run.trial.id)
 
@@ -194,10 +210,16 @@ def test_a_curve_that_was_altered_or_has_other_columns_is_not_exported(tmp_path:
 
 
 def test_a_bundle_from_before_layers_were_measured_is_read(tmp_path: Path) -> None:
-    run = one_result(study())
+    run = of_older_code(one_result(study()))
     tags = {name: value for name, value in run.tags.items() if name != "layers_sha256"}
     run = replace(run, tags=tags, layers=None)
     assert bundle.read(of_format_1(tmp_path / "old.zip", [run], lacking="layers.parquet")).runs == [run]
+
+
+def of_older_code(run: Run) -> Run:
+    """The run as it was recorded before wrong test images were kept."""
+    tags = {name: value for name, value in run.tags.items() if not name.startswith("test_wrong")}
+    return replace(run, tags=tags, wrong=None)
 
 
 def of_format_1(path: Path, runs: list[Run], weights: dict[str, bytes] | None = None, lacking: str = "") -> Path:
@@ -249,7 +271,7 @@ def of_format_1(path: Path, runs: list[Run], weights: dict[str, bytes] | None = 
 
 
 def test_a_bundle_of_format_1_gives_back_every_run_and_its_weights(tmp_path: Path) -> None:
-    runs = study()
+    runs = [of_older_code(run) for run in study()]
     runs = [evaluated(run, mirrored=3.0) if run == one_result(runs) else run for run in runs]
     chosen = one_result(runs).trial.id
     found = bundle.read(of_format_1(tmp_path / "old.zip", runs, {chosen: b"weights"}))
@@ -258,7 +280,7 @@ def test_a_bundle_of_format_1_gives_back_every_run_and_its_weights(tmp_path: Pat
 
 
 def test_a_bundle_of_format_1_is_imported(store: Execution, tmp_path: Path, command: Command) -> None:
-    run = one_result(study())
+    run = of_older_code(one_result(study()))
     path = of_format_1(tmp_path / "old.zip", [run], {run.trial.id: b"weights"})
     assert command("import", path, "--storage", store.storage)[0] == 0
     (shown,) = reader.read(store, [run.trial])
@@ -280,8 +302,8 @@ def test_evaluations_travel_and_bundles_from_before_there_were_any_are_read(tmp_
     runs = [evaluated(run, mirrored=3.0) if run == one_result(runs) else run for run in runs]
     bundle.write(tmp_path / "new.zip", runs, "smoke")
     assert bundle.read(tmp_path / "new.zip").runs == runs
-    old = of_format_1(tmp_path / "old.zip", study(), lacking="evaluations.parquet")
-    assert bundle.read(old).runs == study()
+    older = [of_older_code(run) for run in study()]
+    assert bundle.read(of_format_1(tmp_path / "old.zip", older, lacking="evaluations.parquet")).runs == older
 
 
 def test_equal_results_evaluated_in_different_ways_have_the_evaluations_of_both(tmp_path: Path) -> None:
@@ -369,6 +391,7 @@ AGAIN = "copy it again, or export it again where its trials were run"
         (without("run.json"), f"the account of .* cannot be read; {AGAIN}"),
         (without("records.parquet"), f"the curve of .* was altered after it was sealed; {AGAIN}"),
         (without("layers.parquet"), f"the layers of .* were altered after they were sealed; {AGAIN}"),
+        (without("test_wrong.bits"), f"the wrong test images of .* were altered after they were sealed; {AGAIN}"),
         (specification(lambda spec: spec.update(seed=77)), f"gives the id .*-s77; {AGAIN}"),
         (specification(lambda spec: spec["model"].update(skip=1)), f"is wrong .*skip\\); {AGAIN}"),
         (specification(lambda spec: spec["model"].update(depth=21)), f"is wrong .*depth .*21 .*; {AGAIN}"),
@@ -665,7 +688,7 @@ def fill(store: Execution, found: list[Run]) -> None:
     for run in results:
         assert run.records is not None
         account = Account(started=1_700_000_000_000, tags={**run.tags, "storage": str(store.storage)})
-        seal_result(store.trial_folder(run.trial.id), run.outcome, run.records, account, run.layers)
+        seal_result(store.trial_folder(run.trial.id), run.outcome, run.records, account, run.layers, wrong=run.wrong)
     mirror.publish(store, [run.trial for run in results])
 
 
@@ -792,7 +815,7 @@ def test_an_import_replaces_an_unfinished_attempt_and_what_is_left_of_it_is_not_
     (found,) = reader.read(store, [run.trial])
     assert (found.outcome, found.records, found.tags["reason"]) == ("finished", run.records, "")
     artifacts = {file.path for file in client.connect(store).list_artifacts(found.run_id)}
-    assert artifacts == {"spec.json", "records.parquet", "layers.parquet"}
+    assert artifacts == {"spec.json", "records.parquet", "layers.parquet", "test_wrong.bits"}
     options = "--profile", "smoke", "--storage", store.storage
     code, said, _ = command("export", *options, "--weights", "all", "--json", there)
     assert code == 0 and json.loads(said)["weights"] == 0
@@ -844,7 +867,7 @@ def test_bad_input_of_export_and_import_is_one_line_and_exit_code_2(
 def test_a_store_that_cannot_take_a_file_says_so(
     store: Execution, there: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(share, "seal_result", full)

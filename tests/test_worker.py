@@ -17,9 +17,11 @@ from study.nets.resnet import Net, without_observing
 from study.run import worker
 from study.run.launch import launch
 from study.spec import InputError, Trial
+from study.store import layout
 from study.store.account import read_account
 from study.store.mlflow import client, reader
-from study.store.records import RECALIBRATED, read_records
+from study.store.records import RECALIBRATED, read_records, run_in
+from study.training import checkpoints
 from study.training.loop import train
 from study.training.state import TrainState
 
@@ -139,6 +141,46 @@ def test_recalibrated_errors_survive_a_kill_bit_for_bit(small: Small, store: Exe
         tags.append(read_account(execution.trial_folder(trial.id)).tags)
     assert tags[0]["records_sha256"] == tags[1]["records_sha256"]
     assert [tags[0][name] for name in RECALIBRATED] == [tags[1][name] for name in RECALIBRATED]
+    assert tags[0]["test_wrong"] == "360" and tags[0]["test_wrong_sha256"] == tags[1]["test_wrong_sha256"]
+
+
+@pytest.mark.parametrize("recipe", [{}, {"recalibrate": 64}])
+def test_the_wrong_test_images_are_those_of_the_recorded_error(
+    small: Small, store: Execution, recipe: dict[str, int]
+) -> None:
+    trial = small(**recipe)
+    worker.run_trial(trial, store, {"profile": "test"})
+    folder = store.trial_folder(trial.id)
+    wrong, error_pct = run_in(folder, trial).wrong, read_records(folder)["test_error_pct"][-1].as_py()
+    assert wrong is not None and len(wrong.bits) == 360 // 8
+    assert 0 < error_pct == 100 * int(wrong.flags().sum()) / wrong.images < 100
+    if not recipe:
+        net = TrainState.restore_or_create(trial, folder / "checkpoints", CPU).net.eval()
+        ((images, labels),) = load(trial.data, Path()).clean("test", 500)
+        assert wrong.flags().tolist() == (net(images).argmax(1) != labels).tolist()
+
+
+def test_a_state_that_older_code_saved_ends_without_its_wrong_test_images(small: Small, store: Execution) -> None:
+    trial = small()
+    state = TrainState(trial, CPU)
+    for _ in train(trial, state, load(trial.data, Path())):
+        pass
+    older = {name: value for name, value in state.saved().items() if name != "missed"}
+    folder = store.trial_folder(trial.id)
+    checkpoints.save(folder / "checkpoints", state.iteration, older)
+    assert worker.run_trial(trial, store, {"profile": "test"}) == "finished"
+    assert run_in(folder, trial).wrong is None and not (folder / layout.WRONG).exists()
+
+
+def test_wrong_test_images_that_were_altered_are_found(small: Small, store: Execution) -> None:
+    trial = small()
+    launch([trial], store, {trial.id: {"profile": "test"}}, lambda *_: None)
+    (run,) = reader.read(store, [trial])
+    path = store.storage / "artifacts" / run.run_id / "artifacts" / layout.WRONG
+    assert run.wrong is not None and path.read_bytes() == run.wrong.bits
+    path.write_bytes(bytes(len(run.wrong.bits)))
+    (altered,) = reader.read(store, [trial])
+    assert altered.outcome == "unusable" and "the wrong test images of run" in altered.tags["reason"]
 
 
 def test_a_diverged_net_has_no_recalibrated_error(small: Small, store: Execution) -> None:

@@ -13,11 +13,12 @@ from torch.nn import functional
 
 @torch.no_grad()
 def loss_and_error(
-    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str
+    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: str, missed: list[Tensor] | None = None
 ) -> tuple[float | None, float | None]:
     """Mean cross-entropy (nats) and top-1 error (percent), single view, BatchNorm's running averages (Sec. 4.2).
 
-    `(None, None)` when there are no batches.
+    `(None, None)` when there are no batches. To `missed` is added, of each batch and on its device, which images are
+    classified wrong: bool [N].
     """
     was_training = net.training
     net.eval()
@@ -26,7 +27,10 @@ def loss_and_error(
         with autocast(x.device, precision):
             logits = net(x).float()
         loss = loss.to(x.device) + functional.cross_entropy(logits, labels, reduction="sum").double()
-        wrong = wrong.to(x.device) + (logits.argmax(1) != labels).sum()
+        differ = logits.argmax(1) != labels
+        wrong = wrong.to(x.device) + differ.sum()
+        if missed is not None:
+            missed.append(differ)
         images += len(labels)
     net.train(was_training)
     return (loss.item() / images, 100 * wrong.item() / images) if images else (None, None)

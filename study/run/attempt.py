@@ -113,6 +113,7 @@ class Attempt:
         tags: dict[str, str],
         layers: list[dict[str, Any]] | None,
         evaluations: Sequence[dict[str, Any]] = (),
+        wrong: records.Wrong | None = None,
     ) -> Outcome:
         """Make the outcome a result, unless another process has made one. Returns the outcome of the result."""
         sealed = read_account(self.folder)
@@ -123,7 +124,9 @@ class Attempt:
         self.reached(state, seconds, seconds_left=0.0)
         self.progress = replace(self.progress, outcome=outcome)
         self.write(
-            lambda: records.seal_result(self.folder, outcome, state.records, account, layers, evaluations, self.schema)
+            lambda: records.seal_result(
+                self.folder, outcome, state.records, account, layers, evaluations, self.schema, wrong
+            )
         )
         return outcome
 

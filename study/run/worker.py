@@ -206,7 +206,7 @@ def _test_and_seal(member: _Member, how: dict[str, str], device: torch.device) -
         for name, content in files.items():
             attempt.write(partial(atomic.write, attempt.files.submission(protocol) / name, content))
     tags |= finals.tags
-    attempt.seal(Outcome.FINISHED, state, member.seconds, tags, finals.layers, finals.evaluations)
+    attempt.seal(Outcome.FINISHED, state, member.seconds, tags, finals.layers, finals.evaluations, finals.wrong)
 
 
 class _Training:

@@ -1,8 +1,8 @@
 """Results in one portable file, `NAME.zip`: the folders of its trials as a store has them, and a manifest.
 
 manifest.json       format, schema and protocol; ids of the trials and their runs; SHA-256 of the other members
-trials/ID/          spec.json, run.json, records.parquet, layers.parquet, evaluations.parquet (`layout.py`), and
-                    checkpoints/ with the last state of the trials chosen
+trials/ID/          spec.json, run.json, records.parquet, layers.parquet, evaluations.parquet, test_wrong.bits
+                    (`layout.py`), and checkpoints/ with the last state of the trials chosen
 
 Equal runs make equal members. Bundles of format 1 are read, too (`old_bundles.py`).
 Knows neither torch nor MLflow, so that results can be read where these are not installed.
@@ -213,6 +213,8 @@ def _folder(run: Run) -> dict[str, bytes]:
         contents[files.layers] = records.parquet(records.verified_layers(run.layers, run.tags, run.trial.id))
     if run.evaluations is not None:
         contents[files.evaluations] = records.parquet(run.evaluations)
+    if run.wrong is not None:
+        contents[files.wrong] = records.verified_wrong(run.wrong, run.tags, run.trial.id).bits
     return {path.as_posix(): content for path, content in contents.items()}
 
 

@@ -10,9 +10,10 @@
         run.json            its account: outcome, reason, tags, counts (`account.py`)
         progress.json       its heartbeat (`heartbeat.py`)
         records_so_far.parquet   its curve while it is trained; never part of a result
-        records.parquet     the curve of its result (`records.py`), and so the next two
+        records.parquet     the curve of its result (`records.py`), and so the next three
         layers.parquet
         evaluations.parquet
+        test_wrong.bits     which test images its last iterate classifies wrong, eight to a byte
         checkpoints/        states that it can go on from; of a result, the last one
         weights_records_sha256   of a detector: the seal of the trial that its first weights are from
         uncommitted.patch   what the working tree added to its commit
@@ -33,6 +34,7 @@ from study.store import atomic
 VERSION = 1  # of this layout
 SPEC, ACCOUNT, PROGRESS = "spec.json", "run.json", "progress.json"
 RECORDS, LAYERS, EVALUATIONS = "records.parquet", "layers.parquet", "evaluations.parquet"
+WRONG = "test_wrong.bits"
 SO_FAR = "records_so_far.parquet"
 PATCH, TRACE = "uncommitted.patch", "trace.json"
 
@@ -70,6 +72,10 @@ class TrialFolder:
     @property
     def evaluations(self) -> Path:
         return self.path / EVALUATIONS
+
+    @property
+    def wrong(self) -> Path:
+        return self.path / WRONG
 
     @property
     def checkpoints(self) -> Path:

@@ -1,9 +1,10 @@
-"""The measurements of a trial, as Parquet in its folder: its curve, its layers and its evaluations.
+"""The measurements of a trial in its folder: its curve, its layers, its evaluations and its wrong test images.
 
-A trial has a result once its account (`study/store/account.py`) names the curve's row count and the digests of curve
-and layers: it is sealed, and nobody writes to it again. Only the evaluations, by which its net is tested in other ways
-(10-crop, multi-scale), may come, and grow, later. Owns these files' columns, seals and checks. Knows neither torch nor
-MLflow, which shows what the folders hold (`study/store/mlflow/`).
+A trial has a result once its account (`study/store/account.py`) names the curve's row count and the digests of curve,
+layers and wrong test images: it is sealed, and nobody writes to it again. Only the evaluations, by which its net is
+tested in other ways (10-crop, multi-scale), may come, and grow, later. Owns these files' columns, seals and checks; all
+but the bits of the test images are Parquet. Knows neither torch nor MLflow, which shows what the folders hold
+(`study/store/mlflow/`).
 """
 
 import hashlib
@@ -15,9 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from study.spec import InputError, Trial, detection_of
 from study.store import atomic, layout
@@ -73,12 +76,33 @@ def is_evaluated(record: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True)
+class Wrong:
+    """Which test images the last iterate classifies wrong, in the order of the test set, eight to a byte.
+
+    The first image is the highest bit of the first byte. The share of 1 is the last record's `test_error_pct`.
+    """
+
+    images: int
+    bits: bytes
+
+    @classmethod
+    def of(cls, flags: NDArray[np.bool_]) -> "Wrong":
+        """bool [images]"""
+        return cls(len(flags), np.packbits(flags).tobytes())
+
+    def flags(self) -> NDArray[np.bool_]:
+        """bool [images]"""
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.images).astype(bool)
+
+
+@dataclass(frozen=True)
 class Run:
     """A trial as it was logged.
 
     `records` has the columns `columns(trial)`; None unless the trial has a result, or its curve so far was requested.
     `layers` has the columns `LAYERS`; None unless the trial finished, and of runs from before layers were measured.
-    `evaluations` has the columns `EVALUATIONS`; None where there are none.
+    `evaluations` has the columns `EVALUATIONS`; None where there are none. `wrong` is None unless the trial is a
+    classifier and finished, and of runs from before it was kept.
     """
 
     run_id: str
@@ -88,6 +112,7 @@ class Run:
     records: pa.Table | None
     layers: pa.Table | None = None
     evaluations: pa.Table | None = None
+    wrong: Wrong | None = None
 
 
 def seal_result(
@@ -98,8 +123,9 @@ def seal_result(
     layers: list[dict[str, Any]] | pa.Table | None = None,
     evaluations: Sequence[dict[str, Any]] = (),
     schema: pa.Schema = COLUMNS,
+    wrong: Wrong | None = None,
 ) -> Account:
-    """Write curve, layers and evaluations, then the account that makes the outcome a result. Returns the account."""
+    """Write all that was measured, then the account that makes the outcome a result. Returns the account."""
     assert outcome.is_result
     table = _write(TrialFolder(folder).records, records, schema)
     seals = {"records": str(table.num_rows), "records_sha256": table_digest(table)}
@@ -107,6 +133,11 @@ def seal_result(
         TrialFolder(folder).layers.unlink(missing_ok=True)
     else:
         seals["layers_sha256"] = table_digest(_write(TrialFolder(folder).layers, layers, LAYERS))
+    if wrong is None:
+        TrialFolder(folder).wrong.unlink(missing_ok=True)
+    else:
+        atomic.write(TrialFolder(folder).wrong, wrong.bits)
+        seals |= {"test_wrong": str(wrong.images), "test_wrong_sha256": hashlib.sha256(wrong.bits).hexdigest()}
     if evaluations:
         _write(TrialFolder(folder).evaluations, list(evaluations), EVALUATIONS)
     account = replace(account, outcome=outcome, reason="", tags=account.tags | seals)
@@ -163,7 +194,10 @@ def assembled(
     evaluations = table(layout.EVALUATIONS)
     if evaluations is not None and tags.get("evaluations_sha256"):
         verified_evaluations(evaluations, tags, name)
-    return Run(run_id, trial, outcome, tags, curve, layers, evaluations)
+    wrong = None
+    if "test_wrong_sha256" in tags:
+        wrong = verified_wrong(Wrong(int(tags.get("test_wrong", 0)), content(layout.WRONG) or b""), tags, name)
+    return Run(run_id, trial, outcome, tags, curve, layers, evaluations, wrong)
 
 
 def run_in(folder: Path, trial: Trial, run_id: str = "") -> Run:
@@ -296,6 +330,14 @@ def verified_layers(table: pa.Table, tags: dict[str, str], name: str) -> pa.Tabl
     if table_digest(table) != tags.get("layers_sha256"):
         raise InputError(f"the layers of {name} were altered after they were sealed")
     return table
+
+
+def verified_wrong(wrong: Wrong, tags: dict[str, str], name: str) -> Wrong:
+    """Which test images are wrong, if it is what was sealed, else `InputError`."""
+    digest, length = hashlib.sha256(wrong.bits).hexdigest(), math.ceil(wrong.images / 8)
+    if (digest, length) != (tags.get("test_wrong_sha256"), len(wrong.bits)):
+        raise InputError(f"the wrong test images of {name} were altered after they were sealed")
+    return wrong
 
 
 def verified_evaluations(table: pa.Table, tags: dict[str, str], name: str) -> pa.Table:

@@ -17,7 +17,7 @@ from study.nets import layers, resnet
 from study.nets.evaluation import autocast, loss_and_error, memory_format, recalibrated
 from study.spec import Trial
 from study.store import records
-from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES
+from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES, Wrong
 from study.tasks import protocols
 from study.tasks.names import CLASSIFIER_PROTOCOLS
 from study.tasks.protocols import EVALUATION_BATCH
@@ -175,16 +175,22 @@ class Evaluator:
         recipe, net = self.trial.recipe, self.state.net
         sample = self.data.mixed(recipe.bn_batch, recipe.recalibrate)
         columns: dict[str, float | None] = {}
+        missed: list[Tensor] = []  # of the test images, whose single view this is
         with recalibrated(net, sample, recipe.precision) if recipe.recalibrate else nullcontext():
             for split, prefix in (("train", "clean_train"), ("validation", "validation"), ("test", "test")):
                 limit = CLEAN_IMAGES if split == "train" and not last else None
-                errors = loss_and_error(net, self.data.clean(split, EVALUATION_BATCH, limit), recipe.precision)
+                images = self.data.clean(split, EVALUATION_BATCH, limit)
+                errors = loss_and_error(net, images, recipe.precision, missed if split == "test" else None)
                 columns[f"{prefix}_loss"], columns[f"{prefix}_error_pct"] = errors
+        if last and missed:
+            self.state.missed = torch.cat(missed)
         return columns
 
     def finals(self) -> Finals:
+        missed = self.state.missed  # None of a state that older code saved
+        wrong = None if missed is None else Wrong.of(missed.cpu().numpy())
         tags, tests = self._recalibrated(), self._tests()
-        return Finals(tags, tests, self._layers())  # layers last: they give the net its initial weights again
+        return Finals(tags, tests, self._layers(), wrong)  # layers last: they give the net its initial weights again
 
     def _recalibrated(self) -> dict[str, str]:
         """Errors of the net with BatchNorm's statistics averaged anew, whatever the recipe evaluates with.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from study.spec import Trial
+from study.store.records import Wrong
 
 Record = dict[str, Any]  # a row of a curve
 Row = dict[str, Any]  # of another table: an evaluation, or a layer
@@ -34,6 +35,7 @@ class Trained(Protocol):
     forward: Callable[..., Any]
     iteration: int
     records: list[Record]
+    missed: Tensor | None
 
     @property
     def compiled(self) -> bool: ...
@@ -56,6 +58,7 @@ class Finals:
     tags: dict[str, str] = field(default_factory=dict)
     evaluations: list[Row] = field(default_factory=list)
     layers: list[Row] | None = None
+    wrong: Wrong | None = None  # of classifiers: which test images
     submissions: dict[str, dict[str, bytes]] = field(default_factory=dict)  # by protocol: names and contents of files
 
 

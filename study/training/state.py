@@ -64,6 +64,7 @@ class TrainState(Passes):
         self.window_batches = 0  # of them, since the last record
         self.records: list[Record] = []
         self.plateaus: list[int] = []  # iterations at which schedule 'plateau' divided the learning rate
+        self.missed: Tensor | None = None  # of the last iterate: which test images it classifies wrong, bool [images]
 
     @property
     def members(self) -> "list[TrainState]":
@@ -111,6 +112,7 @@ class TrainState(Passes):
             "first_bad": _alone(self.counts.first_bad),
             "warmed_at": self.warmed_at,
             "recent": self._recent(),
+            "missed": self.missed,
         } | {name: getattr(self, name) for name in _PLAIN}
 
     def restore(self, saved: dict[str, Any]) -> None:
@@ -118,6 +120,7 @@ class TrainState(Passes):
         self.optimizer.restore(saved["optimizer"])
         for name in _PLAIN:
             setattr(self, name, saved[name])
+        self.missed = saved.get("missed")  # which older code did not save
         counts, warmed_at = self.counts, saved["warmed_at"]
         counts.updates.fill_(self.iteration)
         counts.window.copy_(saved["window"])

@@ -177,7 +177,8 @@ def test_a_killed_trial_or_cohort_ends_with_the_same_bits(
     assert run_cohort(trials, killed, tags) == [Outcome.FINISHED] * count
     for trial in trials:
         folders = [execution.trial_folder(trial.id) for execution in (gpu_store, killed)]
-        seals = {read_account(folder).tags["records_sha256"] for folder in folders}
+        ended = [read_account(folder).tags for folder in folders]
+        seals = {(tags["records_sha256"], tags["test_wrong_sha256"]) for tags in ended}
         nets = [(load_newest(folder / "checkpoints") or {})["net"] for folder in folders]
         assert len(seals) == 1 and all(torch.equal(nets[0][name], nets[1][name]) for name in nets[0])
 
@@ -195,6 +196,8 @@ def test_evaluations_and_layers_of_a_member_are_those_of_its_net_alone(
         measured = evaluator.record(last=True)
         assert {name: state.records[-1][name] for name in measured} == measured
         finals = evaluator.finals()
+        assert finals.wrong is not None
+        assert measured["test_error_pct"] == 100 * int(finals.wrong.flags().sum()) / finals.wrong.images
         assert finals.layers and {row["iteration"] for row in finals.layers} == {0, trial.recipe.iterations}
         assert finals.tags.items() <= read_account(folder).tags.items()
 

@@ -33,7 +33,7 @@ POLL_SECONDS = 2.0  # between looks at the trials' folders
 OUTAGE_SECONDS = 10.0  # between attempts while MLflow is out of reach
 SERVER_PATIENCE_SECONDS = 30.0  # to wait, at the end of a launch, for a server that is out of reach
 # Files of a trial that its run shows.
-ATTACHED = (layout.SPEC, layout.PATCH, layout.TRACE, layout.RECORDS, layout.LAYERS)
+ATTACHED = (layout.SPEC, layout.PATCH, layout.TRACE, layout.RECORDS, layout.LAYERS, layout.WRONG)
 log = logging.getLogger(__name__)
 
 
