@@ -4,7 +4,9 @@ Owns the vocabulary of claims: a study, a net in it, an evaluation of it, a comp
 returns (`Tested` or `Counted`). Must not know any particular claim, nor how comparisons become verdicts.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -12,12 +14,22 @@ import pandas as pd
 from analysis import paper_numbers
 from analysis.nets import serving
 from analysis.paper_numbers import Number
-from analysis.runs import one_image_pct
-from analysis.statistics import ALPHA, Estimate, Greater, contrast, estimate, p_contrast_greater, p_greater
+from analysis.runs import CLASSIFICATION, one_image_pct
+from analysis.statistics import (
+    ALPHA,
+    Estimate,
+    Greater,
+    contrast,
+    estimate,
+    p_contrast_greater,
+    p_greater,
+    p_proportion_greater,
+    proportion_interval,
+)
 from analysis.verdicts import Kind
 from experiments.profiles import Profile
 from experiments.recipes import PAPER_DATA
-from study.store.account import Outcome
+from study.store.account import RESULTS, Outcome
 from study.tasks.names import SERVERS
 
 TRAIN, CLEAN, TEST = "final_train_error_pct", "clean_train_error_pct", "test_error_pct"
@@ -52,7 +64,7 @@ class Part:
     tested: pd.Series | None = None  # by seed; where the test is on another number than the effect
     clean: float | None = None  # the same effect with the clean training error
     unit: str = "points"
-
+    guard: bool = False  # holds unless it is contradicted: alone, it never supports
     arms: tuple[tuple[float, pd.Series], ...] = ()  # weight and values by seed of each of the independent nets
 
     @property
@@ -91,6 +103,8 @@ class Part:
 
     def p_for(self, greater: Greater | None = None) -> float:
         """Two-sided p, 1 where the mean is not on the claim's side; of equivalence the p of two one-sided tests."""
+        if self.guard:
+            return float(self.p_against(greater) < ALPHA)
         if self.direction == 0:
             return max(self.p_greater(side, -self.margin, greater) for side in (1.0, -1.0))
         return min(1.0, 2 * self.p_greater(self.direction, 0.0, greater))
@@ -163,21 +177,28 @@ def resolution(rows: pd.DataFrame, measure: str) -> float:
     return one_image_pct(rows["data"].iloc[0], measure)
 
 
-def compare(minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direction: int, margin: float = 0.0) -> Part:
-    """Difference of two nets in one measure: of independent nets, whose seeds share no more than a number."""
+def compare(
+    minuend: pd.DataFrame,
+    subtrahend: pd.DataFrame,
+    measure: str,
+    direction: int,
+    margin: float = 0.0,
+    by: float = 0.0,
+) -> Part:
+    """Difference of two nets in one measure, minus `by`: of independent nets, whose seeds share but a number."""
 
     def difference(column: str) -> pd.Series:
-        return (minuend[column] - subtrahend[column]).dropna()
+        return (minuend[column] - by - subtrahend[column]).dropna()
 
     return Part(
-        what=f"{WORDS[measure]} of {title(minuend)} minus {title(subtrahend)}",
+        what=f"{WORDS[measure]} of {title(minuend)} minus {title(subtrahend)}" + (f", minus {by:g}" if by else ""),
         values=difference(measure),
         direction=direction,
         margin=margin,
         nets=(minuend, subtrahend),
         resolution=resolution(minuend, measure),
         clean=mean(difference(CLEAN)) if measure == TRAIN else None,
-        arms=((1.0, minuend[measure].dropna()), (-1.0, subtrahend[measure].dropna())),
+        arms=((1.0, (minuend[measure] - by).dropna()), (-1.0, subtrahend[measure].dropna())),
     )
 
 
@@ -197,47 +218,50 @@ def trend(nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
     """An error that rises (direction 1) or falls (-1) with depth, over three nets or more.
 
     One linear contrast, of which both effect and test are: the line through the errors over the order of the depths,
-    from the first to the last. The order and not the depth, so that no net has more leverage than its place. Which
-    neighbours are not in the stated order is a note: few seeds cannot test every step.
+    from the first to the last. The order and not the depth, so that no net has more leverage than its place. Every
+    step from a net to the next is a guard: one that is significantly the other way contradicts the order. Steps whose
+    means are not in it are a note, because few seeds cannot show every step.
     """
     if len(nets) < 3:
         raise NotTestable("an order over depths takes three of them; two are another claim's test")
-    places = np.arange(len(nets)) - (len(nets) - 1) / 2
-    weights = places * (len(nets) - 1) / (places**2).sum()
-    depths = [int(rows["depth"].iloc[0]) for rows in nets]
-
-    def line(column: str) -> pd.Series:
-        errors = pd.concat([rows[column] for rows in nets], axis=1).dropna()
-        return pd.Series(errors.to_numpy(float) @ weights, index=errors.index)
-
+    errors = [rows[measure].dropna() for rows in nets]
     part = Part(
         what=f"{WORDS[measure]} of {title(nets[-1])} minus {title(nets[0])}, by the line over {len(nets)} depths",
-        values=line(measure),
+        values=_line(errors),
         direction=direction,
         nets=tuple(nets),
         resolution=resolution(nets[0], measure),
-        clean=mean(line(CLEAN)) if measure == TRAIN else None,
-        arms=tuple((float(weight), rows[measure].dropna()) for weight, rows in zip(weights, nets, strict=True)),
+        clean=mean(_line([rows[CLEAN].dropna() for rows in nets])) if measure == TRAIN else None,
+        arms=tuple(zip(_weights(len(nets)), errors, strict=True)),
     )
-    steps = zip(depths[:-1], depths[1:], (direction * np.diff([rows[measure].mean() for rows in nets])), strict=True)
-    reversed_ = [f"{left} to {right}" for left, right, step in steps if not step > 0]
-    return Tested([part], f"Means not in the stated order: {', '.join(reversed_) or 'none'}.")
+    steps = [compare(right, left, measure, direction) for left, right in pairwise(nets)]
+    against_it = [step.what for step in steps if not direction * step.estimate().mean > 0]
+    note = f"Means not in the stated order: {', '.join(against_it) or 'none'}."
+    return Tested([part, *(replace(step, guard=True) for step in steps)], note)
 
 
-def first_iteration(
-    study: Study, rows: pd.DataFrame, at_most: float, error: str = "train_error_pct", censored: bool = True
-) -> pd.Series:
+def _weights(count: int) -> list[float]:
+    """Of nets in order: of the slope of the least squares line over their places, times its length."""
+    places = np.arange(count) - (count - 1) / 2
+    return [float(weight) for weight in places * (count - 1) / (places**2).sum()]
+
+
+def _line(errors: Sequence[pd.Series]) -> pd.Series:
+    """By seed that all nets have, the end of the line over their places minus its beginning."""
+    together = pd.concat(errors, axis=1, join="inner")
+    return pd.Series(together.to_numpy(float) @ np.array(_weights(len(errors))), index=together.index, dtype=float)
+
+
+def first_iteration(study: Study, rows: pd.DataFrame, at_most: float, error: str = "train_error_pct") -> pd.Series:
     """By seed, the first record whose error, running training error unless named, is at most `at_most`.
 
-    Finished trials only. A trial that never reaches it counts with its whole length, a lower bound; as NaN if not
-    `censored`.
+    Finished trials only. A trial that never reaches it counts with its whole length, a lower bound.
     """
     first = {}
     for seed, row in rows[rows["outcome"] == Outcome.FINISHED].iterrows():
         curve = study.curves[study.curves["id"] == row["id"]]
         reached = curve.loc[curve[error] <= at_most, "iteration"]
-        never = float(row["iterations"]) if censored else float("nan")
-        first[seed] = float(reached.min()) if len(reached) else never
+        first[seed] = float(reached.min()) if len(reached) else float(row["iterations"])
     return pd.Series(first, dtype=float)
 
 
@@ -281,8 +305,9 @@ def evaluated(study: Study, number: Number) -> Evaluated:
 def difference(
     study: Study, minuend: Number, subtrahend: Number, direction: int, by: float = 0.0, margin: float = 0.0
 ) -> Part:
-    """Paired difference of two nets tested alike, or of one net tested in two ways; minus `by`, a number of the paper.
+    """Difference of two nets tested alike, or of one net tested in two ways; minus `by`, a number of the paper.
 
+    Classifiers are independent nets. One net tested in two ways is a pair; so are detectors, which may share a start.
     Raises `NotTestable` where the nets are not planned or, if `by` is given, not of the paper's data.
     """
     assert (minuend.split, minuend.measure) == (subtrahend.split, subtrahend.measure)
@@ -293,7 +318,24 @@ def difference(
     else:
         what = f"{minuend.words} of {minuend.title} ({minuend.split}), {minuend.protocol} minus {subtrahend.protocol}"
     what += f", minus {by:g}" if by else ""
-    return part_of([one, other], one.values - other.values - by, what, direction, margin, of_the_paper=bool(by))
+    part = part_of([one, other], one.values - other.values - by, what, direction, margin, of_the_paper=bool(by))
+    trained_apart = minuend.protocol == subtrahend.protocol and (one.nets["task"] == CLASSIFICATION).all()
+    arms = ((1.0, (one.values - by).dropna()), (-1.0, other.values.dropna()))
+    return replace(part, arms=arms) if trained_apart else part
+
+
+def falling(study: Study, numbers: Sequence[Number]) -> list[Part]:
+    """An error that falls over three nets or more, in this order: the parts of `trend`. Raises `NotTestable`."""
+    nets = [evaluated(study, number) for number in numbers]
+    first, last = numbers[0], numbers[-1]
+    what = f"{first.words} of {last.title} minus {first.title}, by the line over {len(nets)} nets ({first.protocol})"
+    errors = [one.values.dropna() for one in nets]
+    part = part_of(nets, _line(errors), what, -1)
+    steps = [difference(study, right, left, -1) for left, right in pairwise(numbers)]
+    return [
+        replace(part, arms=tuple(zip(_weights(len(nets)), errors, strict=True))),
+        *(replace(step, guard=True) for step in steps),
+    ]
 
 
 def level(study: Study, number: Number, threshold: float, direction: int) -> Part:
@@ -339,10 +381,25 @@ def only_on_cifar10(study: Study) -> None:
         raise NotTestable("the number it is compared with is a CIFAR-10 error")
 
 
-def diverged(*nets: pd.DataFrame) -> Counted | None:
-    """The verdict on a claim that a net converges, where a seed of it did not."""
-    lost = [row_id for rows in nets for row_id in rows.loc[rows["outcome"] == Outcome.DIVERGED, "id"]]
-    return Counted(Kind.CONTRADICTED, f"Diverged: {some(lost)}.", nets) if lost else None
+DIVERGED_PCT = 5.0  # of seeds, that may diverge of a net that is said to converge
+
+
+def diverged(rows: pd.DataFrame) -> Counted | None:
+    """The verdict on a claim that a net converges, where a seed of it did not: a rate, by an exact binomial test.
+
+    Contradicted where more than `DIVERGED_PCT` of seeds diverge; undecided where few seeds cannot say so.
+    """
+    results = rows[rows["outcome"].isin(RESULTS)]
+    lost = results.loc[results["outcome"] == Outcome.DIVERGED, "id"].tolist()
+    if not lost:
+        return None
+    p = p_proportion_greater(len(lost), len(results), DIVERGED_PCT / 100)
+    low, high = (100 * bound for bound in proportion_interval(len(lost), len(results)))
+    reason = (
+        f"{len(lost)} of {len(results)} seeds diverged ({some(lost)}): {low:.3g} to {high:.3g} % of seeds;"
+        f" p = {p:.2g} of at most {DIVERGED_PCT:g} %."
+    )
+    return Counted(Kind.CONTRADICTED if p < ALPHA else Kind.UNDECIDED, reason, (rows,))
 
 
 def some(names: list[str]) -> str:

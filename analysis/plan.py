@@ -115,7 +115,7 @@ def _part(part: Part) -> Test:
     side = {1: "above 0", -1: "below 0", 0: f"within {part.margin:g} of 0"}[part.direction]
     nets = pd.concat(part.nets).drop_duplicates("id").groupby("condition", sort=False)["seed"].nunique()
     seeds = {str(condition): int(count) for condition, count in nets.items()}
-    test = "Welch" if part.arms else "one number a seed"
+    test = ("Welch" if part.arms else "one number a seed") + (", against only" if part.guard else "")
     return {"estimand": part.what, "unit": part.unit, "claim": side, "test": test, "seeds": seeds}
 
 

@@ -80,7 +80,7 @@ def trains(trial: Trial, value: Value) -> bool:
 
 
 def counts() -> pd.DataFrame:
-    """A row a table and figure: place, values, reproduced, counted, quoted, not_reproduced, how.
+    """A row a table and figure: place, values, planned, counted, quoted, not_planned, how.
 
     `how`: the experiments that reproduce it, and what the rest needs.
     """
@@ -94,10 +94,10 @@ def counts() -> pd.DataFrame:
             {
                 "place": place,
                 "values": len(coverages),
-                "reproduced": sum(bool(coverage.by) for coverage in coverages),
+                "planned": sum(bool(coverage.by) for coverage in coverages),
                 "counted": sum(bool(coverage.counted) for coverage in coverages),
                 "quoted": reasons.count(QUOTED),
-                "not_reproduced": len(needs),
+                "not_planned": len(needs),
                 "how": "; ".join([*by, *(f"the rest {need}" if by else need for need in dict.fromkeys(needs))]),
             }
         )

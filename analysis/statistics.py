@@ -62,6 +62,11 @@ def proportion_interval(count: int, n: int, level: float = 1 - ALPHA) -> tuple[f
     return float(interval.low), float(interval.high)
 
 
+def p_proportion_greater(count: int, n: int, than: float) -> float:
+    """Exact one-sided p of 'the proportion is not greater than `than`' (binomial)."""
+    return float(stats.binomtest(count, n, than, alternative="greater").pvalue)
+
+
 def p_greater(values: Iterable[float], than: float = 0.0, resolution: float = 0.0) -> float:
     """One-sided p of 'the mean is not greater than `than`'; NaN for fewer than two values."""
     sample = estimate(values, resolution)

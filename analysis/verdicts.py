@@ -150,6 +150,8 @@ def in_words(kind: Kind, leaning: Kind | None, seeds_needed: int | None) -> str:
     """How a verdict is printed. Leaning and seeds count for undecided claims only."""
     if kind is not Kind.UNDECIDED:
         return kind.value
+    if leaning is None and seeds_needed is None:
+        return kind.value
     if leaning is None:
         return f"{kind} (needs {seeds_needed} more {'seed' if seeds_needed == 1 else 'seeds'} for a test)"
     seeds = f"more than {MOST_SEEDS:,}" if seeds_needed is None else f"{seeds_needed}"

@@ -45,6 +45,9 @@ DEVIATIONS = (
     " anchors across the image's edge are trained on, proposals of any size are kept, the head's smooth L1 loss turns"
     " at 1/9, and biases learn at the rate of weights.",
     "The ragged last batch of an epoch is dropped, so that every iteration sees exactly one full batch.",
+    "The mean image and the principal components of colour of ImageNet are taken over 10,000 centre crops of its"
+    " training images. Detectors subtract the channels' means where their classifier subtracted its mean image.",
+    "Detectors on COCO have the nine anchors of VOC; Faster R-CNN's journal version adds three smaller ones there.",
 )
 
 

@@ -16,13 +16,26 @@ import pyarrow as pa
 from analysis import paper, paper_numbers
 from analysis.paper_numbers import Number
 from analysis.runs import EVALUATIONS, Frames, load
+from experiments import budget, depth_scaling, learning_rate, placebo, plain_vs_residual, starts
 from experiments import planned as planned_trials
-from experiments.profiles import PROFILES, Profile
+from experiments.profiles import PROFILES, QUICK, Depths, Profile
 from experiments.recipes import COCO_DATA, IMAGENET_DATA, VOC_DATA
 from study.spec import DetectionTrial, Trial
 from study.store.account import Outcome
 from study.store.records import DETECTED, LAYERS, RECALIBRATED, Run
 from study.tasks import names
+
+# quick with five depths, three seeds and 1202 layers, without the controls past the paper.
+FIVE_DEPTHS = QUICK.on_scales(
+    {
+        plain_vs_residual.NAME: Depths(depths=(20, 32, 44, 56, 110), seeds=3),
+        depth_scaling.NAME: replace(depth_scaling.SCALE["quick"], on_request=False),
+        learning_rate.NAME: replace(learning_rate.SCALE["quick"], on_request=False),
+        placebo.NAME: None,
+        budget.NAME: None,
+        starts.NAME: None,
+    }
+)
 
 
 def degradation(trial: Trial) -> float:

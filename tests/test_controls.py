@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from planted import frames
+from planted import FIVE_DEPTHS, frames
 
 from analysis import controls
 from analysis.decision import evaluate
 from analysis.nets import serving
 from experiments import controls as experiment
 from experiments import depth_scaling, learning_rate, most_seeds, plain_vs_residual, planned, shortcut_options
-from experiments.profiles import PROFILES, QUICK, Depths
+from experiments.profiles import PROFILES, Depths
 from study.spec import Trial
 
 
@@ -22,7 +22,7 @@ def thirty(trial: Trial) -> float:
 
 def measured(**planting) -> pd.DataFrame:
     finals = serving(
-        frames(QUICK, **({"error": thirty, "test_error": thirty, "noise": 1.0} | planting)).finals, "controls"
+        frames(FIVE_DEPTHS, **({"error": thirty, "test_error": thirty, "noise": 1.0} | planting)).finals, "controls"
     )
     return controls.measured(finals).set_index("quantity")
 
@@ -48,10 +48,10 @@ def test_seeds_beyond_the_profiles_serve_nothing_but_the_controls():
 
 
 def test_claims_are_the_same_with_and_without_the_controls():
-    study = frames(QUICK, noise=1.0)
+    study = frames(FIVE_DEPTHS, noise=1.0)
     kept = study.finals["experiments"] != "controls"
     alone = type(study)(study.finals[kept], study.curves, study.layers)
-    assert evaluate(study, QUICK) == evaluate(alone, QUICK)
+    assert evaluate(study, FIVE_DEPTHS) == evaluate(alone, FIVE_DEPTHS)
 
 
 def test_every_split_of_six_seeds_pairs_each_with_another_once():
@@ -72,7 +72,7 @@ def test_without_an_effect_the_rate_is_near_what_the_test_promises():
     """Planted studies with noise drawn anew: the mean of their rates, over splits and over pairs of nets."""
     rates: dict[str, list[float]] = {}
     for number in range(40):
-        profile = QUICK.on_scales(
+        profile = FIVE_DEPTHS.on_scales(
             {
                 plain_vs_residual.NAME: Depths(depths=(20,), seeds=3),
                 shortcut_options.NAME: None,
@@ -80,7 +80,7 @@ def test_without_an_effect_the_rate_is_near_what_the_test_promises():
                 learning_rate.NAME: None,
             }
         )
-        other = profile.with_data(replace(QUICK.data, digest=str(number)))  # other ids, hence other noise
+        other = profile.with_data(replace(FIVE_DEPTHS.data, digest=str(number)))  # other ids, hence other noise
         finals = serving(frames(other, error=thirty, test_error=thirty, noise=1.0).finals, "controls")
         for row in controls.measured(finals).dropna(subset=["false_positives"]).to_dict("records"):
             rates.setdefault(row["quantity"], []).append(row["found"])
@@ -99,7 +99,7 @@ def test_without_an_effect_the_first_seeds_are_like_the_others_and_shuffled_nets
 
 def test_a_planted_difference_between_the_first_seeds_and_the_others_is_flagged():
     def later(trial: Trial) -> float:
-        return 30.0 + 20.0 * (trial.seed >= most_seeds(QUICK) and trial.model.family == "plain")
+        return 30.0 + 20.0 * (trial.seed >= most_seeds(FIVE_DEPTHS) and trial.model.family == "plain")
 
     rows = measured(test_error=later)
     (quantity,) = {name for name in flagged(rows) if name.startswith("test error of") and "seeds" in name}
@@ -132,4 +132,4 @@ def test_what_is_missing_is_left_out_of_the_pairs():
 
 
 def test_a_study_without_the_experiment_has_no_controls():
-    assert controls.measured(frames(QUICK).finals.iloc[:0]).empty
+    assert controls.measured(frames(FIVE_DEPTHS).finals.iloc[:0]).empty

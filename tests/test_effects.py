@@ -2,11 +2,10 @@
 
 import pandas as pd
 import pytest
-from planted import frames
+from planted import FIVE_DEPTHS, frames
 
 from analysis import effects
 from analysis.nets import beside_plain, serving
-from experiments.profiles import QUICK
 from study.spec import Trial
 
 TEST = "test_error_pct"
@@ -22,7 +21,7 @@ def plain(trial: Trial) -> bool:
 
 
 def finals(**planting) -> pd.DataFrame:
-    return serving(frames(QUICK, **planting).finals, "plain-vs-residual")
+    return serving(frames(FIVE_DEPTHS, **planting).finals, "plain-vs-residual")
 
 
 def means(rows: pd.DataFrame) -> dict[int, float]:
@@ -76,7 +75,7 @@ def test_differences_of_shortcuts_are_paired_by_seed():
     def error(trial: Trial) -> float:
         return errors[trial.model.shortcut] + 10 * trial.seed  # cancels in a pair
 
-    study = beside_plain(frames(QUICK, test_error=error, noise=0.0).finals)
+    study = beside_plain(frames(FIVE_DEPTHS, test_error=error, noise=0.0).finals)
     found = effects.shortcut_differences(study, TEST)
     at_20 = found[found["depth"] == 20].set_index("quantity")
     expected = {"plain - A": 12.0, "plain - B": 13.0, "plain - C": 12.5, "B - A": -1.0, "C - A": -0.5, "C - B": 0.5}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from planted import frames, planted, tabled
+from planted import FIVE_DEPTHS, frames, planted, tabled
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from analysis import pictures, report
@@ -18,11 +18,11 @@ from analysis.pictures import interactive
 from analysis.pictures.picture import TESTS, TRAINS, Style
 from analysis.runs import Frames, load
 from experiments import planned
-from experiments.profiles import PAPER, QUICK, SMOKE, Profile
+from experiments.profiles import PAPER, SMOKE, Profile
 from study.spec import Trial
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-PROFILES = {profile.name: profile for profile in (SMOKE, QUICK, PAPER)}
+PROFILES = {profile.name: profile for profile in (SMOKE, FIVE_DEPTHS, PAPER)}
 HOSTILE = "</script><script>alert(1)</script><b title='x'>&amp;"
 MOST_BYTES = 10_000_000
 
@@ -81,18 +81,18 @@ def test_equal_frames_give_equal_charts():
 
 
 def test_what_a_net_is_called_cannot_end_the_script_nor_become_markup():
-    study = timed(QUICK)
+    study = timed(FIVE_DEPTHS)
     named = study.finals["title"].replace({"plain-20": HOSTILE})
     curves = study.curves.assign(title=study.curves["title"].astype(str).replace({"plain-20": HOSTILE}))
     layers = study.layers.assign(title=study.layers["title"].astype(str).replace({"plain-20": HOSTILE}))
-    hostile = page_of(Frames(study.finals.assign(title=named), curves, layers, study.evaluations), QUICK)
-    harmless = page_of(study, QUICK)
+    hostile = page_of(Frames(study.finals.assign(title=named), curves, layers, study.evaluations), FIVE_DEPTHS)
+    harmless = page_of(study, FIVE_DEPTHS)
     assert "alert(1)" in hostile and "<script>alert" not in hostile and "<b title" not in hostile
     assert hostile.count("</script>") == harmless.count("</script>")
 
 
 def test_a_curve_says_which_runs_it_is_of_and_what_each_has():
-    study = timed(QUICK)
+    study = timed(FIVE_DEPTHS)
     panel = charts_of(study)["figure_1"].panels[TESTS]
     mean = next(trace for trace in panel.data if trace.meta["parts"] == ["plain-56"])
     runs = study.finals.query("title == 'plain-56' and iterations == 360 and experiments.str.contains('plain-vs')")
@@ -103,13 +103,13 @@ def test_a_curve_says_which_runs_it_is_of_and_what_each_has():
 
 
 def test_a_curve_of_many_seeds_names_as_many_runs_as_fit():
-    drawn = charts_of(frames(QUICK.with_seeds(12)))["figure_1"].panels[TESTS].data
+    drawn = charts_of(frames(FIVE_DEPTHS.with_seeds(12)))["figure_1"].panels[TESTS].data
     (mean,) = [trace for trace in drawn if trace.meta["parts"] == ["plain-56"] and trace.mode == "lines"]
     assert mean.hovertemplate.count("run ") == mean.customdata.shape[1] == 10 and "and 2 more" in mean.hovertemplate
 
 
 def test_a_trial_that_diverged_or_has_no_result_yet_is_drawn_as_such_and_is_in_no_mean():
-    drawn = charts_of(timed(QUICK))["figure_6"].panels
+    drawn = charts_of(timed(FIVE_DEPTHS))["figure_6"].panels
     (unfinished, _) = [trace for trace in drawn["plain nets"].data if Style.PROVISIONAL in trace.meta["parts"]]
     assert unfinished.meta["parts"][0] == "plain-44" and "seed 2" in unfinished.hovertemplate
     (mean,) = [trace for trace in drawn["plain nets"].data if trace.meta["parts"] == ["plain-44", TRAINS]]
@@ -125,7 +125,7 @@ def test_the_plan_is_beside_what_trials_took_and_absent_where_none_was_made(page
 
 
 def test_charts_of_a_study_without_any_run_or_with_the_papers_tables_are_drawn():
-    for study in (frames(QUICK, outcomes=lambda trial: "missing"), tabled(frames(QUICK))):
+    for study in (frames(FIVE_DEPTHS, outcomes=lambda trial: "missing"), tabled(frames(FIVE_DEPTHS))):
         assert [chart.picture.name for chart in charts_of(study).values()] == list(pictures.CHARTS)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from planted import SEEDS, frames, printed, tabled
+from planted import FIVE_DEPTHS, SEEDS, frames, printed, tabled
 
 from analysis import claims, paper, paper_numbers
 from analysis.comparisons import Study
@@ -13,7 +13,6 @@ from analysis.decision import evaluate, evaluate_family
 from analysis.paper_numbers import Number
 from analysis.runs import Frames
 from analysis.verdicts import Kind, Verdict
-from experiments.profiles import QUICK
 from study.spec import InputError
 from study.tasks import names
 
@@ -24,16 +23,16 @@ DIRECT = [claim.id for claim in OTHERS if claim.kind == "direct"]
 
 @pytest.fixture(scope="module")
 def base() -> Frames:
-    return frames(QUICK)
+    return frames(FIVE_DEPTHS)
 
 
 def verdicts(study: Frames) -> dict[str, Verdict]:
-    return {verdict.claim.id: verdict for verdict in evaluate(study, QUICK)}
+    return {verdict.claim.id: verdict for verdict in evaluate(study, FIVE_DEPTHS)}
 
 
 def family_verdicts(frames: Frames, *names: str) -> dict[str, Verdict]:
     """Verdicts on the families of these claims alone, which take a fraction of the time."""
-    study = Study(frames.finals, frames.curves, frames.layers, frames.evaluations, QUICK)
+    study = Study(frames.finals, frames.curves, frames.layers, frames.evaluations, FIVE_DEPTHS)
     tested = {name: claims.SAME.get(name, name) for name in names}
     families = [family for family, members in claims.FAMILIES.items() if set(members) & set(tested.values())]
     found = {verdict.claim.id: verdict for family in families for verdict in evaluate_family(family, study)}
@@ -93,10 +92,10 @@ def test_a_number_of_another_protocol_or_split_is_no_substitute(base: Frames) ->
 
 
 def test_the_papers_numbers_are_compared_with_on_its_data_only(base: Frames) -> None:
-    """Directions are tested on other data; 'by 2.8 %' and 'VGG-16's 28.07 %' are not."""
+    """Directions are tested on other data; 'more than 3 points' and 'VGG-16's 28.07 %' are not."""
     found = verdicts(tabled(base, data="folder:flowers"))
     assert found["S41-1"].kind == found["S41-25"].kind == Kind.SUPPORTED
-    for name in ("S41-5", "S41-8", "S41-30", "S43-1", "SC-2"):
+    for name in ("S41-5", "S41-30", "S43-1", "SC-2"):
         assert found[name].kind == Kind.NOT_TESTABLE and "not one on folder:flowers" in found[name].reason
 
 
@@ -119,9 +118,9 @@ RESNET101 = paper_numbers.detector("ResNet-101")
         ("S3-5", add(3, "ResNet-34")),
         ("S41-1", add(-2, "plain-34")),
         ("S41-5", add(2, "plain-34")),
-        ("S41-8", add(2, "ResNet-34")),
+        ("S41-8", add(5, "ResNet-34")),
         ("S41-10", add(5, "ResNet-34")),
-        ("S41-11", add(-2, "plain-34")),
+        ("S41-11", add(-5, "plain-34")),
         ("S41-12", add(5, "ResNet-34")),
         ("S41-13", add(2, "ResNet-18")),
         ("S41-15", add(5, "ResNet-34 (C)")),
@@ -134,7 +133,7 @@ RESNET101 = paper_numbers.detector("ResNet-101")
         ("S41-29", add(1, "ResNet-152")),
         ("S41-30", add(1, "ensemble of 6")),
         ("S43-1", add(-1, RESNET101, split="VOC 12 test")),
-        ("S43-2", add(-2, RESNET101, protocol=names.SINGLE_SCALE)),
+        ("S43-2", add(-8, RESNET101, protocol=names.SINGLE_SCALE)),
         ("S43-3", add(-4, RESNET101, measure=names.MAP_50_95)),
         ("SB-1", add(2, RESNET101, protocol=names.REFINED)),
         ("SB-2", add(2, RESNET101, protocol=names.CONTEXT)),

@@ -8,7 +8,7 @@ import matplotlib.colors
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from planted import degradation, frames
+from planted import FIVE_DEPTHS, degradation, frames
 
 from analysis import effects, nets, paper, pictures
 from analysis.pictures import picture, static
@@ -25,7 +25,7 @@ from experiments import (
     reimplementations,
     shortcut_options,
 )
-from experiments.profiles import PAPER, QUICK, Depths, Nets
+from experiments.profiles import PAPER, Depths, Nets
 from experiments.recipes import paper_imagenet
 from study.spec import PROTOCOL, SCHEMA, Trial
 
@@ -71,7 +71,7 @@ def outcomes(trial: Trial) -> str:
 
 @pytest.fixture(scope="module")
 def quick() -> Frames:
-    return frames(QUICK, error=large, outcomes=outcomes)
+    return frames(FIVE_DEPTHS, error=large, outcomes=outcomes)
 
 
 def drawn(name: str, study: Frames) -> Picture:
@@ -115,7 +115,7 @@ def test_large_errors_are_not_clipped_away(quick):
 
 
 def test_small_errors_are_drawn_on_the_papers_axis_and_what_ends_above_it_is_named():
-    plain, *_ = drawn("figure_6", frames(QUICK, error=as_in_the_paper)).panels
+    plain, *_ = drawn("figure_6", frames(FIVE_DEPTHS, error=as_in_the_paper)).panels
     assert plain.y.limits == (0, 20)
     assert "plain-110 ↑ 69 %" in [name.text for name in plain.names]
 
@@ -183,19 +183,19 @@ def test_a_diverged_trial_is_a_mark_at_its_iteration(quick):
 
 
 def test_without_divergence_the_legend_has_no_such_mark():
-    assert "diverged" not in keys(drawn("figure_6", frames(QUICK, error=large)))
+    assert "diverged" not in keys(drawn("figure_6", frames(FIVE_DEPTHS, error=large)))
 
 
 @pytest.mark.parametrize("outcome", ["missing", "failed", "interrupted", "running", "unusable"])
 def test_a_trial_without_a_result_is_named_in_the_caption(outcome):
-    some = frames(QUICK, outcomes=lambda trial: outcome if trial.model.title == "plain-20" else "finished")
+    some = frames(FIVE_DEPTHS, outcomes=lambda trial: outcome if trial.model.title == "plain-20" else "finished")
     for shown in of_trials(some):
         assert f"{outcome.capitalize()}: plain-20 (3 of 3)." in shown.caption, shown.name
 
 
 def test_a_diverged_or_unfinished_trial_enters_no_mean():
     """Half a curve of an interrupted seed would bend the mean where it stops."""
-    cut = frames(QUICK, error=large, outcomes=lambda trial: "interrupted" if trial.seed == 2 else "finished")
+    cut = frames(FIVE_DEPTHS, error=large, outcomes=lambda trial: "interrupted" if trial.seed == 2 else "finished")
     line = lines(drawn("figure_1", cut).panels[0], Style.BOLD)[0]
     first_two = cut.curves.query("experiments.str.startswith('plain-vs-residual') and title == 'plain-20' and seed < 2")
     np.testing.assert_allclose(line.y, first_two.groupby("iteration")["train_error_pct"].mean())
@@ -205,7 +205,7 @@ def test_what_an_unfinished_trial_has_is_faint_named_and_in_no_mean():
     def outcome(trial: Trial) -> str:
         return "running" if trial.model.title == "plain-20" and trial.seed == 2 else "finished"
 
-    study = frames(QUICK, error=large, outcomes=outcome)
+    study = frames(FIVE_DEPTHS, error=large, outcomes=outcome)
     without = Frames(study.finals, study.curves[study.curves["outcome"] != "running"], study.layers)
     for name, panels in (("figure_1", 2), ("figure_6", 1)):
         shown, bare = drawn(name, study), drawn(name, without)
@@ -222,7 +222,7 @@ def test_what_an_unfinished_trial_has_is_faint_named_and_in_no_mean():
 
 
 def test_a_net_of_unfinished_trials_alone_is_named_where_its_curve_ends():
-    study = frames(QUICK, outcomes=lambda trial: "running" if trial.model.title == "ResNet-1202" else "finished")
+    study = frames(FIVE_DEPTHS, outcomes=lambda trial: "running" if trial.model.title == "ResNet-1202" else "finished")
     assert "ResNet-1202" in [note.text for note in drawn("figure_6", study).panels[2].notes]
 
 
@@ -291,7 +291,7 @@ def test_deeper_nets_are_darker_so_that_grey_prints_keep_the_order(quick):
 
 
 def test_names_at_the_ends_of_lines_do_not_overlap():
-    same = frames(QUICK, error=lambda trial: 0.5, noise=0.0)
+    same = frames(FIVE_DEPTHS, error=lambda trial: 0.5, noise=0.0)
     middle = drawn("figure_6", same).panels[1]
     heights = sorted(name.at for name in middle.names)
     assert len(heights) == 5
@@ -308,7 +308,7 @@ def test_equal_frames_give_equal_bytes_that_hold_no_date(quick, tmp_path):
 
 
 def test_the_files_metadata_tell_other_runs_apart(quick):
-    other = frames(QUICK, error=large)  # plain-44 has one run more
+    other = frames(FIVE_DEPTHS, error=large)  # plain-44 has one run more
     shown = [drawn("error_against_depth", study) for study in (quick, other)]
     assert [len(each.traced["run_id"]) for each in shown] == [29, 30]
     assert shown[0].traced | {"run_id": []} == {
@@ -334,7 +334,7 @@ def test_svg_files_hold_what_they_rest_on_and_pages_hold_no_name_twice(quick, tm
 
 @pytest.mark.filterwarnings("error")
 def test_a_study_without_any_run_still_draws_and_says_so():
-    empty = frames(QUICK, outcomes=lambda trial: "missing")
+    empty = frames(FIVE_DEPTHS, outcomes=lambda trial: "missing")
     for shown in of_trials(empty):
         assert "Missing: " in shown.caption, shown.name
         assert any("no finished trial" in texts(axes) for axes in static.draw(shown).axes), shown.name

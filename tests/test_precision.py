@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from planted import degradation, frames
+from planted import FIVE_DEPTHS, degradation, frames
 
 from analysis import precision
 from analysis.nets import serving
 from analysis.tables import every
 from analysis.tables.precision import tables
 from experiments import precision as experiment
-from experiments.profiles import QUICK, Profile
+from experiments.profiles import Profile
 from study.spec import Trial
 
 NETS = replace(experiment.SCALE["one-gpu"], precisions=("bf16", "tf32"), seeds=8, on_request=False)
-ASKED = QUICK.on_scales({experiment.NAME: NETS})
+ASKED = FIVE_DEPTHS.on_scales({experiment.NAME: NETS})
 
 
 def finals(profile: Profile = ASKED, **planting) -> pd.DataFrame:
@@ -77,6 +77,6 @@ def test_the_tables_are_there_where_the_experiment_is_planned() -> None:
     names = [table.name for table in tables(frames(ASKED))]
     assert names == ["precision", "precision_verdicts"]
     assert set(names) <= {table.name for table in every(frames(ASKED), "quick")}
-    assert not tables(frames(QUICK))
+    assert not tables(frames(FIVE_DEPTHS))
     (differences, _) = tables(frames(ASKED))
     assert "within 0.36 points" in differences.notes[0] and "before the first run" in differences.notes[0]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from planted import degradation, frames
+from planted import FIVE_DEPTHS, degradation, frames
 
 from analysis import budget, rates
 from analysis.placebo import supported
@@ -12,20 +12,19 @@ from analysis.qualified import judge
 from analysis.runs import Frames
 from analysis.tables.past import tables
 from analysis.verdicts import Kind
-from experiments import budget as budget_experiment
-from experiments import placebo, plain_vs_residual
+from experiments import budget_grid, placebo, plain_vs_residual
 from experiments import rates as rates_experiment
-from experiments.profiles import QUICK, Depths, Profile
+from experiments.profiles import Depths, Profile
 from study.spec import Trial
 
 SEEDS = 6
-BUDGET = replace(budget_experiment.SCALE["quick"], seeds=SEEDS, on_request=False)
+BUDGET = replace(budget_grid.SCALE["quick"], seeds=SEEDS, on_request=False)
 RATES = replace(rates_experiment.SCALE["quick"], seeds=2 * SEEDS, on_request=False)
-ASKED = QUICK.on_scales(
+ASKED = FIVE_DEPTHS.on_scales(
     {
         plain_vs_residual.NAME: Depths(depths=(20, 32, 44, 56, 110), seeds=SEEDS),
-        placebo.NAME: replace(placebo.SCALE["quick"], on_request=False),
-        budget_experiment.NAME: BUDGET,
+        placebo.NAME: placebo.SCALE["quick"],
+        budget_grid.NAME: BUDGET,
     }
 )
 
@@ -65,7 +64,7 @@ def test_a_gap_that_stays_on_longer_schedules_is_supported() -> None:
 
 
 def test_without_longer_schedules_nothing_is_more_than_supported_within_this_budget() -> None:
-    alone = QUICK.on_scales({plain_vs_residual.NAME: Depths(depths=(20, 32, 44, 56, 110), seeds=SEEDS)})
+    alone = FIVE_DEPTHS.on_scales({plain_vs_residual.NAME: Depths(depths=(20, 32, 44, 56, 110), seeds=SEEDS)})
     verdicts = kinds(study(alone), alone)
     assert verdicts["S1-1"] is Kind.WITHIN_BUDGET and Kind.SUPPORTED not in verdicts.values()
 
@@ -94,7 +93,7 @@ def test_the_limit_of_a_power_law_is_found(g: float, c: float, k: float) -> None
 
 def test_rates_are_chosen_by_some_seeds_and_judged_by_others() -> None:
     """The choosing seeds prefer 0.02 for plain-56; the judging ones, whose errors are reported, do not."""
-    profile = QUICK.on_scales({rates_experiment.NAME: RATES})
+    profile = FIVE_DEPTHS.on_scales({rates_experiment.NAME: RATES})
 
     def error(trial: Trial) -> float:
         better = trial.recipe.learning_rate == (0.02 if trial.seed < SEEDS else 0.005)
@@ -111,4 +110,4 @@ def test_rates_are_chosen_by_some_seeds_and_judged_by_others() -> None:
 def test_the_tables_are_there_where_the_experiments_are_planned() -> None:
     profile = ASKED.on_scales({rates_experiment.NAME: RATES})
     assert [table.name for table in tables(study(profile))] == ["budget", "rates", "best_rates"]
-    assert not tables(frames(QUICK))
+    assert not tables(frames(FIVE_DEPTHS))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from planted import DAMAGES, frames, planted, tabled
+from planted import DAMAGES, FIVE_DEPTHS, frames, planted, tabled
 
 from analysis import files, paper, report
 from analysis.gaps import problems
@@ -19,7 +19,7 @@ from analysis.tables import claims, results
 from analysis.verdicts import Kind, Verdict, entry
 from commands.app import analysis as cli
 from experiments import planned
-from experiments.profiles import QUICK, SMOKE
+from experiments.profiles import SMOKE
 from study.spec import InputError, Trial
 from study.store.account import Account
 from study.store.mlflow import client, mirror, reader
@@ -34,13 +34,13 @@ def outcomes(trial: Trial) -> str:
 
 @pytest.fixture(scope="module")
 def study():
-    return frames(QUICK, outcomes=outcomes)
+    return frames(FIVE_DEPTHS, outcomes=outcomes)
 
 
 @pytest.fixture(scope="module")
 def folder(study, tmp_path_factory):
     where = tmp_path_factory.mktemp("results") / "quick"
-    report.write(study, QUICK, where, {"git_commit": "abc123"}, lecture=False)
+    report.write(study, FIVE_DEPTHS, where, {"git_commit": "abc123"}, lecture=False)
     return where
 
 
@@ -93,7 +93,7 @@ def test_claims_have_an_entry_each_with_the_contracts_keys(folder):
 
 @pytest.mark.slow
 def test_rendering_twice_gives_equal_files(folder, study, tmp_path):
-    report.write(study, QUICK, tmp_path / "quick", {"git_commit": "abc123"}, lecture=False)
+    report.write(study, FIVE_DEPTHS, tmp_path / "quick", {"git_commit": "abc123"}, lecture=False)
     again = json.loads((tmp_path / "quick" / "manifest.json").read_text())
     assert again == json.loads((folder / "manifest.json").read_text())
 
@@ -107,7 +107,7 @@ def test_frames_survive_the_trip_through_the_report(folder, study):
 @pytest.mark.slow
 def test_evaluations_read_back_as_they_were(study, tmp_path):
     whole = tabled(study)
-    report.write(whole, QUICK, tmp_path / "quick", lecture=False)
+    report.write(whole, FIVE_DEPTHS, tmp_path / "quick", lecture=False)
     pd.testing.assert_frame_equal(report.read(tmp_path / "quick").evaluations, whole.evaluations)
 
 
@@ -151,21 +151,21 @@ OLD = {"schema 1, protocol 1": [f"plain{n}-digits-0123456789-s0" for n in range(
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
     """A report of a study with a run damaged in each of the ways there are, in which learning-rate was never run."""
-    runs = [run for run in planted(QUICK) if "learning-rate" not in planned(QUICK)[run.trial]]
+    runs = [run for run in planted(FIVE_DEPTHS) if "learning-rate" not in planned(FIVE_DEPTHS)[run.trial]]
     three = [run for run in runs if run.trial.recipe.iterations == 360 and run.trial.recipe.learning_rate == 0.005]
     chosen = np.random.default_rng(0).choice(len(three), len(DAMAGES), replace=False)
     hit = {three[place].trial.id: kind for place, kind in zip(chosen, DAMAGES, strict=True)}
     bad = [one for run in runs if run.trial.id in hit for one in DAMAGES[hit[run.trial.id]][0](run)]
     good = [run for run in runs if run.trial.id not in hit]
     where = tmp_path_factory.mktemp("damaged") / "quick"
-    study = load(planned(QUICK), [*bad, *good])
-    report.write(study, QUICK, where, others=OLD, lecture=False)
-    return where, study, load(planned(QUICK), good), hit
+    study = load(planned(FIVE_DEPTHS), [*bad, *good])
+    report.write(study, FIVE_DEPTHS, where, others=OLD, lecture=False)
+    return where, study, load(planned(FIVE_DEPTHS), good), hit
 
 
 def test_damaged_runs_are_named_with_their_reason_on_the_page_the_terminal_and_in_the_manifest(damaged):
     where, study, _, hit = damaged
-    table, known = results.table_6(study, "quick"), problems(study.finals, QUICK, OLD)
+    table, known = results.table_6(study, "quick"), problems(study.finals, FIVE_DEPTHS, OLD)
     page = " ".join(html.unescape((where / "index.html").read_text()).split())
     terminal = " ".join(report.summary(VERDICTS, table, where, known=known).split())
     manifest = json.loads((where / "manifest.json").read_text())
@@ -185,14 +185,14 @@ def test_no_mean_verdict_or_curve_knows_of_a_damaged_run(damaged):
         pd.testing.assert_frame_equal(seen.drop(columns="note"), expected.drop(columns="note"))
     numbers = ("verdict", "effect", "interval", "n")
     entries = json.loads((where / "claims.json").read_text())
-    expected = json.loads(json.dumps([entry(verdict) for verdict in judge(without, QUICK)]))
+    expected = json.loads(json.dumps([entry(verdict) for verdict in judge(without, FIVE_DEPTHS)]))
     assert [[one[name] for name in numbers] for one in entries] == [[one[name] for name in numbers] for one in expected]
 
 
 def test_gaps_single_seeds_and_other_versions_are_named(damaged):
     where, study, *_ = damaged
     page = " ".join(html.unescape((where / "index.html").read_text()).split())
-    known = [str(problem) for problem in problems(study.finals, QUICK, OLD)]
+    known = [str(problem) for problem in problems(study.finals, FIVE_DEPTHS, OLD)]
     terminal = " ".join(report.summary([], results.table_6(study, "quick"), where, known=known).split())
     for text in (page, terminal):
         assert "learning-rate has no run; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
@@ -220,9 +220,9 @@ def test_the_command_renders_past_a_damaged_run_names_it_and_exits_with_1(store,
 
 
 def test_a_selection_names_the_experiments_that_it_left_out():
-    chosen = planned(QUICK, ["depth-scaling"])
-    finals = load(chosen, [run for run in planted(QUICK) if run.trial in chosen]).finals
-    said = [str(problem) for problem in problems(finals, QUICK, {})]
+    chosen = planned(FIVE_DEPTHS, ["depth-scaling"])
+    finals = load(chosen, [run for run in planted(FIVE_DEPTHS) if run.trial in chosen]).finals
+    said = [str(problem) for problem in problems(finals, FIVE_DEPTHS, {})]
     assert any(line.startswith("shortcut-options was not selected; make ") for line in said)
     assert not any(line.startswith(("depth-scaling was", "reimplementations")) for line in said)
 
@@ -269,8 +269,8 @@ def test_untestable_claims_are_grouped_by_their_reason():
 
 @pytest.mark.slow
 def test_a_study_without_any_run_renders_and_says_what_is_missing(tmp_path):
-    empty = frames(QUICK, outcomes=lambda trial: "missing")
-    verdicts = report.write(empty, QUICK, tmp_path / "quick", lecture=False)
+    empty = frames(FIVE_DEPTHS, outcomes=lambda trial: "missing")
+    verdicts = report.write(empty, FIVE_DEPTHS, tmp_path / "quick", lecture=False)
     manifest = json.loads((tmp_path / "quick" / "manifest.json").read_text())
     assert manifest["outcomes"] == {"finished": 0, "diverged": 0, "missing": len(empty.finals)}
     assert "PROFILE=quick" in report.summary(verdicts, results.table_6(empty, "quick"), tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from planted import DAMAGES, Run, frames, planted
+from planted import DAMAGES, FIVE_DEPTHS, Run, frames, planted
 
 from analysis.runs import MEASURES, PIXELS, load, thinned
 from commands.render import so_far
@@ -18,20 +18,18 @@ from study.spec import Trial
 from study.store.account import Outcome
 from study.store.records import EVALUATIONS, keep_records
 
-QUICK = profile("quick")
-
 
 def diverging_1202(trial: Trial) -> str:
     return "diverged" if trial.model.depth == 1202 and trial.model.family == "plain" else "finished"
 
 
 def test_finals_has_exactly_one_row_per_planned_trial():
-    finals = frames(QUICK).finals
-    assert list(finals["id"]) == [trial.id for trial in planned(QUICK)]
+    finals = frames(FIVE_DEPTHS).finals
+    assert list(finals["id"]) == [trial.id for trial in planned(FIVE_DEPTHS)]
 
 
 def test_a_missing_trial_is_a_visible_row():
-    finals = frames(QUICK, outcomes=lambda trial: "missing" if trial.seed == 1 else "finished").finals
+    finals = frames(FIVE_DEPTHS, outcomes=lambda trial: "missing" if trial.seed == 1 else "finished").finals
     missing = finals[finals["seed"] == 1]
     assert len(missing) > 0
     assert set(missing["outcome"]) == {"missing"}
@@ -41,7 +39,7 @@ def test_a_missing_trial_is_a_visible_row():
 
 @pytest.mark.parametrize("outcome", ["diverged", "failed", "interrupted", "running"])
 def test_only_a_finished_trial_has_an_error(outcome):
-    finals = frames(QUICK, outcomes=lambda trial: outcome if trial.model.family == "plain" else "finished").finals
+    finals = frames(FIVE_DEPTHS, outcomes=lambda trial: outcome if trial.model.family == "plain" else "finished").finals
     plain = finals["family"] == "plain"
     assert set(finals.loc[plain, "outcome"]) == {outcome}
     assert finals.loc[plain, list(MEASURES)].isna().all(axis=None)
@@ -49,7 +47,7 @@ def test_only_a_finished_trial_has_an_error(outcome):
 
 
 def test_a_diverged_trial_keeps_its_curve_and_says_when():
-    both = frames(QUICK, outcomes=diverging_1202)
+    both = frames(FIVE_DEPTHS, outcomes=diverging_1202)
     (row,) = both.finals[both.finals["outcome"] == "diverged"].to_dict("records")
     curve = both.curves[both.curves["id"] == row["id"]]
     assert row["diverged_at"] == 100
@@ -70,7 +68,7 @@ def test_training_error_is_the_mean_of_the_last_tenth_and_test_error_the_last_it
 
 
 def test_curves_have_one_row_per_trial_and_record_in_order():
-    both = frames(QUICK)
+    both = frames(FIVE_DEPTHS)
     lengths = both.curves.groupby("id").size()
     assert set(lengths.index) == set(both.finals["id"])
     assert set(lengths) == {360 // 12, 200 // 10}
@@ -78,20 +76,20 @@ def test_curves_have_one_row_per_trial_and_record_in_order():
 
 
 def test_a_net_that_serves_several_experiments_is_one_row_that_names_them():
-    finals = frames(QUICK).finals
+    finals = frames(FIVE_DEPTHS).finals
     shared = finals[(finals["title"] == "ResNet-20") & (finals["learning_rate"] == 0.005)]
     assert set(shared["experiments"]) == {"plain-vs-residual,shortcut-options,controls", "controls"}
     assert set(shared.loc[shared["experiments"] == "controls", "seed"]) == {*range(6)}  # 3 to 5, and shuffled labels
 
 
 def test_recipes_of_one_net_are_told_apart():
-    finals = frames(QUICK).finals
+    finals = frames(FIVE_DEPTHS).finals
     of_110 = finals[finals["title"] == "ResNet-110"]
     assert of_110["recipe"].nunique() == of_110["iterations"].nunique() == 2
 
 
 def test_departures_from_the_paper_are_listed_and_the_paper_has_none():
-    assert all(Deviation("width", "8", "16") in row for row in frames(QUICK).finals["deviations"])
+    assert all(Deviation("width", "8", "16") in row for row in frames(FIVE_DEPTHS).finals["deviations"])
     for name, departures in (
         ("paper", ()),
         ("one-gpu", (Deviation("precision", "bf16", "fp32"), Deviation("bn_batch", "128", "64"))),
@@ -101,7 +99,7 @@ def test_departures_from_the_paper_are_listed_and_the_paper_has_none():
 
 
 def test_a_run_of_an_unplanned_trial_is_ignored():
-    one, two, *_ = planted(QUICK)
+    one, two, *_ = planted(FIVE_DEPTHS)
     both = load({one.trial: ["x"]}, [one, two])
     assert list(both.finals["id"]) == [one.trial.id]
     assert set(both.curves["id"]) == {one.trial.id}
@@ -119,8 +117,8 @@ def test_a_result_that_cannot_be_one_is_named_and_measures_nothing(kind):
 
 
 def test_a_diverged_run_needs_no_numbers_but_rising_iterations():
-    trial = next(trial for trial in planned(QUICK) if diverging_1202(trial) == "diverged")
-    run = next(run for run in planted(QUICK, outcomes=diverging_1202) if run.trial == trial)
+    trial = next(trial for trial in planned(FIVE_DEPTHS) if diverging_1202(trial) == "diverged")
+    run = next(run for run in planted(FIVE_DEPTHS, outcomes=diverging_1202) if run.trial == trial)
     for kind, outcome in (("NaN", "diverged"), ("truncated", "diverged"), ("not rising", "unusable")):
         assert set(load({trial: ["x"]}, DAMAGES[kind][0](run)).finals["outcome"]) == {outcome}
 
@@ -135,11 +133,11 @@ def test_an_evaluation_whose_loss_overflowed_is_a_measurement():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_whatever_is_damaged_the_means_are_those_of_the_other_trials(seed):
-    rng, runs = np.random.default_rng(seed), planted(QUICK)
+    rng, runs = np.random.default_rng(seed), planted(FIVE_DEPTHS)
     hit = dict(zip(rng.choice(len(runs), len(DAMAGES), replace=False), DAMAGES, strict=True))
     bad = {runs[place].trial.id for place in hit}
-    everything = load(planned(QUICK), [one for i, run in enumerate(runs) for one in _damaged(run, hit.get(i))])
-    others = load(planned(QUICK), [run for run in runs if run.trial.id not in bad])
+    everything = load(planned(FIVE_DEPTHS), [one for i, run in enumerate(runs) for one in _damaged(run, hit.get(i))])
+    others = load(planned(FIVE_DEPTHS), [run for run in runs if run.trial.id not in bad])
     assert set(everything.finals.query("outcome == 'unusable'")["id"]) == bad
     means = [both.finals.groupby("condition")[list(MEASURES)].mean() for both in (everything, others)]
     pd.testing.assert_frame_equal(*means)
@@ -151,7 +149,7 @@ def _damaged(run: Run, kind: str | None) -> list[Run]:
 
 
 def test_nothing_run_yet_is_a_study_of_missing_trials():
-    both = load(planned(QUICK), [])
+    both = load(planned(FIVE_DEPTHS), [])
     assert set(both.finals["outcome"]) == {"missing"}
     assert both.curves.empty
 
@@ -169,7 +167,7 @@ def test_the_iterate_that_validation_chooses_is_an_extra_beside_the_last():
 
 def test_a_run_without_a_result_comes_with_what_its_trial_has_written_so_far(tmp_path):
     store = Execution(storage=tmp_path, data_root=tmp_path)
-    done, half = planted(QUICK, outcomes=lambda trial: "running" if trial.seed else "finished")[:2]
+    done, half = planted(FIVE_DEPTHS, outcomes=lambda trial: "running" if trial.seed else "finished")[:2]
     assert so_far(done, store) is done
     logged = dataclasses.replace(half, records=None)
     assert len(so_far(logged, store).records) == 0
@@ -212,7 +210,7 @@ def test_thinning_keeps_the_ends_and_every_records_share():
 def test_thinning_leaves_out_what_was_not_measured_and_leaves_short_curves_alone():
     every_thousandth = np.where(np.arange(1, 64_001) % 1_000 == 0, 7.0, np.nan)
     assert set(thinned(long_curve(64_000, test_error_pct=every_thousandth))["test_error_pct"].dropna()) == {7.0}
-    short = frames(QUICK).curves
+    short = frames(FIVE_DEPTHS).curves
     pd.testing.assert_frame_equal(thinned(short), short)
 
 
@@ -227,7 +225,7 @@ def test_the_iteration_that_reaches_a_target_is_the_first_record_at_most_as_larg
 
 
 def test_evaluations_are_rows_that_name_their_net_and_an_ensemble_names_all_of_its_nets():
-    one, two, *_ = planted(QUICK)
+    one, two, *_ = planted(FIVE_DEPTHS)
     of = {"split": "test", "protocol": "mirrored", "measure": "top1_error_pct"}
     ids = f"{one.trial.id},{two.trial.id}"
     rows = [of | {"nets": nets, "value": value, "images": 360} for nets, value in (("", 3.0), (ids, 2.0))]
@@ -238,11 +236,11 @@ def test_evaluations_are_rows_that_name_their_net_and_an_ensemble_names_all_of_i
     assert alone == of | {"ids": one.trial.id, "title": one.trial.model.title, "value": 3.0}
     assert ensemble == of | {"ids": ids, "title": "ensemble of 2", "value": 2.0}
     assert (both.finals["evaluations_sha256"] != "").tolist() == [True, False]
-    assert frames(QUICK).evaluations.empty
+    assert frames(FIVE_DEPTHS).evaluations.empty
 
 
 def _first() -> tuple[Trial, Run]:
-    run = planted(QUICK)[0]
+    run = planted(FIVE_DEPTHS)[0]
     return run.trial, run
 
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from planted import SEEDS, frames, tabled
+from planted import FIVE_DEPTHS, SEEDS, frames, tabled
 
 from analysis import paper, paper_numbers, reproduced, tables
 from analysis.runs import DETECTION, Frames, load
 from analysis.tables import detection, meta, paper_tables, printing, results
 from experiments import detection_normalisation, planned
-from experiments.profiles import ONE_GPU, PAPER, QUICK
+from experiments.profiles import ONE_GPU, PAPER
 from experiments.recipes import DEVIATIONS, Deviation, deviations
 from study.spec import Trial
 from study.tasks import names
@@ -39,7 +39,7 @@ def row(table: pd.DataFrame, net: str, iterations: int = 360) -> pd.Series:
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return results.table_6(frames(QUICK, error=known, noise=0.0, outcomes=diverged_and_missing), "quick")
+    return results.table_6(frames(FIVE_DEPTHS, error=known, noise=0.0, outcomes=diverged_and_missing), "quick")
 
 
 def test_each_planned_net_is_a_row(table):
@@ -72,7 +72,7 @@ def test_what_is_missing_names_the_command_that_fills_it(table):
 
 
 def test_a_net_without_any_result_is_dashes():
-    empty = results.printed(results.table_6(frames(QUICK, outcomes=lambda trial: "missing"), "quick"))
+    empty = results.printed(results.table_6(frames(FIVE_DEPTHS, outcomes=lambda trial: "missing"), "quick"))
     assert set(empty["training error"]) == set(empty["test error"]) == {printing.DASH}
     assert empty["note"].str.endswith("missing: make degradation-study PROFILE=quick").all()
 
@@ -99,21 +99,23 @@ def test_parameters_are_printed_as_in_table_6():
 
 
 def test_an_interval_does_not_leave_what_an_error_can_be():
-    ours = results.table_6(frames(QUICK, error=lambda trial: 0.1 + trial.seed, test_error=known, noise=0.0), "quick")
+    ours = results.table_6(
+        frames(FIVE_DEPTHS, error=lambda trial: 0.1 + trial.seed, test_error=known, noise=0.0), "quick"
+    )
     assert ours["test_error_low"].min() == pytest.approx(3 - 4.30265 / 3**0.5, abs=1e-4)
-    wide = results.table_6(frames(QUICK, test_error=lambda trial: 5.0 * trial.seed, noise=0.0), "quick")
+    wide = results.table_6(frames(FIVE_DEPTHS, test_error=lambda trial: 5.0 * trial.seed, noise=0.0), "quick")
     assert wide["test_error_low"].min() == 0
 
 
 def test_equal_seeds_claim_no_certainty_that_a_count_of_images_cannot_give():
-    equal = results.table_6(frames(QUICK, error=lambda trial: 5.0, noise=0.0), "quick")
+    equal = results.table_6(frames(FIVE_DEPTHS, error=lambda trial: 5.0, noise=0.0), "quick")
     net = row(equal, "ResNet-20")
     assert net["test_error_sd"] == 0
     assert net["test_error_low"] < 9.0 < net["test_error_high"]
 
 
 def test_options_stand_under_the_plain_net_of_their_depth():
-    options = results.shortcut_table(frames(QUICK), "quick")
+    options = results.shortcut_table(frames(FIVE_DEPTHS), "quick")
     names = ["plain-{}", "ResNet-{} (A)", "ResNet-{} (B)", "ResNet-{} (C)"]
     assert list(options["net"]) == [name.format(depth) for depth in (20, 56) for name in names]
     assert options["params"].is_monotonic_increasing  # B and C pay for their projections
@@ -140,7 +142,7 @@ def test_latex_and_markdown_survive_special_characters():
 
 
 def test_an_experiment_that_is_not_planned_gives_an_empty_table():
-    none = frames(QUICK)
+    none = frames(FIVE_DEPTHS)
     none = type(none)(none.finals.query("experiments == 'learning-rate'"), none.curves, none.layers)
     for build in (results.table_6, results.shortcut_table):
         assert len(build(none, "quick")) == 0
@@ -148,7 +150,7 @@ def test_an_experiment_that_is_not_planned_gives_an_empty_table():
 
 
 def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
-    rendered = {table.name: table for table in tables.every(frames(QUICK), "quick")}
+    rendered = {table.name: table for table in tables.every(frames(FIVE_DEPTHS), "quick")}
     assert set(rendered) == {f"table_{n}" for n in range(1, 15)} | {
         *("shortcut_options", "quantities", "selection", "controls", "cifar_architecture"),
         *("deviations", "protocol", "replications", "coverage"),
@@ -189,7 +191,7 @@ def test_letters_and_shared_footnote_add_up_to_the_deviations_of_each_row(table)
         assert {*shared, *departed} == {*row}
 
 
-@pytest.mark.parametrize("profile", [QUICK, PAPER], ids=lambda profile: profile.name)
+@pytest.mark.parametrize("profile", [FIVE_DEPTHS, PAPER], ids=lambda profile: profile.name)
 def test_the_ledger_has_every_field_in_which_a_condition_departs(profile):
     numbers = meta.deviations(frames(profile).finals).numbers
     plan = {trial.id: trial for trial in planned(profile)}
@@ -201,7 +203,7 @@ def test_the_ledger_has_every_field_in_which_a_condition_departs(profile):
 
 
 def test_the_ledgers_print_names_every_net_and_what_no_field_shows():
-    study = frames(QUICK)
+    study = frames(FIVE_DEPTHS)
     table = meta.deviations(study.finals)
     assert set(", ".join(table.text["nets"]).split(", ")) == set(study.finals["title"])
     assert set(DEVIATIONS) <= set(table.notes)
@@ -211,7 +213,7 @@ def test_the_ledgers_print_names_every_net_and_what_no_field_shows():
 
 
 def test_replications_stand_beside_ours_only_where_ours_are_comparable():
-    quick = paper_tables.replications(results.table_6(frames(QUICK), "quick"))
+    quick = paper_tables.replications(results.table_6(frames(FIVE_DEPTHS), "quick"))
     ours = quick.numbers[quick.numbers["result_of"] == "this study"]
     assert list(ours["layers"]) == [20, 32, 44, 56, 110, 1202] and ours["error"].isna().all()
     assert set(quick.text.iloc[1][["20", "110", "1202"]]) == {printing.DASH}
@@ -221,7 +223,7 @@ def test_replications_stand_beside_ours_only_where_ours_are_comparable():
 
 
 def test_every_replication_is_printed_once_with_how_it_was_chosen():
-    table = paper_tables.replications(results.table_6(frames(QUICK), "quick"))
+    table = paper_tables.replications(results.table_6(frames(FIVE_DEPTHS), "quick"))
     assert table.text.iloc[0]["110"] == "6.61 ± 0.16 (5)"  # never the best of five
     others = table.numbers[~table.numbers["result_of"].isin(("the paper", "this study"))]
     expected = sum(
@@ -245,20 +247,20 @@ def test_the_protocol_table_has_a_row_an_ambiguity():
 
 def test_the_coverage_table_accounts_for_every_value():
     numbers = meta.coverage().numbers.set_index("place")
-    parts = numbers[["reproduced", "counted", "quoted", "not_reproduced"]].sum(axis=1)
+    parts = numbers[["planned", "counted", "quoted", "not_planned"]].sum(axis=1)
     assert (parts == numbers["values"]).all() and numbers["values"].sum() == len(list(reproduced.values()))
-    assert numbers.loc["table_6", "reproduced"] == 8 and numbers.loc["figure_4", "reproduced"] == 8
+    assert numbers.loc["table_6", "planned"] == 8 and numbers.loc["figure_4", "planned"] == 8
 
 
 def test_every_table_is_ascii_latex_without_a_bare_special_character(tmp_path):
-    for table in tables.every(frames(QUICK), "quick"):
+    for table in tables.every(frames(FIVE_DEPTHS), "quick"):
         printing.write(table, tmp_path)
         tex = (tmp_path / f"{table.name}.tex").read_text()
         assert tex.isascii() and not re.search(r"(?<!\\)[%&#_](?! )", tex.split(r"\end{tabular}")[1])
 
 
 def test_every_number_of_an_untrained_table_is_the_papers():
-    study = frames(QUICK)
+    study = frames(FIVE_DEPTHS)
     table = paper_tables.evaluated(10, study)
     voc = paper.table("table_10")
     assert len(table.numbers) == 3 * 21
@@ -272,7 +274,7 @@ def test_every_number_of_an_untrained_table_is_the_papers():
 
 @pytest.mark.parametrize("number", paper_numbers.TABLES)
 def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(number):
-    study = tabled(frames(QUICK))
+    study = tabled(frames(FIVE_DEPTHS))
     numbers = paper_tables.evaluated(number, study).numbers
     ours, theirs = numbers[numbers["n"] > 0], numbers[(numbers["n"] == 0) & numbers["paper"].notna()]
     assert len(ours) and (ours["n"] == SEEDS).all() and (ours["low"] < ours["mean"]).all()
@@ -285,10 +287,10 @@ def test_every_number_of_the_papers_own_nets_is_filled_where_it_was_evaluated(nu
 
 
 def test_a_cell_has_mean_deviation_interval_n_the_papers_number_and_the_difference():
-    study = tabled(frames(QUICK), change=lambda number, value: value + 1)
+    study = tabled(frames(FIVE_DEPTHS), change=lambda number, value: value + 1)
     cell = paper_tables.evaluated(2, study).text["top1"][1]
     assert cell == "29.54 ± 0.15 [29.41, 29.67], n 8 (28.54) +1.00"
-    elsewhere = paper_tables.evaluated(2, tabled(frames(QUICK), data="folder:flowers"))
+    elsewhere = paper_tables.evaluated(2, tabled(frames(FIVE_DEPTHS), data="folder:flowers"))
     assert elsewhere.text["top1"][1] == "28.54 ± 0.15 [28.41, 28.67], n 8 (28.54)"  # not comparable: no difference
     assert elsewhere.numbers["difference"].isna().all()
 
@@ -308,7 +310,7 @@ def test_table_1_and_the_cifar_counts_are_computed_and_agree_with_the_paper():
 
 def test_what_selecting_gains_is_a_number():
     """Last iterates of 2, 3 and 4 %; each run was best 0.5 points before its end."""
-    study = frames(QUICK, test_error=known, noise=0.0)
+    study = frames(FIVE_DEPTHS, test_error=known, noise=0.0)
     study.finals["best_test_error_pct"] = study.finals["test_error_pct"] - 0.5
     numbers = results.selection(study).numbers
     found = numbers[numbers["net"] == "plain-56"].iloc[0]
@@ -318,7 +320,7 @@ def test_what_selecting_gains_is_a_number():
 
 
 def test_recalibrated_batch_norm_is_a_column_beside_the_last_iterate_or_a_dash():
-    study = frames(QUICK, test_error=known, noise=0.0)
+    study = frames(FIVE_DEPTHS, test_error=known, noise=0.0)
     before = study.finals["title"] == "plain-56"
     study.finals.loc[before & (study.finals["seed"] == 1), "recalibrated_test_error_pct"] = math.nan
     table = results.selection(study)
@@ -329,19 +331,19 @@ def test_recalibrated_batch_norm_is_a_column_beside_the_last_iterate_or_a_dash()
 
 
 def test_the_controls_say_what_was_expected_and_what_was_found():
-    table = results.negative_controls(frames(QUICK, noise=1.0))
+    table = results.negative_controls(frames(FIVE_DEPTHS, noise=1.0))
     text = table.text.set_index("quantity")
     assert text.loc["test error of plain-56", "expected"] == "90"
     rate = text.loc["verdicts on test error, over splits of each net's seeds"]
     assert rate["n"] == "240" and re.fullmatch(r"\d+\.\d\d \(\d+\)", rate["found"])
     assert table.notes[-1].startswith("Expected error or difference outside the interval: ")
-    leak = frames(QUICK, noise=0.1, shuffled=lambda trial: 80.0 if trial.model.depth == 56 else 90.0)
+    leak = frames(FIVE_DEPTHS, noise=0.1, shuffled=lambda trial: 80.0 if trial.model.depth == 56 else 90.0)
     note = results.negative_controls(leak).notes[-1]
     assert "test error of plain-56;" in note and "test error of plain-56 minus plain-20;" in note
 
 
 def test_no_other_table_counts_the_seeds_or_nets_of_the_controls():
-    with_controls = frames(QUICK, noise=1.0)
+    with_controls = frames(FIVE_DEPTHS, noise=1.0)
     only = with_controls.finals["experiments"] == "controls"
     without = type(with_controls)(with_controls.finals[~only], with_controls.curves, with_controls.layers)
     assert only.sum() == 15
@@ -353,7 +355,7 @@ def test_the_table_of_quantities_names_the_critical_depth():
     def rising(trial: Trial) -> float:
         return 0.1 * trial.model.depth if trial.model.family == "plain" and trial.model.depth > 32 else 1.0
 
-    table = results.measured_quantities(frames(QUICK, error=rising, noise=0.01))
+    table = results.measured_quantities(frames(FIVE_DEPTHS, error=rising, noise=0.01))
     assert "Critical depth of plain nets in training error: between 32 and 44 layers." in table.notes
     assert "Critical depth of residual nets in training error: nowhere up to 110 layers." in table.notes
     # gaps of both families, benefits and shortcuts for two errors; generalisation gaps and three targets
@@ -363,7 +365,7 @@ def test_the_table_of_quantities_names_the_critical_depth():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian's texlive-latex-base)")
 def test_every_table_compiles_as_latex(tmp_path):
-    rendered = tables.every(frames(QUICK, outcomes=diverged_and_missing), "quick")
+    rendered = tables.every(frames(FIVE_DEPTHS, outcomes=diverged_and_missing), "quick")
     lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", r"\tiny"]
     for table in rendered:
         printing.write(table, tmp_path)
@@ -411,7 +413,7 @@ def test_a_seed_that_only_one_of_two_normalisations_has_is_in_no_difference():
 
 
 def test_detectors_are_listed_by_protocol_and_only_where_they_are_planned():
-    quick = load(planned(QUICK), [])
+    quick = load(planned(FIVE_DEPTHS), [])
     assert detection.detectors(quick) == detection.normalisation(quick) == []
     untrained, trained = (
         of_detectors({"ResNet-101": (each,)}, protocol)

@@ -70,8 +70,8 @@ def coverage() -> Table:
         )
     )
     notes = [
-        "Values are printed results and drawn curves. Reproduced: the paper profile plans trials of that net on that"
+        "Values are printed results and drawn curves. Planned: the paper profile plans trials of that net on that"
         " data, in the experiments named. Quoted: results of others, which the paper prints beside its own."
     ]
     shown = headed(text.rename(columns={"how": "by, and why not"}))
-    return Table("coverage", "What of the paper is reproduced", numbers, shown, notes)
+    return Table("coverage", "Which values of the paper are planned, counted or quoted", numbers, shown, notes)
