@@ -123,7 +123,6 @@ class Entry(TypedDict):
     runs: tuple[str, ...]
     reason: str
     interval_bootstrap: tuple[float, float] | None
-    interval_images: tuple[float, float] | None
     p_permutation: float | None
     proxy: bool
     leaning: str | None
@@ -134,6 +133,7 @@ class Entry(TypedDict):
     p_family: float | None
     q: float | None
     seed_correlation: float | None
+    interval_images: tuple[float, float] | None
 
 
 def in_words(kind: Kind, leaning: Kind | None, seeds_needed: int | None) -> str:
@@ -159,7 +159,6 @@ def entry(verdict: Verdict) -> Entry:
         runs=verdict.runs,
         reason=verdict.reason,
         interval_bootstrap=verdict.interval_bootstrap,
-        interval_images=verdict.interval_images,
         p_permutation=verdict.p_permutation,
         proxy=verdict.proxy,
         leaning=verdict.leaning,
@@ -170,6 +169,7 @@ def entry(verdict: Verdict) -> Entry:
         p_family=verdict.p_family,
         q=verdict.q,
         seed_correlation=verdict.seed_correlation,
+        interval_images=verdict.interval_images,
     )
 
 
