@@ -259,6 +259,7 @@ def _planned(trial: Trial, experiments: list[str], starts: Mapping[str, Trial]) 
         "precision": trial.recipe.precision,
         "start": trial.recipe.start,
         "start_noise": trial.recipe.start_noise,
+        "grown_from": trial.recipe.grown_from,
         "params": cost.size(trial)[0],
         "deviations": deviations(trial, starts),
     }
