@@ -7,11 +7,12 @@ import pytest
 from planted import Run, planted, put
 from scipy import stats
 
+from analysis import page
 from analysis.decision import evaluate
 from analysis.images import resampled
 from analysis.runs import load
 from analysis.statistics import contrast
-from analysis.verdicts import Verdict
+from analysis.verdicts import Verdict, entry, from_json, to_json
 from experiments import planned
 from experiments.profiles import QUICK, Profile
 from study.spec import DetectionTrial, Trial
@@ -65,6 +66,18 @@ def test_it_follows_every_claim_about_test_errors_and_no_other_number_changes() 
     assert {name: replace(verdict, interval_images=None) for name, verdict in found.items()} == without
     training = {name for name, verdict in found.items() if "of training error" in verdict.reason}
     assert not have & training
+
+
+def test_it_is_on_the_page_and_in_both_files_of_verdicts() -> None:
+    study = load(planned(SIX), [with_bits(run) for run in planted(SIX)])
+    judged = evaluate(study, SIX)
+    (worse,) = (verdict for verdict in judged if verdict.claim.id == "S1-2")
+    assert worse.interval_images is not None
+    nothing = {"tables": [], "charts": {}, "pictures": [], "problems": [], "facts": {}, "notebooks": []}
+    shown = page.render(page.Content(profile=SIX, finals=study.finals, verdicts=judged, **nothing))
+    assert "new images, too: [{:.3g}, {:.3g}]".format(*worse.interval_images) in shown
+    assert entry(worse)["interval_images"] == worse.interval_images
+    assert from_json(to_json(judged)) == judged
 
 
 @pytest.mark.parametrize("lacking", ["the bits of one run", "a third seed", "the same images"])
