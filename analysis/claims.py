@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis import detection_claims, imagenet_claims, paper
+from analysis import detection_claims, imagenet_claims, paper, starts
 from analysis.comparisons import (
     CLEAN,
     TEST,
@@ -130,11 +130,6 @@ def plain_train_trend(study: Study) -> Tested:
 
 def plain_test_trend(study: Study) -> Tested:
     return trend(_nets(study, "plain", 56), TEST, 1)
-
-
-def constructed_start(study: Study) -> Tested:
-    """'Solvers do not find the constructed solution, though it exists': nets that start there, beside He's start."""
-    raise NotTestable("needs the experiment starts: that plain nets train badly does not show that a solution exists")
 
 
 def _plain110(study: Study) -> pd.DataFrame:
@@ -621,7 +616,7 @@ FAMILIES: dict[str, dict[str, Callable[[Study], Tested | Counted]]] = {
         "S1-3": no_overfitting,
         "S1-4": plain_starts,
         "S41-27": plain_bottlenecks,
-        "S1-5": constructed_start,
+        "S1-5": starts.constructed,
         "S42-1": plain_train_trend,
         "S42-2": plain_test_trend,
         "S42-3": plain110_fails,

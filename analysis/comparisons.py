@@ -66,6 +66,8 @@ class Part:
     unit: str = "points"
     guard: bool = False  # holds unless it is contradicted: alone, it never supports
     arms: tuple[tuple[float, pd.Series], ...] = ()  # weight and values by seed of each of the independent nets
+    # Weight and rows of each net, where the effect is a weighted sum of mean test errors, or that plus a constant.
+    on_test: tuple[tuple[float, pd.DataFrame], ...] = ()
 
     @property
     def sample(self) -> list[float]:
@@ -199,7 +201,13 @@ def compare(
         resolution=resolution(minuend, measure),
         clean=mean(difference(CLEAN)) if measure == TRAIN else None,
         arms=((1.0, (minuend[measure] - by).dropna()), (-1.0, subtrahend[measure].dropna())),
+        on_test=on_test(measure, (1.0, minuend), (-1.0, subtrahend)),
     )
+
+
+def on_test(measure: str, *nets: tuple[float, pd.DataFrame]) -> tuple[tuple[float, pd.DataFrame], ...]:
+    """The nets' finished trials if what is measured is their test error, else nothing."""
+    return tuple((weight, rows.dropna(subset=[TEST])) for weight, rows in nets) if measure == TEST else ()
 
 
 def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) -> Part:
@@ -211,6 +219,7 @@ def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) 
         nets=(rows,),
         resolution=resolution(rows, measure),
         clean=mean((rows[CLEAN] - threshold).dropna()) if measure == TRAIN else None,
+        on_test=on_test(measure, (1.0, rows)),
     )
 
 
@@ -233,6 +242,7 @@ def trend(nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
         resolution=resolution(nets[0], measure),
         clean=mean(_line([rows[CLEAN].dropna() for rows in nets])) if measure == TRAIN else None,
         arms=tuple(zip(_weights(len(nets)), errors, strict=True)),
+        on_test=on_test(measure, *zip(_weights(len(nets)), nets, strict=True)),
     )
     steps = [compare(right, left, measure, direction) for left, right in pairwise(nets)]
     against_it = [step.what for step in steps if not direction * step.estimate().mean > 0]

@@ -47,6 +47,8 @@ class Verdict:
     interval            t interval of the effect, not corrected for many claims
     interval_level      its level, that of the test: 0.95 beside a two-sided test, 0.9 beside one of equivalence
     interval_bootstrap  as interval, at 0.95; None with few seeds
+    interval_images     of an effect in test error, at 0.95, for new seeds and new test images like these, where the
+                        others are for new seeds on these images; None with few seeds, or where a run has no such bits
     p                   of the test, before any correction
     p_family            after Holm's correction over the claims of one family
     q                   Benjamini and Yekutieli's over all tested claims of the study: the least false discovery rate at
@@ -73,6 +75,7 @@ class Verdict:
     n: int = 0
     runs: tuple[str, ...] = ()
     interval_bootstrap: tuple[float, float] | None = None
+    interval_images: tuple[float, float] | None = None
     p_permutation: float | None = None
     leaning: Kind | None = None
     seeds_needed: int | None = None
@@ -144,6 +147,7 @@ class Entry(TypedDict):
     plan: str | None
     plan_reason: str
     plan_sha256: str | None
+    interval_images: tuple[float, float] | None
 
 
 def in_words(kind: Kind, leaning: Kind | None, seeds_needed: int | None) -> str:
@@ -184,6 +188,7 @@ def entry(verdict: Verdict, plan_sha256: str | None = None) -> Entry:
         plan=verdict.plan,
         plan_reason=verdict.plan_reason,
         plan_sha256=plan_sha256,
+        interval_images=verdict.interval_images,
     )
 
 
@@ -230,6 +235,7 @@ def _from_row(row: Mapping[str, Any], known: Mapping[str, paper.Claim]) -> Verdi
         "runs": tuple(row["runs"]),
         "interval": row["interval"] and tuple(row["interval"]),
         "interval_bootstrap": row["interval_bootstrap"] and tuple(row["interval_bootstrap"]),
+        "interval_images": row.get("interval_images") and tuple(row["interval_images"]),
         "seeds_range": row.get("seeds_range") and tuple(row["seeds_range"]),
     }
     return Verdict(**{**row, **typed})

@@ -19,14 +19,19 @@ def pass_through(net: Net, images: Tensor) -> None:
 
     Its scale and shift are the deviation and mean of its input, over all these images. Where the convolution is the
     identity and its input not negative, ReLU(BN(conv(x))) is x. Every BatchNorm's averages become those of its input,
-    so that the net does the same in evaluation mode. In fp32, whatever the trial's precision.
+    so that the net does the same in evaluation mode. In training mode BatchNorm normalises by the batch, so that layers
+    pass on up to the difference between its statistics and these. With noise in the convolutions no layer is normalised
+    either at this start: signals grow with depth as without BatchNorm. In fp32, whatever the trial's precision.
     """
     _set(net, images, [norm for norm in net.modules() if isinstance(norm, BatchNorm)], _behind(net))
 
 
 @torch.no_grad()
 def grow(net: Net, shallower: Net, images: Tensor) -> None:
-    """Make `net` the shallower plain net of the same width, with blocks added at each stage's end that pass on."""
+    """Make `net` the shallower plain net of the same width, with blocks added at each stage's end that pass on.
+
+    Their functions are equal in evaluation mode, on any images; in training mode up to the statistics of batches.
+    """
     added: list[nn.Module] = []
     for own, others in zip(net.stages, shallower.stages, strict=True):
         assert isinstance(own, nn.Sequential) and isinstance(others, nn.Sequential)
