@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from analysis import plan
 from analysis.files import MANIFEST
+from analysis.plan import FOLDER
 from commands.options import JSON, STORAGE
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic, provenance
@@ -28,14 +28,16 @@ CURRENT, STALE, ALTERED = "current", "stale", "altered"
 @STORAGE
 @JSON
 def verify_command(path: Path, storage: str, as_json: bool) -> int:
-    """Say whether FILE, of a results folder, is current, stale or altered. Exit code 1 unless it is current."""
+    """Say whether FILE, of a results folder, is current, stale or altered, and whether the analysis plan is older than
+    the trials. Exit code 1 unless FILE is current.
+    """
     manifest, folder = manifest_of(path)
     verdict, reasons = judged(path, folder, manifest, atomic.place(storage))
-    reasons.append(of_plan(manifest, atomic.place(storage)))
+    plan = of_plan(manifest, atomic.place(storage))
     if as_json:
-        print(json.dumps({"file": str(path), "verdict": verdict, "reasons": reasons}, indent=2))
+        print(json.dumps({"file": str(path), "verdict": verdict, "reasons": reasons, "plan": plan}, indent=2))
     else:
-        print(f"{verdict}: {path}", *(f"  {reason}" for reason in reasons), sep="\n")
+        print(f"{verdict}: {path}", *(f"  {reason}" for reason in [*reasons, plan]), sep="\n")
     return 0 if verdict == CURRENT else 1
 
 
@@ -91,7 +93,7 @@ def of_plan(manifest: dict[str, Any], store: Path) -> str:
     written = manifest.get("plan")
     if not written:
         return "no analysis plan: every verdict is exploratory"
-    dated, file = datetime.fromisoformat(written["dated"]), plan.FOLDER / written["file"]
+    dated, file = datetime.fromisoformat(written["dated"]), FOLDER / written["file"]
     same = file.exists() and hashlib.sha256(file.read_bytes()).hexdigest() == written["sha256"]
     committed = provenance.committed(file) if same else None
     fixed = committed or dated

@@ -18,7 +18,7 @@ from study.spec import InputError
 # and those of `ADDED`, by the commits that added them.
 PLANS = {
     "smoke": "678757da66879091be405032148fce8895feee0b5b8251a108d524882be7d153",
-    "quick": "a8e1a973f1bdffc3f1f7d4784810a5110b1cc542641dda0613716dbdf5cf3915",
+    "quick": "cb246cce7a4cd4bcfdb3e102d98e4d798a7ece3747592ed92ab7fb3d38d514bf",
     "class": "324a3e04570fa6143266219443f11bf78c463810d20703725973e9daba3dbc26",
     "one-gpu": "b3b3bb2cdcef3d45fbfd673abb29301f25bc75bffe557395acd1ca7c3e140604",
     "paper": "4245de46d7d2a02616e09a190663cc312a025a33a0ecdbac906bb9d2bdbe32fb",
@@ -33,17 +33,24 @@ ADDED = {
     },
     "placebo": {
         "smoke": "1f7626efda891df51dea0e75a8923ac42ba6ec3f045f1ad0677e5972ab95653b",
-        "quick": "b71b6942781e0629f1f4cf79ef481b599894a913368b0a77c110f8a7ff8bc88f",
+        "quick": "8b7cf8d0af93eef9b892a64ff0d90e63f6e549208f7eef79b869ce7de95e8665",
         "class": "06a490126aca14c815ec6a6ea092b927a480bcde3b4188a56520007db7a71521",
         "one-gpu": "cbe4d9de8d8a451f9899112bce6e85ab05b1213d3afc45f90709a11448d739db",
         "paper": "00584bdfd9bf683989d366b509f816d77ce06a2202ef9d2a76db4fa9183fc076",
     },
     "budget": {
         "smoke": "c07eea80e91f1999466d7d78536bd1ea96000373ee2490be7074c4010b27a223",
-        "quick": "4c9776df8a00c52f17ca3fc9c63e81deb95ffccbdaa283fa37a8b8b5d8cf89de",
-        "class": "1379824cc3eecadc68d9abc9801411b7861c73143578aa46c03a6b89866031da",
+        "quick": "89f54916742f2d26d8fc7cff42694858cbec10823c9cd1da7841b22bb8175df5",
+        "class": "1d090095a70ccf1840458d93a93eedbfaa06823e88fff267979901f8ffc15974",
         "one-gpu": "f78a82d97fcd3a2b7bb14b1775c87d715d35e5a665a971458d9e4b0b5854cb1d",
         "paper": "8e1d55941e15089172387328d7084b106bd3a3b9d65c8d8a1abd2356ae474646",
+    },
+    "budget-grid": {
+        "smoke": "f1c1db7d81e6b4c89ca3f70feb701fe02c2bca2711aad6aa5ea3ce8aa0987de2",
+        "quick": "4c9776df8a00c52f17ca3fc9c63e81deb95ffccbdaa283fa37a8b8b5d8cf89de",
+        "class": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "one-gpu": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        "paper": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     },
     "rates": {
         "smoke": "3a581f8cf1a9d0540a9341866a7b6511a534a3142ca58d690320a387c9c7eb96",
@@ -128,7 +135,7 @@ def test_an_experiment_is_added_with_one_module_and_one_name(monkeypatch: pytest
 
 
 def test_asked_seeds_hold_for_every_experiment() -> None:
-    assert {most_seeds(one) for one in PROFILES} == {2, 3, 5}
+    assert {most_seeds(one) for one in PROFILES} == {2, 5, 6}
     for one in PROFILES:
         seeds = {trial.seed for trial in planned(one.with_seeds(4)) if trial.data.labels == "shuffled"}
         assert seeds == {0, 1, 2, 3} and most_seeds(one.with_seeds(4)) == 4

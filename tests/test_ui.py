@@ -83,7 +83,7 @@ def test_every_filter_and_column_of_the_views_is_one_that_runs_have(store: Execu
     (place,) = reader.profiles(store).values()
     mlflow, found = client.connect(store), {view.key: view for view in views.views(QUICK)}
     count = {key: len(mlflow.search_runs([place], view.state["searchFilter"])) for key, view in found.items()}
-    assert count == {"all": 2, "plain-and-residual": 2, "shortcuts": 0, "depth": 0, "diverged-and-failed": 0}
+    assert count == {"all": 2, "plain-and-residual": 2, "shortcuts": 0, "diverged-and-failed": 0}
     for condition in views.FILTERS.values():
         mlflow.search_runs([place], condition)
     (run, *_) = mlflow.search_runs([place])
