@@ -34,6 +34,7 @@ from analysis.comparisons import (
     first_iteration,
     mean,
     net,
+    on_test,
     only_on_cifar10,
     record_every,
     resolution,
@@ -193,7 +194,10 @@ def residual_beats_plain(study: Study) -> Tested:
     for measure in (TRAIN, TEST):
         gaps = (by_depth(plain, measure) - by_depth(residual, measure)).dropna()
         words = f"plain minus residual {WORDS[measure]}"
-        parts.append(trend_part(plain + residual, gaps, words, measure, 1))
+        part = trend_part(plain + residual, gaps, words, measure, 1)
+        ends = zip((1.0, -1.0, -1.0, 1.0), (plain[-1], residual[-1], plain[0], residual[0]), strict=True)
+        used = on_test(measure, *((weight, rows.loc[gaps.index]) for weight, rows in ends))
+        parts.append(replace(part, on_test=used))
     return Tested(parts)
 
 

@@ -54,6 +54,8 @@ class Part:
     unit: str = "points"
 
     arms: tuple[tuple[float, pd.Series], ...] = ()  # weight and values by seed of each of the independent nets
+    # Weight and rows of each net, where the effect is a weighted sum of mean test errors, or that plus a constant.
+    on_test: tuple[tuple[float, pd.DataFrame], ...] = ()
 
     @property
     def sample(self) -> list[float]:
@@ -178,7 +180,13 @@ def compare(minuend: pd.DataFrame, subtrahend: pd.DataFrame, measure: str, direc
         resolution=resolution(minuend, measure),
         clean=mean(difference(CLEAN)) if measure == TRAIN else None,
         arms=((1.0, minuend[measure].dropna()), (-1.0, subtrahend[measure].dropna())),
+        on_test=on_test(measure, (1.0, minuend), (-1.0, subtrahend)),
     )
+
+
+def on_test(measure: str, *nets: tuple[float, pd.DataFrame]) -> tuple[tuple[float, pd.DataFrame], ...]:
+    """The nets' finished trials if what is measured is their test error, else nothing."""
+    return tuple((weight, rows.dropna(subset=[TEST])) for weight, rows in nets) if measure == TEST else ()
 
 
 def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) -> Part:
@@ -190,6 +198,7 @@ def against(rows: pd.DataFrame, measure: str, threshold: float, direction: int) 
         nets=(rows,),
         resolution=resolution(rows, measure),
         clean=mean((rows[CLEAN] - threshold).dropna()) if measure == TRAIN else None,
+        on_test=on_test(measure, (1.0, rows)),
     )
 
 
@@ -200,6 +209,8 @@ def trend(nets: list[pd.DataFrame], measure: str, direction: int) -> Tested:
     """
     errors = by_depth(nets, measure)
     part = trend_part(nets, errors, WORDS[measure], measure, direction)
+    ends = (1.0, nets[-1].loc[errors.index]), (-1.0, nets[0].loc[errors.index])
+    part = replace(part, on_test=on_test(measure, *ends))
     if measure == TRAIN:
         clean = by_depth(nets, CLEAN)
         part = replace(part, clean=mean(clean.iloc[:, -1] - clean.iloc[:, 0]))

@@ -28,7 +28,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import claims, counted_claims, paper
+from analysis import claims, counted_claims, images, paper
 from analysis.comparisons import Counted, NotTestable, Part, Study, Tested, mean, some
 from analysis.runs import Frames
 from analysis.statistics import (
@@ -253,6 +253,7 @@ def _measured(
         n=normal.n,
         runs=runs_of(outcome.parts),
         interval_bootstrap=resampled if in_points else None,
+        interval_images=images.interval(part),
         leaning=leaning if kind is Kind.UNDECIDED else None,
         proxy=outcome.proxy,
     )

@@ -64,12 +64,14 @@ PIXELS = 640  # width of a panel in the finest bitmap, hence the most points of 
 CLASSIFICATION, DETECTION = "classification", "detection"  # values of the column `task`
 Row = dict[str, Any]  # of a frame: a value a column
 
+NO_BITS: Row = {"test_images": 0, "test_wrong": b""}
 NEVER = {f"reached_{target}_pct": float("nan") for target in TARGETS_PCT}
 MISSING: Row = {
     "outcome": Outcome.MISSING.value,
     "problem": "",
     "run_id": "",
     **dict.fromkeys((*TRACE, "evaluations_sha256", "device"), ""),
+    **NO_BITS,
     **dict.fromkeys(("diverged_at", "cohort", "seconds", "predicted_seconds", *MEASURES), float("nan")),
     **NEVER,
 }
@@ -113,7 +115,8 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
 
     A planned trial without a run is a row with the outcome 'missing'. A run whose trial is not planned is ignored: a
     store may hold the runs of several profiles. Measures are NaN for every outcome but 'finished', because a diverged
-    net has no error: its outcome is the observation. `recipe` is the hash part of the condition.
+    net has no error: its outcome is the observation. `recipe` is the hash part of the condition. `test_wrong` has which
+    of so many `test_images` the last iterate classifies wrong (`Wrong.bits`); 0 and b"" where that was not kept.
 
     `reached_50_pct` and the others of `TARGETS_PCT`: iteration of the first record whose running training error is at
     most that, for trials with a result; NaN if none is. The records of other runs are curves that may still change.
@@ -273,6 +276,7 @@ def _measured(run: Run, records: pd.DataFrame) -> Row:
         **{name: run.tags.get(name, "") for name in TRACE},
         "evaluations_sha256": "" if run.evaluations is None else table_digest(run.evaluations),
         "device": run.tags.get("device", ""),
+        **({"test_images": run.wrong.images, "test_wrong": run.wrong.bits} if run.wrong else NO_BITS),
         "diverged_at": float(run.tags.get("diverged_at", "nan")),
         "cohort": float(run.tags.get("cohort", "nan")),  # how many seeds trained together
         "seconds": float(run.tags.get("seconds", "nan")),

@@ -40,6 +40,8 @@ class Verdict:
     interval            t interval of the effect, not corrected for many claims
     interval_level      its level, that of the test: 0.95 beside a two-sided test, 0.9 beside one of equivalence
     interval_bootstrap  as interval, at 0.95; None with few seeds
+    interval_images     of an effect in test error, at 0.95, for new seeds and new test images like these, where the
+                        others are for new seeds on these images; None with few seeds, or where a run has no such bits
     p                   of the test, before any correction
     p_family            after Holm's correction over the claims of one family
     q                   Benjamini and Yekutieli's over all tested claims of the study: the least false discovery rate at
@@ -64,6 +66,7 @@ class Verdict:
     n: int = 0
     runs: tuple[str, ...] = ()
     interval_bootstrap: tuple[float, float] | None = None
+    interval_images: tuple[float, float] | None = None
     p_permutation: float | None = None
     leaning: Kind | None = None
     seeds_needed: int | None = None
@@ -130,6 +133,7 @@ class Entry(TypedDict):
     p_family: float | None
     q: float | None
     seed_correlation: float | None
+    interval_images: tuple[float, float] | None
 
 
 def in_words(kind: Kind, leaning: Kind | None, seeds_needed: int | None) -> str:
@@ -165,6 +169,7 @@ def entry(verdict: Verdict) -> Entry:
         p_family=verdict.p_family,
         q=verdict.q,
         seed_correlation=verdict.seed_correlation,
+        interval_images=verdict.interval_images,
     )
 
 
@@ -210,6 +215,7 @@ def _from_row(row: Mapping[str, Any], known: Mapping[str, paper.Claim]) -> Verdi
         "runs": tuple(row["runs"]),
         "interval": row["interval"] and tuple(row["interval"]),
         "interval_bootstrap": row["interval_bootstrap"] and tuple(row["interval_bootstrap"]),
+        "interval_images": row.get("interval_images") and tuple(row["interval_images"]),
         "seeds_range": row.get("seeds_range") and tuple(row["seeds_range"]),
     }
     return Verdict(**{**row, **typed})

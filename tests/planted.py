@@ -160,7 +160,7 @@ def _records(trial: Trial, train: float, test: float, pace: float, outcome: str)
     return pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
 
 
-def _put(run: Run, column: str, value: float | None) -> list[Run]:
+def put(run: Run, column: str, value: float | None) -> list[Run]:
     """The run with that value at the end of a column."""
     assert run.records is not None
     values = [*run.records[column].to_pylist()[:-1], value]
@@ -172,9 +172,9 @@ DAMAGES: dict[str, tuple[Callable[[Run], list[Run]], str]] = {
     "truncated": (lambda run: [replace(run, records=run.records.slice(0, 3))], "do not reach iteration"),
     "empty": (lambda run: [replace(run, records=run.records.slice(0, 0))], "do not reach iteration"),
     "without records": (lambda run: [replace(run, records=None)], "missing"),
-    "NaN": (lambda run: _put(run, "test_error_pct", float("nan")), "test_error_pct is nan"),
-    "infinite": (lambda run: _put(run, "train_loss", float("inf")), "train_loss is inf"),
-    "without its last error": (lambda run: _put(run, "test_error_pct", None), "no test_error_pct"),
+    "NaN": (lambda run: put(run, "test_error_pct", float("nan")), "test_error_pct is nan"),
+    "infinite": (lambda run: put(run, "train_loss", float("inf")), "train_loss is inf"),
+    "without its last error": (lambda run: put(run, "test_error_pct", None), "no test_error_pct"),
     "not rising": (lambda run: [replace(run, records=pa.concat_tables([run.records] * 2))], "do not rise"),
     "twice": (lambda run: [run, replace(run, run_id="again")], "and again are of one trial"),
     "found unusable": (

@@ -57,7 +57,7 @@ PLAIN = ("S1-1", "S1-2", "S1-3", "S1-5", "S42-1", "S42-2")
 RESIDUAL = ("S41-26", "S42-4", "S42-5")
 KEYS = ("id", "section", "statement", "verdict", "effect", "interval", "n", "runs", "reason", "interval_bootstrap")
 KEYS += ("p_permutation", "proxy", "leaning", "seeds_needed", "seeds_range", "interval_level", "p", "p_family", "q")
-KEYS += ("seed_correlation",)
+KEYS += ("seed_correlation", "interval_images")
 UNDECIDED = re.compile(
     r"undecided \((leaning (supported|contradicted), (\d+|more than 1,000) more seeds? for 80 % power|"
     r"needs \d more seeds? for a test)\)"

@@ -6,6 +6,10 @@ seed: how often S1-1 is contradicted, and how often supported. The power of that
 two-sided Welch test at 5 % over the number of claims, the least that Holm guarantees, with the fewest degrees of
 freedom, and at 5 % with the most. Two depths of quick's nets, noise of one point.
 
+Nets that are equal on average over seeds and test images are to have a difference of 0 within the interval for new
+seeds and new images (`analysis.images`) in 95 % of studies or more. The t interval over seeds alone, beside which it
+stands, is about these images, and nothing is stated of it.
+
 Then on differences alone: how often a sequence of looks (`run --until-decided`) is decided, and how often 95 %
 intervals hold the mean and sign flips pass at 5 %, of normal differences and of skewed ones.
 """
@@ -29,12 +33,12 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from planted import frames
 
-from analysis import claims, statistics
+from analysis import claims, images, statistics
 from analysis.comparisons import Part, Tested
 from analysis.decision import evaluate
 from analysis.pictures import static
 from analysis.sequential import looks, see
-from analysis.statistics import ALPHA, bootstrap_interval, estimate, p_sign_flips
+from analysis.statistics import ALPHA, bootstrap_interval, contrast, estimate, p_sign_flips
 from analysis.verdicts import Kind
 from experiments import controls, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
 from experiments.profiles import QUICK, Depths, Nets, Profile
@@ -44,6 +48,8 @@ STUDIES = int(os.environ.get("STUDIES", "1000"))
 SEEDS = (3, 5)
 MOST_SEEDS = 24  # of a sequence
 RESAMPLED = (8, 12)  # seeds
+IMAGES_SEEDS = (3, 6)
+SEED_SDS = {0.05: "differ little", 0.5: "differ much"}  # of 360 images: errors by 1.0 and 3.5 points
 EFFECTS = (2.0, 4.0)  # standard deviations of a seed; a paired difference has the square root of 2 of them
 LEVEL_PCT = 30.0  # of errors, far from 0, where noise would be cut off
 TRUE_OF_ANY_NET = "S1-4"  # that learns
@@ -166,6 +172,32 @@ def in_resampling(pool: Executor) -> Iterator[Row]:
         yield row(f"sign flips pass at 5 %, {kind}", n, 0.0, 0, ALPHA, flips)
 
 
+def of_images(number: int, n: int, seed_sd: float) -> tuple[bool, bool]:
+    """Does the interval for new seeds and images, and does the t interval, hold the difference of equal nets, 0?
+
+    Two nets of n seeds, 10 % error on 360 images. An image is wrong where the sum of normal scores of the image, for
+    all nets, of the net and the image, of the seed, and of the seed and the image is above a bound.
+    """
+    rng, variances = np.random.default_rng([number, n]), (2.0**2, 0.7**2, seed_sd**2, 1.0)
+    bound, easy, shape = stats.norm.isf(0.1) * np.sqrt(sum(variances)), 2.0 * rng.standard_normal(360), (n, 360)
+    nets = []
+    for weight in (1.0, -1.0):
+        own = easy + 0.7 * rng.standard_normal(360) + seed_sd * rng.standard_normal((n, 1))
+        nets.append((weight, own + rng.standard_normal(shape) > bound))
+    low, high = images.resampled(nets)
+    over_seeds = contrast([(weight, list(100 * wrong.mean(axis=1))) for weight, wrong in nets])
+    return low <= 0 <= high, over_seeds.low <= 0 <= over_seeds.high
+
+
+def in_images(pool: Executor) -> Iterator[Row]:
+    for n, seed_sd in product(IMAGES_SEEDS, SEED_SDS):
+        found = pool.map(partial(of_images, n=n, seed_sd=seed_sd), range(STUDIES), chunksize=10)
+        both, over_seeds = (sum(column) for column in zip(*found, strict=True))
+        about = f"holds 0 of equal nets, seeds {SEED_SDS[seed_sd]}"
+        yield row(f"interval of seeds and images {about}", n, 0.0, 1 - ALPHA, 1, both)
+        yield row(f"t interval of seeds alone {about}", n, 0.0, 0, 1, over_seeds)
+
+
 @static.styled
 def drawn(rows: list[Row]) -> Figure:
     """Each rate with its interval, over the range that it is to be in."""
@@ -189,7 +221,7 @@ def drawn(rows: list[Row]) -> Figure:
 
 def main() -> None:
     with ProcessPoolExecutor() as pool:
-        rows = [*in_reports(pool), *in_sequences(pool), *in_resampling(pool)]
+        rows = [*in_reports(pool), *in_sequences(pool), *in_resampling(pool), *in_images(pool)]
     common.write("verdicts", f"{STUDIES:,} planted studies a row, 95 % intervals of the observed rate", rows)
     static.save(drawn(rows), common.OUT, "verdicts")
 
