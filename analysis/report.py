@@ -71,9 +71,9 @@ def write(
     for table in rendered:
         printing.write(table, folder / "tables")
     made = {picture.name: picture for picture in pictures.made(frames, profile.name)}
-    shown = {name: interactive.draw(made[name]) for name in pictures.CHARTS}
+    shown = {name: interactive.draw(made[name]) for name in pictures.CHARTS if name in made}
     printed = []
-    for name in pictures.FIGURES:
+    for name in (name for name in (*pictures.FIGURES, *pictures.ON_REQUEST) if name in made):
         figure = static.draw(made[name])
         static.save(figure, folder / "figures", name)
         svg = "" if name in shown else static.inline(figure, name)

@@ -1,14 +1,17 @@
-"""Claims about the test and tables of the constructed solution: both parts are needed, and starts are told apart."""
+"""Claims about the constructed solution's test, tables and pictures: both parts count, and starts are told apart."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from planted import FIVE_DEPTHS, degradation, frames
 
-from analysis import starts
+from analysis import pictures, starts
 from analysis.comparisons import CLEAN, TEST, TRAIN, NotTestable, Study
 from analysis.decision import weigh
 from analysis.nets import serving
+from analysis.pictures import interactive, static
+from analysis.pictures.picture import Line, Marks, Panel, Style
 from analysis.runs import Frames
 from analysis.tables.past import tables
 from analysis.verdicts import Kind
@@ -16,7 +19,7 @@ from experiments import plain_vs_residual
 from experiments import starts as experiment
 from experiments import starts_grid as grid
 from experiments.profiles import QUICK, Profile
-from study.spec import GROWN, HE, PASS_THROUGH, Trial
+from study.spec import DIRAC, GROWN, HE, PASS_THROUGH, Trial
 
 SEEDS = 6
 ALONE = QUICK.on_scales({experiment.NAME: replace(experiment.SCALE["quick"], on_request=False)})
@@ -87,7 +90,7 @@ def test_the_table_has_a_row_for_every_net_and_start_with_its_three_errors() -> 
     assert not rows.duplicated(["net", "start", "noise"]).any()
     noises = {(row["start"], row["noise"]) for row in rows.to_dict("records") if row["net"] == "plain-56"}
     assert noises == {
-        *((start, noise) for start in ("dirac", PASS_THROUGH) for noise in (0.0, 0.1, 0.3, 1.0)),
+        *((start, noise) for start in (DIRAC, PASS_THROUGH) for noise in (0.0, 0.1, 0.3, 1.0)),
         *((HE, 0.0), (GROWN, 0.0)),
     }
     assert set(rows.query("start == 'pass-through' and noise == 0.1")["depth"]) == {20, 32, 44, 56, 110}
@@ -123,3 +126,70 @@ def test_the_main_experiments_trials_are_the_same_with_and_without_starts() -> N
     alone = {trial.id for trial in plain_vs_residual.trials(QUICK)}
     both = [trial for trial in experiment.trials(ALONE) if trial.recipe.start == HE]
     assert alone & {trial.id for trial in both} and len({trial.id for trial in both}) == 3 * SEEDS
+
+
+def lines(panel: Panel, style: Style) -> dict[str, Line]:
+    return {series.net: series for series in panel.series if isinstance(series, Line) and series.style is style}
+
+
+def test_pictures_of_starts_are_made_only_where_their_runs_exist() -> None:
+    def missing(trial: Trial) -> str:
+        return "finished" if trial.recipe.start == HE else "missing"
+
+    usual = list(pictures.MAKERS)[:-3]
+    for of in (frames(QUICK), planted(WHOLE, outcomes=missing)):
+        assert [picture.name for picture in pictures.made(of, "quick")] == usual
+    assert [picture.name for picture in pictures.made(planted(), "quick")] == [*usual, "constructed_solution"]
+    assert [picture.name for picture in pictures.made(planted(WHOLE), "quick")] == [*usual, *pictures.ON_REQUEST]
+
+
+def test_the_constructed_solution_is_drawn_beside_hes_start_and_told_apart_from_it() -> None:
+    of = planted()
+    shown = pictures.named("constructed_solution", of, "quick")
+    finals = serving(of.finals, experiment.NAME)
+    for panel, column in zip(shown.panels, ("train_error_pct", "test_error_pct"), strict=True):
+        drawn = lines(panel, Style.BOLD)
+        assert set(drawn) == {"plain-20", "plain-56", "ResNet-56", "constructed"}
+        for start, net in ((HE, "plain-56"), (PASS_THROUGH, "constructed")):
+            ids = finals.loc[(finals["title"] == "plain-56") & (finals["start"] == start), "id"]
+            curves = of.curves[of.curves["id"].isin(ids)].dropna(subset=[column])
+            np.testing.assert_allclose(drawn[net].y, curves.groupby("iteration")[column].mean())
+            assert len(drawn[net].sources) == SEEDS
+        assert static.colour(drawn["constructed"].tint) != static.colour(drawn["plain-56"].tint)
+    assert "24 of 24 planned trials finished" in shown.caption and shown.panels[0].y.limits == (0, 100)
+    chart = interactive.draw(shown)
+    assert list(chart.switches())[:4] == ["plain-20", "plain-56", "ResNet-56", "constructed"]
+
+
+def test_noise_and_depth_are_drawn_with_every_seed_and_their_means() -> None:
+    def of_start(trial: Trial) -> float:
+        return error(trial, 2.0 + trial.recipe.start_noise + trial.model.depth / 100)
+
+    of = planted(WHOLE, error=of_start, outcomes=lambda t: "diverged" if t.recipe.start_noise == 1 else "finished")
+    noise, depth = (pictures.named(name, of, "quick").panels[0] for name in ("starts_noise", "starts_depth"))
+    assert noise.x.ticks == {0: "0", 1: "0.1", 2: "0.3", 3: "1"}
+    deep = starts.planned(of.finals).query("title == 'plain-56'")
+    assert noise.rule == pytest.approx(deep[deep["start"] == HE][TRAIN].mean())
+    for net, start in (("Dirac", DIRAC), ("pass-through", PASS_THROUGH)):
+        trials = deep[(deep["start"] == start) & (deep["outcome"] == "finished")]
+        line = lines(noise, Style.MEAN)[net]
+        assert list(line.x) == [0, 1, 2]
+        np.testing.assert_allclose(line.y, trials.groupby("start_noise")[TRAIN].mean())
+        dots, crosses = (
+            [len(one.x) for one in noise.series if isinstance(one, Marks) and (one.net, one.style) == (net, style)]
+            for style in (Style.DOT, Style.CROSS)
+        )
+        assert dots == [len(trials)] and crosses == [3]
+    built, he_start = (lines(depth, Style.MEAN)[net] for net in ("constructed", "He's start"))
+    assert list(built.x) == list(he_start.x) == [20, 32, 44, 56, 110] and he_start.y[-1] > 80 > 5 > built.y[-1]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", pictures.ON_REQUEST)
+def test_pictures_of_starts_are_drawn_without_any_trial_or_run_and_say_so(name: str) -> None:
+    of = planted(WHOLE, outcomes=lambda trial: "missing")
+    for study_of, says in ((of, "Missing: "), (replace(of, finals=of.finals.iloc[:0]), "no trial of these nets is")):
+        shown = pictures.named(name, study_of, "quick")
+        static.draw(shown)
+        interactive.draw(shown)
+        assert says in shown.caption and all(panel.empty for panel in shown.panels)

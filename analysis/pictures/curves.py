@@ -51,7 +51,7 @@ def figure_1(frames: Frames, profile: str) -> Picture:
     top, panels = top_of(finals), []
     for measure, series in ((TRAINS, "train"), (TESTS, "test")):
         printed = _paper(1, series, finals, tints(finals))
-        panels.append(_panel(measure, frames, finals, tints(finals), top, {measure: Style.BOLD}, printed))
+        panels.append(error_panel(measure, frames, finals, tints(finals), top, {measure: Style.BOLD}, printed))
     text = (
         "Running training error (on the batches as trained on) and test error of plain nets, as in the paper's Fig. 1."
         f" {_DOTTED}{captions.provisional(unfinished(frames, finals))}"
@@ -82,7 +82,7 @@ def figure_4(frames: Frames, profile: str) -> Picture:
             for measure, series in ((TRAINS, "train"), (TESTS, "validation"))
             for line in _paper(4, series, rows, tints(finals), measure)
         ]
-        panels.append(_panel(f"{family} nets", frames, rows, tints(finals), top, BOTH, printed))
+        panels.append(error_panel(f"{family} nets", frames, rows, tints(finals), top, BOTH, printed))
     text = (
         "Running training error (thin, dashed) and validation error of centre crops (bold) while training, as in Fig. 4"
         " of the paper. Dotted: the paper's curves of nets of the same depth, digitised, on ImageNet and of 600,000"
@@ -134,7 +134,7 @@ def figure_6(frames: Frames, profile: str) -> Picture:
     finals = pd.concat(rows_of.values()).drop_duplicates("id")
     top, tint_of = top_of(finals), tints(finals)
     panels = [
-        _panel(title, frames, rows, tint_of, top, BOTH, _paper(6, "test", rows, tint_of, TESTS))
+        error_panel(title, frames, rows, tint_of, top, BOTH, _paper(6, "test", rows, tint_of, TESTS))
         for title, rows in rows_of.items()
     ]
     text = (
@@ -237,7 +237,7 @@ def _mean_responses(finals: pd.DataFrame, ends: pd.DataFrame, printed: pd.DataFr
     return pd.DataFrame(rows)
 
 
-def _panel(
+def error_panel(
     title: str,
     frames: Frames,
     finals: pd.DataFrame,

@@ -49,20 +49,20 @@ def error_against_depth(frames: Frames, profile: str) -> Picture:
     """Final error against depth, plain beside residual: the means as lines, every seed as a dot."""
     finals = serving(frames.finals, "plain-vs-residual")
     done = finals[finals["outcome"] == "finished"]
-    top, panels = _top(done, 1.08), []
+    top, panels = top_above(done, 1.08), []
     for measure, column in FINAL.items():
         series, ends = list[Series](), []
         for family, rows in done.groupby("family"):
             net, tint, means = f"{family} nets", Tint(str(family)), rows.groupby("depth")[column].mean()
-            series.append(_line(net, tint, means.index.to_numpy(), means.to_numpy(), Style.MEAN))
+            series.append(mean_line(net, tint, means.index.to_numpy(), means.to_numpy(), Style.MEAN))
             labels = [f"{error:.2f} %" for error in rows[column]]
-            series.append(_marks(net, tint, Style.DOT, rows, rows["depth"], rows[column], labels, Style.DOT))
+            series.append(seed_marks(net, tint, Style.DOT, rows, rows["depth"], rows[column], labels, Style.DOT))
             ends.append((float(means.iloc[-1]), net, tint))
         panels.append(
             Panel(
                 title=measure,
                 series=(*series, *_crosses(finals, top)),
-                x=_depths(finals),
+                x=depth_axis(finals),
                 y=Axis(label="final error (%)", limits=(0, top), unit=" %"),
                 names=names(ends, top),
                 empty=done.empty,
@@ -101,7 +101,7 @@ def gaps_against_depth(frames: Frames, profile: str) -> Picture:
             Panel(
                 title=measure,
                 series=tuple(series),
-                x=_depths(finals),
+                x=depth_axis(finals),
                 y=Axis(label=_POINTS),
                 rule=0,
                 empty=not (finals["outcome"] == "finished").any(),
@@ -134,7 +134,7 @@ def generalisation_gap(frames: Frames, profile: str) -> Picture:
             Panel(
                 title=title,
                 series=tuple(series),
-                x=_depths(rows),
+                x=depth_axis(rows),
                 y=Axis(label=f"test minus training error\n({_POINTS})"),
                 rule=0,
                 empty=not (rows["outcome"] == "finished").any(),
@@ -165,7 +165,7 @@ def iterations_to_target(frames: Frames, profile: str) -> Picture:
         Panel(
             title=f"training error of {target} %",
             series=tuple(_reached(finals, target, end)),
-            x=_depths(finals, _SEEDS_APART),
+            x=depth_axis(finals, _SEEDS_APART),
             y=Axis(label="iterations", limits=(0, 1.14 * end), last=end, whole=True),
             rule=end,
             empty=not (finals["outcome"] == "finished").any(),
@@ -194,7 +194,9 @@ def _reached(finals: pd.DataFrame, target: int, end: float) -> Iterator[Series]:
     for place, family in enumerate(FAMILIES):
         net, tint, aside = f"{family} nets", Tint(family), 0.96 + 0.08 * place
         medians = effects.iterations_to_target(finals, target, family)
-        yield _line(net, tint, aside * medians["depth"].to_numpy(float), medians["median"].to_numpy(float), Style.MEAN)
+        yield mean_line(
+            net, tint, aside * medians["depth"].to_numpy(float), medians["median"].to_numpy(float), Style.MEAN
+        )
         rows = ended[ended["family"] == family]
         # Seeds stand side by side: of those that did not get there only the number can be read.
         at = rows["depth"] * (aside + _SEEDS_APART * (rows["seed"] - rows["seed"].mean()))
@@ -205,14 +207,14 @@ def _reached(finals: pd.DataFrame, target: int, end: float) -> Iterator[Series]:
             (Style.CROSS, first.isna() & (rows["outcome"] == "diverged")),
         ):
             labels = [Style.CENSORED if np.isnan(value) else f"iteration {value:,.0f}" for value in first[chosen]]
-            yield _marks(net, tint, style, rows[chosen], at[chosen], first[chosen].fillna(1.07 * end), labels)
+            yield seed_marks(net, tint, style, rows[chosen], at[chosen], first[chosen].fillna(1.07 * end), labels)
 
 
 def shortcut_options(frames: Frames, profile: str) -> Picture:
     """Options A, B and C beside the plain net at each depth: every seed as a dot, the mean as a bar and a number."""
     finals = beside_plain(frames.finals)
     depths = sorted(set(finals["depth"]))
-    top = _top(finals[finals["outcome"] == "finished"], 1.15)
+    top = top_above(finals[finals["outcome"] == "finished"], 1.15)
     panels = []
     for depth in depths or [0]:
         rows = finals[finals["depth"] == depth]
@@ -261,10 +263,10 @@ def _options(finals: pd.DataFrame, top: float) -> tuple[list[Series], list[Note]
                 )
                 notes.append(Note(f"{mean:.1f}", Tint(), x, done[column].max(), above=True))
                 labels = [f"{error:.2f} %" for error in done[column]]
-                series.append(_marks(net, tint, style, done, at, done[column], labels))
+                series.append(seed_marks(net, tint, style, done, at, done[column], labels))
         if len(lost):
             at, edge = pd.Series(place, lost.index), pd.Series(top, lost.index)
-            series.append(_marks(net, tint, Style.CROSS, lost, at, edge, [Style.CROSS] * len(lost), Style.CROSS))
+            series.append(seed_marks(net, tint, Style.CROSS, lost, at, edge, [Style.CROSS] * len(lost), Style.CROSS))
     return series, notes
 
 
@@ -336,7 +338,7 @@ def plan_against_actual(frames: Frames, profile: str) -> Picture:
         for rows, style, parts in ((of_family[~lost], Style.DOT, ()), (of_family[lost], Style.CROSS, (Style.CROSS,))):
             predicted, taken = rows["predicted_seconds"], rows["seconds"]
             labels = [f"predicted {a:,.1f} s, took {b:,.1f} s" for a, b in zip(predicted, taken, strict=True)]
-            series.append(_marks(f"{family} nets", Tint(family), style, rows, predicted, taken, labels, *parts))
+            series.append(seed_marks(f"{family} nets", Tint(family), style, rows, predicted, taken, labels, *parts))
     panel = Panel(
         title="every trial",
         series=tuple(series),
@@ -355,23 +357,23 @@ def plan_against_actual(frames: Frames, profile: str) -> Picture:
     )
 
 
-def _top(done: pd.DataFrame, above: float) -> float:
+def top_above(done: pd.DataFrame, above: float) -> float:
     """Upper end of an axis of final errors (%): a little `above` the largest, and never below 5."""
     return max(above * float(done[[TRAINING, TEST]].max().max()), 5.0) if len(done) else 100.0
 
 
-def _depths(finals: pd.DataFrame, seeds_apart: float = 0.0) -> Axis:
+def depth_axis(finals: pd.DataFrame, seeds_apart: float = 0.0) -> Axis:
     """Depth, logarithmic, with a tick for each net that is planned, and room for seeds side by side at the ends."""
     depths, room = sorted(set(finals["depth"])), 1.15 + seeds_apart * finals["seed"].nunique() / 2
     limits = (depths[0] / room, depths[-1] * room) if depths else None
     return Axis(label="layers", ticks={depth: str(depth) for depth in depths}, limits=limits, log=True)
 
 
-def _line(net: str, tint: Tint, x: np.ndarray, y: np.ndarray, *parts: str) -> Line:
+def mean_line(net: str, tint: Tint, x: np.ndarray, y: np.ndarray, *parts: str) -> Line:
     return Line(net=net, tint=tint, style=Style.MEAN, x=x, y=y, parts=parts)
 
 
-def _marks(
+def seed_marks(
     net: str,
     tint: Tint,
     style: Style,
@@ -399,7 +401,7 @@ def _crosses(finals: pd.DataFrame, top: float) -> Iterator[Marks]:
     for family, rows in finals[finals["outcome"] == "diverged"].groupby("family"):
         edge = pd.Series(top, rows.index)
         net, labels = f"{family} nets", [Style.CROSS] * len(rows)
-        yield _marks(net, Tint(str(family)), Style.CROSS, rows, rows["depth"], edge, labels, Style.CROSS)
+        yield seed_marks(net, Tint(str(family)), Style.CROSS, rows, rows["depth"], edge, labels, Style.CROSS)
 
 
 def _estimates(net: str, tint: Tint, rows: pd.DataFrame, aside: float, measure: str = "") -> Estimates:

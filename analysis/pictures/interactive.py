@@ -41,8 +41,8 @@ _LINES: dict[Style, dict[str, Any]] = {
     Style.PROVISIONAL: {"width": 1.2, "dash": "dashdot"},
     Style.DIAGONAL: {"width": 1.2},
 }
-_SYMBOLS = {"plain": "square", "residual": "circle", "": "triangle-up"}
-_DASHES = {"plain": "dash", "residual": "solid", "": "dot"}
+_SYMBOLS = {"plain": "square", "residual": "circle", "constructed": "diamond", "": "triangle-up"}
+_DASHES = {"plain": "dash", "residual": "solid", "constructed": "dashdot", "": "dot"}
 _CROSS: dict[str, Any] = {"symbol": "x-thin", "size": 10, "line": {"width": 2.5}}
 _REST = (TRAINS, TESTS, Style.BAND, Style.PAPER, Style.MEAN, Style.DOT, Style.CROSS, Style.PROVISIONAL)
 

@@ -40,7 +40,7 @@ class Style(StrEnum):
 class Tint:
     """Family and place among the depths of a picture: 0 for the shallowest, 1 for the deepest, None for them all."""
 
-    family: str = ""  # '': of no family
+    family: str = ""  # or 'constructed', of plain nets from that start; '': of no family
     place: float | None = None
 
 

@@ -42,7 +42,8 @@ THEME: dict[Any, Any] = {
     "svg.hashsalt": "degradation-study",  # otherwise element names are random and no two renderings equal
     "svg.fonttype": "path",  # the reader's machine need not have the font
 }
-_MARKERS, _DASHES = {"plain": "s", "residual": "o", "": "^"}, {"plain": "--", "residual": "-", "": ":"}
+_MARKERS = {"plain": "s", "residual": "o", "constructed": "D", "": "^"}
+_DASHES = {"plain": "--", "residual": "-", "constructed": "-.", "": ":"}
 _LINES: dict[Style, dict[str, Any]] = {  # in the order in which they are drawn
     Style.PAPER: {"linestyle": ":", "linewidth": 1, "zorder": 1},
     Style.THIN: {"linestyle": "--", "linewidth": 1},
