@@ -49,6 +49,7 @@ from experiments import (
     budget,
     budget_grid,
     depth_scaling,
+    initial_layers,
     learning_rate,
     plain_vs_residual,
     shortcut_options,
@@ -491,16 +492,19 @@ def plain_gradients(study: Study) -> Tested:
 
     Estimand: the growth a layer towards the input, a slope of the logarithm over the 3x3 layers, times their number. A
     factor of ten over the whole net, as for responses (S41-3), whichever way; residual nets are the control. The bound
-    was chosen after quick's numbers had been seen.
+    was chosen after quick's numbers had been seen. At the start the nets of `initial-layers`, where it was planned.
     """
     parts = []
-    for rows, layers in _plain_with_layers(study):
-        growth = _growth(layers)
-        for when, of in (("start", growth["iteration"] == 0), ("end", growth["iteration"] > 0)):
+    for trained, _ in _plain_with_layers(study):
+        initial = _initial(study, trained)
+        for when, rows, of in (
+            ("start", initial, _growth(study, initial).query("iteration == 0")),
+            ("end", trained, _growth(study, trained).query("iteration > 0")),
+        ):
             parts.append(
                 Part(
                     what=f"growth of the gradient over {title(rows)} towards the input, at the {when}",
-                    values=growth[of].set_index("seed")["decades"],
+                    values=of.set_index("seed")["decades"],
                     direction=0,
                     margin=1.0,
                     nets=(rows,),
@@ -509,20 +513,27 @@ def plain_gradients(study: Study) -> Tested:
                 )
             )
     nets = [*_nets(study, "plain", 110), *_nets(study, "residual", 110)]
-    factors = [factor for rows in nets if (factor := _factor_a_layer(study, rows))]
+    factors = [factor for rows in nets if (factor := _factor_a_layer(study, _initial(study, rows)))]
     return Tested(parts, f"A layer, at the start: {', '.join(factors)}." if factors else "")
 
 
 def _factor_a_layer(study: Study, rows: pd.DataFrame) -> str:
     """`plain-56 1.160`: by what the relative gradient grows a layer before training; '' without a measurement."""
-    growth = _growth(study.layers[study.layers["id"].isin(rows["id"])])
+    growth = _growth(study, rows)
     slope = mean(growth.loc[growth["iteration"] == 0, "a_layer"])
     return "" if slope is None else f"{title(rows)} {10**slope:.3f}"
 
 
-def _growth(layers: pd.DataFrame) -> pd.DataFrame:
+def _initial(study: Study, rows: pd.DataFrame) -> pd.DataFrame:
+    """The nets of this title that show the start of training: more seeds of `initial-layers`, if they are planned."""
+    more = serving(study.finals, initial_layers.NAME)
+    more = more[more["title"] == title(rows)]
+    return more.set_index("seed", drop=False).sort_index() if len(more) else rows
+
+
+def _growth(study: Study, nets: pd.DataFrame) -> pd.DataFrame:
     """By seed and iteration, decades by which the relative gradient grows towards the input, `a_layer` and over all."""
-    rows = []
+    layers, rows = study.layers[study.layers["id"].isin(nets["id"])], []
     for (seed, iteration), one in layers.groupby(["seed", "iteration"]):
         relative = (one["gradient_norm"] / one["weight_norm"]).clip(1e-30)
         if relative.notna().all() and len(one) > 1:
