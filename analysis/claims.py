@@ -69,11 +69,13 @@ def _nets(study: Study, family: str, deepest: int) -> list[pd.DataFrame]:
 
 
 def plain_train(study: Study) -> Tested:
+    """Plain-56 minus plain-20 in running training error at the end; above 0."""
     plain20, plain56 = net(study, MAIN, "plain", 20), net(study, MAIN, "plain", 56)
     return Tested([compare(plain56, plain20, TRAIN, 1)])
 
 
 def plain_test(study: Study) -> Tested:
+    """Plain-56 minus plain-20 in test error of the last iterate; above 0."""
     plain20, plain56 = net(study, MAIN, "plain", 20), net(study, MAIN, "plain", 56)
     return Tested([compare(plain56, plain20, TEST, 1)])
 
@@ -126,10 +128,12 @@ def plain_starts(study: Study) -> Tested | Counted:
 
 
 def plain_train_trend(study: Study) -> Tested:
+    """Training error rises over the plain nets of 20 to 56 layers: one contrast, no step the other way."""
     return trend(_nets(study, "plain", 56), TRAIN, 1)
 
 
 def plain_test_trend(study: Study) -> Tested:
+    """Test error rises over the plain nets of 20 to 56 layers: one contrast, no step the other way."""
     return trend(_nets(study, "plain", 56), TEST, 1)
 
 
@@ -163,6 +167,7 @@ def plain110_fails(study: Study) -> Tested | Counted:
 
 
 def plain_bottlenecks(study: Study) -> Tested:
+    """The deepest plain bottleneck net minus the shallowest, in training error; above 0."""
     depths = sorted(bottlenecks.depths(study.profile))
     if len(depths) < 2:
         raise NotTestable("this profile does not compare two depths of bottleneck nets")
@@ -228,10 +233,12 @@ def as_on_imagenet(study: Study) -> Tested:
 
 
 def residual_train_trend(study: Study) -> Tested:
+    """Training error falls over the residual nets of 20 to 110 layers: one contrast, no step the other way."""
     return trend(_nets(study, "residual", 110), TRAIN, -1)
 
 
 def residual_test_trend(study: Study) -> Tested:
+    """Test error falls over the residual nets of 20 to 110 layers: one contrast, no step the other way."""
     return trend(_nets(study, "residual", 110), TEST, -1)
 
 
@@ -387,6 +394,7 @@ def _deep(study: Study) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def residual1202_trains(study: Study) -> Tested | Counted:
+    """Training error of ResNet-1202 minus 0.1 %, the paper's bound; below 0. No more than 5 % of seeds diverge."""
     rows = _deep(study)[0]
     return diverged(rows) or Tested([against(rows, TRAIN, 0.1, -1)])
 
@@ -399,10 +407,12 @@ def residual1202_test(study: Study) -> Tested | Counted:
 
 
 def residual1202_tests_worse(study: Study) -> Tested:
+    """Test error of ResNet-1202 minus ResNet-110; above 0."""
     return Tested([compare(*_deep(study), TEST, 1)])
 
 
 def residual1202_trains_alike(study: Study) -> Tested:
+    """Training error of ResNet-1202 minus ResNet-110; within 0.1 points, the bound that the paper names."""
     return Tested([compare(*_deep(study), TRAIN, 0, margin=0.1)])
 
 
