@@ -106,7 +106,7 @@ class Question:
 
 
 def _sequence(question: Question, most: int | None) -> tuple[list[Look], Look | None]:
-    """The looks of this command, and the last that has been reached; without a most, the looks of `SEEDS` further ones."""
+    """The looks of this command, and the last that is reached; without a most, those of `SEEDS` further seeds."""
     sequence = looks(most, SEEDS)
     reached = _reached(question, sequence)
     while most is None and reached == sequence[-1]:

@@ -99,8 +99,8 @@ def test_24_seeds_find_an_effect_of_one_deviation_and_half_of_those_of_half(
     effect: float, least: float, most: float
 ) -> None:
     rng = np.random.default_rng(6)
-    found = np.mean([last(rng.normal(effect, 1.0, 24)).verdict != Kind.UNDECIDED for _ in range(1000)])
-    assert least - 0.03 * (0 < least < 0.9) <= found <= most + 0.02 * (most < 1)
+    found = np.mean([last(rng.normal(effect, 1.0, 24)).verdict != Kind.UNDECIDED for _ in range(SEQUENCES)])
+    assert stats.binom.ppf(0.001, SEQUENCES, least) <= SEQUENCES * found <= stats.binom.ppf(0.999, SEQUENCES, most)
 
 
 @pytest.mark.slow
