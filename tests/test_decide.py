@@ -317,7 +317,7 @@ def test_seeds_are_trained_in_rounds_of_the_compared_nets_alone_and_taken_up_aga
     nets = [TESTABLE.model("plain", depth) for depth in (20, 56)]
 
     def trained_and_looks(*more: str) -> tuple[set[str], int]:
-        code, said, _ = decide("decide", "--profile", "smoke", "--until-decided", "S1-2", *more, *options)
+        code, said, _ = decide("decide", "--profile", "smoke", "--until-decided", "S1-2", *options, *more)
         assert code == 1
         return {path.name for path in tmp_path.glob("store/trials/*")}, said.count("\nlook ")
 
