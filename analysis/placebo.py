@@ -30,12 +30,10 @@ def frames_of(frames: Frames, profile: Profile) -> Frames | None:
     )
 
 
-def supported(frames: Frames, profile: Profile) -> frozenset[str]:
-    """Ids of the claims that the placebo supports, those by counting among them."""
+def kinds(frames: Frames, profile: Profile) -> dict[str, Kind]:
+    """What the placebo says of each claim, by its id; {} where no trial of it has a result."""
     instead = frames_of(frames, profile)
-    if instead is None:
-        return frozenset()
-    return frozenset(verdict.claim.id for verdict in evaluate(instead, profile) if verdict.kind is Kind.SUPPORTED)
+    return {verdict.claim.id: verdict.kind for verdict in evaluate(instead, profile)} if instead is not None else {}
 
 
 def _placed(rows: pd.DataFrame, serves: dict[str, str]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Owns how the placebo and the budget qualify what the tests of `analysis.decision
 covers. A claim is never made stronger.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from analysis import budget, counted_claims, paper, placebo, plan
@@ -15,7 +16,7 @@ from experiments.profiles import Profile
 
 def judge(frames: Frames, profile: Profile) -> list[Verdict]:
     """A verdict for every claim, in the paper's order."""
-    untrained = placebo.supported(frames, profile)
+    untrained = placebo.kinds(frames, profile)
     left = budget.fitted(frames.finals)
     shorter = _is_shorter(profile)
     verdicts = [_qualified(verdict, untrained, left, shorter) for verdict in evaluate(frames, profile)]
@@ -37,12 +38,15 @@ def _is_shorter(profile: Profile) -> bool:
     return profile.recipe(profile.model("plain", 20)).iterations < paper.ITERATIONS
 
 
-def _qualified(verdict: Verdict, untrained: frozenset[str], left: budget.Fit | None, shorter: bool) -> Verdict:
+def _qualified(verdict: Verdict, untrained: Mapping[str, Kind], left: budget.Fit | None, shorter: bool) -> Verdict:
+    if verdict.kind is Kind.CONTRADICTED and untrained.get(verdict.claim.id) is Kind.CONTRADICTED:
+        reason = f"{verdict.reason} The same test contradicts it on nets that were trained for a dozen iterations."
+        return replace(verdict, reason=reason)
     if verdict.kind is not Kind.SUPPORTED:
         return verdict
     if verdict.claim.id in counted_claims.CLAIMS:
         return replace(verdict, kind=Kind.BY_CONSTRUCTION)
-    if verdict.claim.id in untrained:
+    if untrained.get(verdict.claim.id) is Kind.SUPPORTED:
         reason = f"{verdict.reason} The same test supports it on nets that were trained for a dozen iterations."
         return replace(verdict, kind=Kind.WITHOUT_TRAINING, reason=reason)
     if not shorter:

@@ -1,21 +1,26 @@
 """What a referee asks first: a verdict that holds without training, by counting, or on this schedule only says so."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from planted import FIVE_DEPTHS, degradation, frames
 
-from analysis import budget, rates
-from analysis.placebo import supported
+from analysis import budget, counted_claims, rates
+from analysis.placebo import kinds as untrained
 from analysis.qualified import judge
-from analysis.runs import Frames
+from analysis.runs import Frames, load
 from analysis.tables.past import tables
 from analysis.verdicts import Kind
-from experiments import budget_grid, placebo, plain_vs_residual
+from experiments import budget_grid, placebo, plain_vs_residual, planned
 from experiments import rates as rates_experiment
-from experiments.profiles import Depths, Profile
+from experiments.profiles import QUICK, Depths, Profile
+from study.execution import Execution
+from study.run.worker import run_trial
 from study.spec import Trial
+from study.store.account import Outcome
+from study.store.records import run_in
 
 SEEDS = 6
 BUDGET = replace(budget_grid.SCALE["quick"], seeds=SEEDS, on_request=False)
@@ -76,9 +81,10 @@ def test_what_is_counted_holds_by_construction() -> None:
 def test_what_the_placebo_supports_holds_without_training() -> None:
     """No layer's response is far from 1: BatchNorm makes it so, before a net has learned anything."""
     failing = study(gap=36.0, exponent=0.0)
-    assert "S41-3" in supported(failing, ASKED) and "S1-1" not in supported(failing, ASKED)
+    assert untrained(failing, ASKED)["S41-3"] is Kind.SUPPORTED
+    assert untrained(failing, ASKED)["S1-1"] is not Kind.SUPPORTED
     assert kinds(failing)["S41-3"] is Kind.WITHOUT_TRAINING
-    assert not supported(study(outcomes=_without_placebo), ASKED)
+    assert not untrained(study(outcomes=_without_placebo), ASKED)
 
 
 def _without_placebo(trial: Trial) -> str:
@@ -111,3 +117,17 @@ def test_the_tables_are_there_where_the_experiments_are_planned() -> None:
     profile = ASKED.on_scales({rates_experiment.NAME: RATES})
     assert [table.name for table in tables(study(profile))] == ["budget", "rates", "best_rates"]
     assert not tables(frames(FIVE_DEPTHS))
+
+
+@pytest.mark.slow
+def test_quicks_nets_after_a_dozen_iterations_support_nothing_but_what_is_counted(tmp_path: Path) -> None:
+    """The placebo of quick itself, trained: what it supported would not be about training."""
+    execution = Execution(storage=tmp_path, data_root=tmp_path, device="cpu")
+    trials = placebo.mirrored(QUICK)
+    for trial in trials:
+        assert run_trial(trial, execution, {}) is Outcome.FINISHED
+    runs = [run_in(execution.trial_folder(trial.id), trial, trial.id) for trial in trials]
+    whole = load(planned(QUICK, [placebo.NAME]), runs)
+    found = untrained(whole, QUICK)
+    assert {name for name, kind in found.items() if kind is Kind.SUPPORTED} <= set(counted_claims.CLAIMS)
+    assert found["S1-1"] is Kind.UNDECIDED and found["S42-10"] is Kind.CONTRADICTED
