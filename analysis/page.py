@@ -15,9 +15,10 @@ from plotly.offline import get_plotlyjs
 from analysis import templates
 from analysis.gaps import NAMED, Problem
 from analysis.pictures import interactive
+from analysis.questions import by_question, in_one_sentence
 from analysis.runs import WITHOUT_RESULT, outcome_counts
 from analysis.tables.printing import Place, Table
-from analysis.verdicts import Verdict, counted, ranked
+from analysis.verdicts import Verdict
 from experiments.profiles import Profile
 from study.cost import duration
 
@@ -61,8 +62,8 @@ def render(content: Content) -> str:
         problems=content.problems,
         named=NAMED,
         undone=bool(finals["outcome"].isin(WITHOUT_RESULT).any()),
-        counted=counted(content.verdicts),
-        testable=ranked(content.verdicts),
+        counted=in_one_sentence(content.verdicts, finals),
+        questions=by_question(content.verdicts),
         untestable=[verdict for verdict in content.verdicts if not verdict.testable],
         charts=content.charts,
         drawing=_drawing(content.charts),

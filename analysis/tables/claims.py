@@ -4,17 +4,29 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from analysis.questions import by_question
 from analysis.tables.printing import DASH
-from analysis.verdicts import Verdict, ranked
+from analysis.verdicts import Verdict
 
 
 def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
-    """The claims that the profile tests, as text: verdict, claim, statement, effect [interval], n."""
+    """The claims that the profile tests, as text, by question: the effect first, what is concluded from it after it."""
     rows = [
-        (verdict.text, verdict.claim.id, verdict.statement, verdict.effect_text or DASH, str(verdict.n or DASH))
-        for verdict in ranked(verdicts)
+        (
+            "" if place else question,
+            verdict.claim.id,
+            verdict.statement,
+            verdict.effect_text or DASH,
+            verdict.text,
+            str(verdict.n or DASH),
+            verdict.plan or DASH,
+        )
+        for question, alike in by_question(verdicts).items()
+        for place, verdict in enumerate(alike)
     ]
-    return pd.DataFrame(rows, columns=["verdict", "claim", "statement", "effect [interval]", "n"])
+    return pd.DataFrame(
+        rows, columns=["question", "claim", "statement", "effect [interval]", "verdict", "n", "analysis"]
+    )
 
 
 def untestable_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
