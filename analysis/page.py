@@ -12,7 +12,7 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis import templates
+from analysis import referee, templates
 from analysis.gaps import NAMED, Problem
 from analysis.pictures import interactive
 from analysis.questions import by_question, in_one_sentence
@@ -79,6 +79,12 @@ def render(content: Content) -> str:
         runs=finals[finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),
         notebooks=content.notebooks,
     )
+
+
+def render_referee(profile: str, rows: Sequence[referee.Row], verdicts: Sequence[Verdict], finals: pd.DataFrame) -> str:
+    """The page beside it, for a referee."""
+    counted = in_one_sentence(verdicts, finals)
+    return TEMPLATES.get_template("referee.html").render(profile=profile, rows=rows, counted=counted)
 
 
 def _drawing(charts: Mapping[str, interactive.Chart]) -> Markup:

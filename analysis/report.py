@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-from analysis import files, page, pictures, plan, tables, verdicts
+from analysis import files, page, pictures, plan, referee, tables, verdicts
 from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import Problem, problems
 from analysis.pictures import interactive, static
@@ -38,7 +38,7 @@ from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic
 from study.store.account import RESULTS
 
-PAGE = "index.html"
+PAGE, REFEREE = "index.html", "referee.html"
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
@@ -91,6 +91,8 @@ def write(
         notebooks=[source.stem for source in _lectures()] if lecture else [],
     )
     files.write(folder / PAGE, page.render(content))
+    asked = referee.rows(frames, judged, profile.name)
+    files.write(folder / REFEREE, page.render_referee(profile.name, asked, judged, frames.finals))
     if lecture:
         notebooks(folder)
     files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))

@@ -67,7 +67,7 @@ def test_everything_the_contract_names_is_written(folder):
         "shortcut_differences",
     ]
     expected = {"claims.json", "runs.parquet", "curves.parquet", "layers.parquet", "evaluations.parquet"}
-    expected |= {"manifest.json", "index.html", "verdicts.json"}
+    expected |= {"manifest.json", "index.html", "referee.html", "verdicts.json"}
     expected |= {f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex")}
     expected |= {f"figures/{name}.{kind}" for name in pictures for kind in ("svg", "pdf", "png")}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected
