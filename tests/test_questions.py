@@ -1,15 +1,17 @@
 """Claims about how verdicts are shown: by question, and counted for what they are worth."""
 
+import json
+import re
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from planted import FIVE_DEPTHS, frames
 
-from analysis import claims, counted_claims, paper
+from analysis import claims, counted_claims, paper, report
 from analysis.qualified import judge
 from analysis.questions import QUESTIONS, by_question, family_of, in_one_sentence, largest_contrast
-from analysis.tables.claims import verdict_table
+from analysis.tables.claims import answers, verdict_table
 from analysis.verdicts import Kind, Planned, Verdict, ranked
 
 CLAIMS = {claim.id: claim for claim in paper.claims()}
@@ -92,3 +94,20 @@ def test_the_numbers_of_the_sentence_are_those_of_the_verdicts(judged):
     assert f"Of {len(ran)} that rest on runs" in sentence
     contrast = largest_contrast(verdicts, finals)
     assert contrast and len(contrast.claims) > 1 and f"{len(contrast.claims)} of the" in sentence
+
+
+def test_what_a_lecture_states_of_a_claim_is_its_verdict_and_changes_with_it():
+    supported = replace(verdict("S1-1", *DEEP, *SHALLOW), effect=61.234, interval=(55.0, 67.4))
+    assert answers([supported], "S1-1", "S42-3").endswith("(S1-1): +61.2 [55, 67.4], **supported**, n = 4")
+    untestable = replace(verdict("S1-1", kind=Kind.NOT_TESTABLE), reason="No such nets.")
+    assert answers([untestable], "S1-1").endswith("(S1-1): **not testable in this profile**. No such nets.")
+
+
+def test_lectures_state_no_result_in_their_text():
+    """Every claim that a lecture names is printed by a cell; its text has no verdict's number."""
+    for source in report.NOTEBOOKS.glob("*.ipynb"):
+        cells = json.loads(source.read_text())["cells"]
+        text = " ".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        assert not re.search(r"\bS\d+-\d+\b|\+-|±", text), source.name
+        named = re.findall(r'"(S\d+-\d+)"', " ".join("".join(cell["source"]) for cell in cells))
+        assert set(named) <= set(CLAIMS) and (named or source.stem == "past_the_paper")

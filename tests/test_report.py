@@ -295,7 +295,7 @@ def test_the_lectures_run_on_the_files_of_a_report_alone(folder):
         pictures = re.findall(r'aria-label="([^"]+)"[^>]*>\s*<svg', text)
         assert pictures and all("profile quick" in said for said in pictures)
         assert "<script" not in text and not re.search(r'(?:href|src)="https?:', text) and "<img" not in text
-    assert "Why deeper was worse" in pages["degradation"]
+    assert "Do deeper plain nets train worse?" in pages["degradation"]
 
 
 def test_the_notebook_is_committed_without_outputs():

@@ -29,6 +29,21 @@ def verdict_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     )
 
 
+def answers(verdicts: Iterable[Verdict], *names: str) -> str:
+    """What the study says of the claims of these ids, as a Markdown list: effect and interval first, then the verdict.
+
+    The reason is with those that have no effect in points, and with those that the profile cannot test.
+    """
+    known = {verdict.claim.id: verdict for verdict in verdicts}
+    lines = []
+    for verdict in (known[name] for name in names if name in known):
+        seeds = f"n = {verdict.n}" if verdict.n else ""
+        said = [verdict.effect_text if verdict.testable else "", f"**{verdict.text}**", seeds, verdict.plan or ""]
+        reason = f". {verdict.reason}" if verdict.effect is None else ""
+        lines.append(f"- {verdict.statement} ({verdict.claim.id}): {', '.join(filter(None, said))}{reason}")
+    return "\n".join(lines)
+
+
 def untestable_table(verdicts: Iterable[Verdict]) -> pd.DataFrame:
     """Why the profile cannot test the other claims, as text: reason, number of claims, claims."""
     by_reason: dict[str, list[str]] = {}
