@@ -20,6 +20,7 @@ def _counted(holds: bool, reason: str) -> Counted:
 
 
 def equal_counts() -> Counted:
+    """Parameters and multiply-adds of plain and residual nets (A) at every depth; equal."""
     depths = [row["depth"] for row in paper.table("cifar_architecture")["rows"]]
     for depth in depths:
         plain, residual = _paper_net("plain", depth, "none"), _paper_net("residual", depth)
@@ -45,6 +46,7 @@ def vgg19_multiply_adds() -> int:
 
 
 def baseline34_counts() -> Counted:
+    """Multiply-adds of plain-34; 3.6e9 within 0.1e9, and 18 % of VGG-19's within a point."""
     (row,) = (row for row in paper.table("table_1")["rows"] if row["depth"] == 34)
     plain, vgg = cost.multiply_adds(imagenet_net(34), IMAGENET_DATA), vgg19_multiply_adds()
     share = 100 * plain / vgg
@@ -53,6 +55,7 @@ def baseline34_counts() -> Counted:
 
 
 def imagenet_counts() -> Counted:
+    """Multiply-adds of the five nets of Table 1, each within 0.1e9 of it; 152 layers below VGG-16."""
     table = paper.table("table_1")
     counts = {row["depth"]: cost.multiply_adds(imagenet_net(row["depth"]), IMAGENET_DATA) for row in table["rows"]}
     close = all(abs(counts[row["depth"]] - row["flops"]) < 0.1e9 for row in table["rows"])
@@ -66,12 +69,14 @@ _BOTTLENECK = tuple(cost.Layer(*shape) for shape in ((256, 64, 1), (64, 64, 3), 
 
 
 def block_costs() -> Counted:
+    """Multiply-adds of a bottleneck block over those of a basic one (Fig. 5); 1 within a tenth: 'similar'."""
     basic, bottleneck = (sum(c.multiply_adds for c in block) for block in (_BASIC, _BOTTLENECK))
     ratio = bottleneck / basic
     return _counted(0.9 < ratio < 1.1, f"Counted {basic} and {bottleneck} multiply-adds a position, ratio {ratio:.2f}.")
 
 
 def projection_costs() -> Counted:
+    """Weights and multiply-adds of a bottleneck block with a projection over one without; 2, give or take 0.2."""
     identity = sum(c.multiply_adds for c in _BOTTLENECK)
     projected = identity + cost.Layer(256, 256, 1).multiply_adds
     ratio = projected / identity
@@ -80,6 +85,7 @@ def projection_costs() -> Counted:
 
 
 def parameter_counts() -> Counted:
+    """Parameters of the CIFAR nets, as Table 6 prints them."""
     rows = paper.table("cifar_architecture")["rows"]
     counts = {row["depth"]: cost.parameters(_paper_net("residual", row["depth"]), PAPER_DATA) for row in rows}
     printed = [f"{n / 1e6:.{2 if n < 1e6 else 1}f}M" for n in counts.values()]
@@ -88,6 +94,7 @@ def parameter_counts() -> Counted:
 
 
 def layer_counts() -> Counted:
+    """Weighted layers and blocks of the CIFAR nets; 6n+2 and 3n."""
     for row in paper.table("cifar_architecture")["rows"]:
         model = _paper_net("plain", row["depth"], "none")
         convolutions = len(list(cost.convolutions(model, PAPER_DATA.channels, PAPER_DATA.size, PAPER_DATA.size)))

@@ -8,6 +8,8 @@ Not covered: the arithmetic beneath a test. `code_sha256` says whether that has 
 
 import ast
 import hashlib
+import io
+import tokenize
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -145,14 +147,19 @@ def rules(profile: Profile) -> dict[str, Any]:
 
 
 def code_sha256(modules: Iterable[ModuleType] = CODE) -> str:
-    """Of the syntax of the modules that test claims: no comment, docstring or space counts."""
+    """Of the text of the modules that test claims, without comments, docstrings and white space."""
     whole = hashlib.sha256()
     for module in modules:
-        tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
+        text = Path(str(module.__file__)).read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                del node.body[0]
-        whole.update(ast.dump(tree).encode())
+                first, last = node.body[0].lineno, node.body[0].end_lineno or 0
+                lines[first - 1 : last] = [""] * (last - first + 1)
+        for token in tokenize.generate_tokens(io.StringIO(text).readline):
+            if token.type == tokenize.COMMENT:
+                lines[token.start[0] - 1] = lines[token.start[0] - 1][: token.start[1]]
+        whole.update("".join("".join(lines).split()).encode())
     return whole.hexdigest()
 
 

@@ -54,6 +54,14 @@ def estimate(values: Iterable[float], resolution: float = 0.0, level: float = 1 
     return Estimate(n, mean, sd, mean - half, mean + half)
 
 
+def prediction_interval(sample: Estimate, runs: int = 1, level: float = 1 - ALPHA) -> tuple[float, float]:
+    """The interval in which the mean of so many further seeds lies, if they are from the sample's distribution."""
+    if sample.n < 2:
+        return math.nan, math.nan
+    half = float(stats.t.ppf((1 + level) / 2, sample.n - 1)) * sample.sd * math.sqrt(1 / sample.n + 1 / runs)
+    return sample.mean - half, sample.mean + half
+
+
 def proportion_interval(count: int, n: int, level: float = 1 - ALPHA) -> tuple[float, float]:
     """Clopper and Pearson's interval for a proportion of n independent cases; NaN for n = 0."""
     if not n:

@@ -1,4 +1,4 @@
-"""`run --until-decided CLAIM`: paired seeds are added until one claim is decided, or seeds or budget end.
+"""`run --until-decided CLAIM`: seeds are added until one claim is decided, or seeds or budget end.
 
 Owns the rounds of such a sequence and its record. The rule is `analysis/sequential.py`. Must not know any particular
 claim.
@@ -20,7 +20,7 @@ from analysis.comparisons import Counted, Study, Tested
 from analysis.decision import in_figures, outcome_of
 from analysis.files import DECISIONS
 from analysis.paper import Claim
-from analysis.sequential import Look, Seen, further_seeds, looks, next_look, see
+from analysis.sequential import FEWEST, Look, Seen, further_seeds, looks, next_look, see
 from analysis.statistics import ALPHA
 from analysis.verdicts import Kind, in_words
 from commands.accounts import accounts
@@ -34,7 +34,7 @@ from study.spec import InputError, check_at_least, check_choice
 from study.store import provenance
 from study.store.records import Run
 
-SEEDS = 24  # the most, without --max-seeds
+SEEDS = 24  # that one command adds at most, without --max-seeds
 
 
 @click.command("decide")
@@ -43,7 +43,7 @@ SEEDS = 24  # the most, without --max-seeds
 @PROBE
 @deciding
 def decide_command(selected: Selection, costs: Costs, probe: bool, deciding: Deciding) -> int:
-    """Add paired seeds until a claim is decided. Exit code 1 if seeds or budget end before."""
+    """Add seeds until a claim is decided. Exit code 1 if seeds or budget end before."""
     return decide(selected, costs, probe, deciding, Console(highlight=False))
 
 
@@ -51,16 +51,19 @@ def decide(selected: Selection, costs: Costs, probe: bool, deciding: Deciding, c
     """Add seeds until the claim is decided; print every look and write the record. 0 if it is decided, else 1.
 
     A look is a function of the runs of its seeds, so that the same command again goes on where this one stopped.
-    Raises `InputError` for a claim that seeds of this profile cannot decide.
+    Raises `InputError` for a claim that seeds of this profile cannot decide, or one that was looked at by another rule.
     """
-    most = SEEDS if deciding.max_seeds is None else deciding.max_seeds
-    check_at_least("max-seeds", most, 2)
+    most = deciding.max_seeds
+    if most is not None:
+        check_at_least("max-seeds", most, FEWEST)
     for name, value in (("seeds", selected.choice.seeds), ("profile-trace", selected.execution.profile_trace)):
         if value:
             raise InputError(f"--{name} does not go with --until-decided; leave one of them out")
-    claim, sequence = _claim(deciding.until_decided), looks(most)
+    claim = _claim(deciding.until_decided)
     question = Question(claim, _conditions(claim, selected), selected)
-    target = _reached(question, sequence) or sequence[0]
+    _check_rule(selected, deciding)
+    sequence, reached = _sequence(question, most)
+    target = reached or sequence[0]
     seen: list[Seen] = []
     spent: list[Forecast] = []
     while True:
@@ -75,6 +78,8 @@ def decide(selected: Selection, costs: Costs, probe: bool, deciding: Deciding, c
         later = sequence[len(seen) :]
         if seen[-1].verdict is not Kind.UNDECIDED or not later:
             ended = f"more than {most} seeds were not asked for"
+            if most is None:
+                ended = f"{sequence[-1].seeds} seeds; the same command goes on with up to {SEEDS} more"
             break
         target = next_look(seen[-1], later)
     return _conclude(selected, deciding, seen, ended, console)
@@ -98,6 +103,16 @@ class Question:
             if trial.condition in self.conditions and trial.seed < look.seeds  # not the controls' further seeds
         }
         return replace(self.selected, profile=profile, serves=with_needed(compared, serves))
+
+
+def _sequence(question: Question, most: int | None) -> tuple[list[Look], Look | None]:
+    """The looks of this command, and the last that is reached; without a most, those of `SEEDS` further seeds."""
+    sequence = looks(most, SEEDS)
+    reached = _reached(question, sequence)
+    while most is None and reached == sequence[-1]:
+        sequence = looks(None, reached.seeds + SEEDS)
+        reached = _reached(question, sequence)
+    return sequence, reached
 
 
 def _reached(question: Question, sequence: Sequence[Look]) -> Look | None:
@@ -169,13 +184,13 @@ def _taken(plan: Plan, known: Accounts) -> Iterator[Forecast]:
 
 
 def _line(seen: Seen) -> str:
-    """`look 2, 3 seeds: +66.5 points [-12, 145], p = 0.01, level 0.0083: undecided`."""
+    """`look 2, 4 seeds: +66.5 points [-12, 145], p = 0.01, level 0.0028: undecided`."""
     numbers = ""
     if seen.effect is not None and seen.interval is not None and seen.p is not None:
         low, high = seen.interval
         unit = seen.unit and f" {seen.unit}"
         numbers = f"{seen.effect:+.3g}{unit} [{low:.3g}, {high:.3g}], p {in_figures(seen.p)}, "
-    return f"look {seen.look.number}, {seen.n} seeds: {numbers}level {seen.look.level:.2g}: {seen.verdict}"
+    return f"look {seen.look.number}, {seen.n} seeds: {numbers}level {seen.level:.2g}: {seen.verdict}"
 
 
 def _conclude(selected: Selection, deciding: Deciding, seen: Sequence[Seen], ended: str, console: Console) -> int:
@@ -185,7 +200,9 @@ def _conclude(selected: Selection, deciding: Deciding, seen: Sequence[Seen], end
     verdict, reason = (seen[-1].verdict, seen[-1].reason) if seen else (Kind.UNDECIDED, "")
     decided = verdict is not Kind.UNDECIDED
     leaning = seen[-1].leaning if seen else None
-    text = in_words(verdict, leaning, None if decided else further_seeds(seen))
+    text = in_words(
+        verdict, leaning, None if decided else further_seeds(seen, looks(deciding.max_seeds, SEEDS)[0].seeds)
+    )
     if not decided:
         reason = f"{reason} Ended: {ended}.".strip()
     record = {
@@ -198,20 +215,37 @@ def _conclude(selected: Selection, deciding: Deciding, seen: Sequence[Seen], end
         "reason": reason,
         "runs": seen[-1].runs if seen else [],
         "alpha": ALPHA,
+        "max_seeds": deciding.max_seeds,
         "looks": [_row(look) for look in seen],
         "command": shlex.join(["python", "-m", "experiments", "run", *sys.argv[2:]]),
         "provenance": provenance.tags(),
     }
-    folder = (deciding.results or Path("results")) / profile.name / DECISIONS
-    path = files.write(folder / f"{name}.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    path = files.write(_path(selected, deciding), json.dumps(record, indent=1, allow_nan=False) + "\n")
     console.print(f"{text}: {name} {claim.statement}\n{reason}\n{path}", markup=False, soft_wrap=True)
     return 0 if decided else 1
+
+
+def _path(selected: Selection, deciding: Deciding) -> Path:
+    folder = (deciding.results or Path("results")) / selected.profile.name / DECISIONS
+    return folder / f"{deciding.until_decided}.json"
+
+
+def _check_rule(selected: Selection, deciding: Deciding) -> None:
+    """Raises `InputError` where the record is of looks by another rule: two rules together are wrong more often."""
+    path = _path(selected, deciding)
+    if not path.exists():
+        return
+    record = json.loads(path.read_text())
+    if record["data"] == selected.profile.data.name and record.get("max_seeds", 0) != deciding.max_seeds:
+        known = {0: "the rule of an earlier version", None: "the rule without --max-seeds"}
+        rule = known.get(record.get("max_seeds", 0), f"--max-seeds {record.get('max_seeds')}")
+        raise InputError(f"{path} has looks by {rule}; repeat that, or name another folder with --results")
 
 
 def _row(seen: Seen) -> dict[str, Any]:
     look = seen.look
     return {
-        **{"look": look.number, "seeds": look.seeds, "level": look.level, "n": seen.n, "p": seen.p},
+        **{"look": look.number, "seeds": look.seeds, "level": seen.level, "n": seen.n, "p": seen.p},
         **{"effect": seen.effect, "interval": seen.interval, "unit": seen.unit, "verdict": seen.verdict},
         "runs": seen.runs,
     }

@@ -221,9 +221,9 @@ deciding = grouped(
         "--until-decided",
         metavar="CLAIM",
         default="",
-        help="Instead of everything: add paired seeds of what the claim compares until it is decided.",
+        help="Instead of everything: add seeds of what the claim compares until it is decided.",
     ),
-    click.option("--max-seeds", type=int, help="With --until-decided: no more than so many seeds (default: 24)."),
+    click.option("--max-seeds", type=int, help="With --until-decided: the most seeds, which sets the rule."),
     click.option("--results", type=Path, help="With --until-decided: folder of results (default: results)."),
 )
 

@@ -17,20 +17,21 @@ from study.store import atomic
 
 @click.command("preregister")
 @click.option("--profile", required=True, help=f"{', '.join(p.name for p in PROFILES)}, or FILE.py:VARIABLE.")
-@click.option("--known", default="", help="What has been seen of this profile's data so far.")
+@click.option("--known", help="What has been seen of this profile's data so far (default: as in the earlier plan).")
 @click.option(
     "--exploratory",
     metavar="CLAIM=REASON",
     multiple=True,
-    help="Why a claim ('*': all of them) is exploratory although it is in the plan.",
+    help="Why a claim ('*': all of them) is exploratory although it is in the plan (default: as in the earlier plan).",
 )
 @click.option("--replace", is_flag=True, help="Write over an earlier plan; git keeps it.")
-def preregister_command(profile: str, known: str, exploratory: tuple[str, ...], replace: bool) -> None:
+def preregister_command(profile: str, known: str | None, exploratory: tuple[str, ...], replace: bool) -> None:
     """Write the analysis plan of a profile as the code has it now, dated now. Commit it before the first run."""
     path = plan.path_of(profile_of(profile).name)
     if path.exists() and not replace:
         raise InputError(f"{path} exists; a plan is written once, before the data. --replace writes another, dated now")
-    reasons = {}
+    earlier = plan.read(profile_of(profile).name)
+    reasons = {} if exploratory or earlier is None else dict(earlier.exploratory)
     for one in exploratory:
         claim, separator, reason = one.partition("=")
         check_choice("claim", claim, [plan.EVERY, *MEASURED, *SAME])
@@ -38,5 +39,7 @@ def preregister_command(profile: str, known: str, exploratory: tuple[str, ...], 
             raise InputError(f"--exploratory {one!r} has no reason; write CLAIM=REASON")
         reasons[claim] = reason
     now = datetime.now(UTC).replace(microsecond=0)
+    if known is None:
+        known = earlier.known if earlier else ""
     atomic.write(path, plan.text(profile_of(profile), now, known, reasons).encode())
     print(f"{path} is dated {now.isoformat()}; commit it before the first trial is run")

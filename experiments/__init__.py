@@ -16,6 +16,7 @@ from experiments import (
     imagenet_longer,
     imagenet_plain_vs_residual,
     imagenet_shortcut_options,
+    initial_layers,
     learning_rate,
     placebo,
     plain_vs_residual,
@@ -53,6 +54,7 @@ EXPERIMENTS = (
     rates,
     starts,
     starts_grid,
+    initial_layers,
 )
 
 

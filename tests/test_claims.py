@@ -486,3 +486,8 @@ def test_every_claim_of_the_paper_has_exactly_one_function():
     assert set(claims.SAME.values()) <= set(claims.MEASURED)
     tests = [*claims.MEASURED.values(), *counted_claims.CLAIMS.values()]
     assert all(map(callable, tests)) and len(set(tests)) == len(tests)
+
+
+def test_every_claims_function_states_what_it_tests():
+    tests = {**claims.MEASURED, **counted_claims.CLAIMS}
+    assert [name for name, test in tests.items() if not (test.__doc__ or "").strip()] == []

@@ -1,6 +1,7 @@
 """Sequences of paired seeds end with a wrong decision as rarely as they say, and train nothing but what is compared."""
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,12 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from planted import frames
+from scipy import integrate, stats
 from test_share import study
 
 from analysis import comparisons, paper, report
 from analysis.comparisons import Part, Study
 from analysis.decision import outcome_of
-from analysis.sequential import Seen, further, looks, next_look, see
+from analysis.sequential import Seen, e_level, e_value, further, looks, next_look, see, spent_levels
 from analysis.statistics import ALPHA, estimate
 from analysis.verdicts import Kind
 from experiments import depth_scaling, learning_rate, plain_vs_residual, profiles, shortcut_options
@@ -35,38 +37,87 @@ def part(values: np.ndarray, direction: int = 1, margin: float = 0.0) -> Part:
     return Part(what="difference", values=series, direction=direction, margin=margin, nets=(), resolution=0.0)
 
 
-def sequence(*differences: np.ndarray, direction: int = 1, margin: float = 0.0) -> Iterator[Seen]:
+def sequence(
+    *differences: np.ndarray, direction: int = 1, margin: float = 0.0, resumed: bool = False
+) -> Iterator[Seen]:
     """The looks at a claim of which these are the differences of its parts, up to the one that decides."""
-    for look in looks(len(differences[0])):
+    n = len(differences[0])
+    for look in looks(None, n) if resumed else looks(n):
         seen = see(comparisons.Tested([part(each[: look.seeds], direction, margin) for each in differences]), look)
         yield seen
         if seen.verdict != Kind.UNDECIDED:
             return
 
 
-def last(*differences: np.ndarray, direction: int = 1, margin: float = 0.0) -> Seen:
-    return list(sequence(*differences, direction=direction, margin=margin))[-1]
+def last(*differences: np.ndarray, direction: int = 1, margin: float = 0.0, resumed: bool = False) -> Seen:
+    return list(sequence(*differences, direction=direction, margin=margin, resumed=resumed))[-1]
 
 
-def test_levels_of_all_looks_sum_to_alpha() -> None:
-    assert [look.seeds for look in looks(50)] == [2, 3, 4, 6, 8, 12, 16, 24, 32, 48]
-    assert looks(23) == looks(16) and [look.number for look in looks(4)] == [1, 2, 3]
-    assert 0.98 * ALPHA < sum(look.level for look in looks(2**40)) < ALPHA
+def test_looks_are_at_every_seed_or_at_22_of_many() -> None:
+    assert [look.seeds for look in looks(24)] == [*range(3, 25)]
+    assert [look.seeds for look in looks(3)] == [3] and len(looks(500)) <= 22 and looks(500)[-1].seeds == 500
+    assert [look.seeds for look in looks(None, 7)] == [5, 6, 7]  # four values have no e-value of 20
+
+
+@pytest.mark.parametrize(("most", "alpha"), [(3, 0.05), (24, 0.05), (24, 0.0125), (100, 0.05)])
+def test_levels_are_passed_by_alpha_of_null_sequences(most: int, alpha: float) -> None:
+    x = np.random.default_rng(5).normal(size=(20_000, most))
+    passed = np.zeros(len(x), dtype=bool)
+    for look, level in zip(looks(most), spent_levels(most, alpha), strict=True):
+        passed |= stats.ttest_1samp(x[:, : look.seeds], 0.0, axis=1).pvalue < level
+    assert abs(passed.mean() - alpha) < 4 * np.sqrt(alpha / len(x))
+    assert math.isclose(spent_levels(3, alpha)[0], alpha, rel_tol=0.02)  # one look is the t test
+
+
+def test_the_e_value_is_the_ratio_of_integrals_over_effect_and_deviation() -> None:
+    values = np.array([0.3, 1.1, 0.9, -0.2, 1.4])
+
+    def likelihood(effect: float) -> float:
+        """Of the values, over the deviation with its right Haar prior, 1 / deviation."""
+
+        def at(log_sd: float) -> float:
+            return float(np.exp(stats.norm.logpdf(values, effect * np.exp(log_sd), np.exp(log_sd)).sum()))
+
+        return float(integrate.quad(at, -6, 6, limit=200)[0])
+
+    above = integrate.quad(lambda effect: likelihood(effect) * stats.norm.pdf(effect), -8, 8)[0]
+    assert math.isclose(e_value(list(values)), above / likelihood(0.0), rel_tol=1e-6)
+
+
+def test_the_level_without_a_most_is_the_p_value_where_the_e_value_is_its_inverse() -> None:
+    for n, alpha in ((5, 0.05), (9, 0.01), (40, 0.05)):
+        t = stats.t.isf(e_level(n, alpha) / 2, n - 1)
+        values = np.arange(n) - (n - 1) / 2
+        values += t * values.std(ddof=1) / np.sqrt(n)
+        assert math.isclose(e_value(list(values)), 1 / alpha, rel_tol=1e-9)
+    assert e_level(4, 0.05) == 0
 
 
 @pytest.mark.slow
-def test_an_absent_difference_is_rarely_decided_wherever_the_sequence_ends() -> None:
+@pytest.mark.parametrize(("effect", "least", "most"), [(0.0, 0.0, 0.05), (0.5, 0.5, 0.6), (1.0, 0.95, 1.0)])
+def test_24_seeds_find_an_effect_of_one_deviation_and_half_of_those_of_half(
+    effect: float, least: float, most: float
+) -> None:
+    rng = np.random.default_rng(6)
+    found = np.mean([last(rng.normal(effect, 1.0, 24)).verdict != Kind.UNDECIDED for _ in range(SEQUENCES)])
+    assert stats.binom.ppf(0.001, SEQUENCES, least) <= SEQUENCES * found <= stats.binom.ppf(0.999, SEQUENCES, most)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_absent_difference_is_rarely_decided_wherever_the_sequence_ends(resumed: bool) -> None:
     rng = np.random.default_rng(0)
-    one = [last(rng.normal(size=24)).verdict for _ in range(SEQUENCES)]
-    both_parts = [last(rng.normal(size=24), rng.normal(size=24)).verdict for _ in range(SEQUENCES)]
+    one = [last(rng.normal(size=24), resumed=resumed).verdict for _ in range(SEQUENCES)]
+    both_parts = [last(*rng.normal(size=(2, 24)), resumed=resumed).verdict for _ in range(SEQUENCES)]
     for verdicts in (one, both_parts):
-        assert sum(verdict != Kind.UNDECIDED for verdict in verdicts) <= ALPHA * SEQUENCES
+        assert sum(verdict != Kind.UNDECIDED for verdict in verdicts) <= stats.binom.ppf(0.999, SEQUENCES, ALPHA)
 
 
-def test_a_difference_at_the_margin_is_rarely_called_equivalent() -> None:
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_difference_at_the_margin_is_rarely_called_equivalent(resumed: bool) -> None:
     rng = np.random.default_rng(1)
-    ends = [last(rng.normal(3.0, 1.0, 24), direction=0, margin=3.0).verdict for _ in range(SEQUENCES)]
-    assert sum(verdict != Kind.UNDECIDED for verdict in ends) <= ALPHA * SEQUENCES
+    ends = [last(x, direction=0, margin=3.0, resumed=resumed).verdict for x in rng.normal(3.0, 1.0, (SEQUENCES, 24))]
+    assert ends.count(Kind.SUPPORTED) <= stats.binom.ppf(0.999, SEQUENCES, ALPHA)
 
 
 @pytest.mark.parametrize(("mean", "verdict"), [(4.0, Kind.SUPPORTED), (-4.0, Kind.CONTRADICTED)])
@@ -74,7 +125,7 @@ def test_a_large_difference_is_decided_with_few_seeds(mean: float, verdict: str)
     rng = np.random.default_rng(2)
     ends = [last(rng.normal(mean, 1.0, 24)) for _ in range(100)]
     assert {seen.verdict for seen in ends} == {verdict}
-    assert np.median([seen.look.seeds for seen in ends]) <= 4
+    assert np.median([seen.look.seeds for seen in ends]) <= 5
 
 
 def test_equal_nets_are_found_equivalent() -> None:
@@ -87,23 +138,26 @@ def test_the_interval_of_the_look_that_decides_is_the_first_without_zero() -> No
     *undecided, decided = sequence(np.random.default_rng(4).normal(2.0, 1.0, 24))
     assert undecided and all(seen.interval[0] < 0 < seen.interval[1] for seen in undecided if seen.interval)
     assert decided.interval is not None and decided.interval[0] > 0
-    found = estimate(np.random.default_rng(4).normal(2.0, 1.0, 24)[: decided.look.seeds], 0.0, 1 - decided.look.level)
+    found = estimate(np.random.default_rng(4).normal(2.0, 1.0, 24)[: decided.look.seeds], 0.0, 1 - decided.level)
     assert decided.interval == (found.low, found.high)
 
 
-def test_a_look_that_would_not_decide_is_passed_over_and_seeds_at_most_doubled() -> None:
+def test_a_look_that_would_not_decide_is_passed_over_by_half_as_many_seeds_at_most() -> None:
     every = looks(24)
-    clear = see(comparisons.Tested([part(np.array([1.0, 1.1]))]), every[0])
-    assert (clear.verdict, next_look(clear, every[1:]).seeds) == (Kind.UNDECIDED, 3)
-    for values in ([1.0, 3.0], [0.1, -0.1]):  # decided by 6 seeds, or by none
-        assert next_look(see(comparisons.Tested([part(np.array(values))]), every[0]), every[1:]).seeds == 4
-    assert next_look(clear, every[7:]).seeds == 24  # the last there is
-    needs = further(see(comparisons.Tested([part(np.array([1.0, 3.0]))]), every[0]), every[1:])
-    assert needs is not None and needs.seeds > 4
+
+    def seen(*values: float) -> Seen:
+        return see(comparisons.Tested([part(np.array(values))]), every[len(values) - 3])
+
+    assert next_look(seen(1.0, 1.4, 2.0), every[1:]).seeds == 4
+    for values in ([1.0, 3.0, 2.0, 0.1], [0.1, -0.1, 0.3, -0.2]):  # decided by a dozen seeds, or by none
+        assert next_look(seen(*values), every[2:]).seeds == 6
+    assert next_look(seen(0.1, -0.1, 0.0), every[21:]).seeds == 24  # the last there is
+    needs = further(seen(1.0, 3.0, 2.0, 0.1), every[2:])
+    assert needs is not None and needs.seeds > 6
 
 
-def test_one_pair_is_not_looked_at() -> None:
-    seen = see(comparisons.Tested([part(np.array([1.0]))]), looks(3)[1])
+def test_one_seed_is_not_looked_at() -> None:
+    seen = see(comparisons.Tested([part(np.array([1.0]))]), looks(3)[0])
     assert (seen.verdict, seen.p, seen.n) == (Kind.UNDECIDED, None, 1) and "Only 1 of 3 seeds" in seen.reason
 
 
@@ -202,17 +256,34 @@ def test_what_stays_undecided_says_how_many_seeds_are_missing(
     code, said, _ = decide("decide", "--until-decided", "S1-1", "--max-seeds", "4", *options)
     record = json.loads((tmp_path / "quick" / "decisions" / "S1-1.json").read_text())
     assert code == 1 and record["verdict"].startswith("undecided (leaning ") and record["verdict"] in said
-    assert [look["seeds"] for look in record["looks"]] == [2, 3, 4]
+    assert [look["seeds"] for look in record["looks"]] == [3, 4]
     assert record["reason"].endswith("Ended: more than 4 seeds were not asked for.")
 
 
-def test_a_budget_that_two_seeds_exceed_ends_the_sequence_before_anything_runs(
+def test_a_budget_that_the_first_look_exceeds_ends_the_sequence_before_anything_runs(
     decide: Command, options: list[str], tmp_path: Path
 ) -> None:
     code, said, _ = decide("decide", "--until-decided", "S1-1", "--budget", "0.001h", *options)
-    assert code == 1 and "undecided (needs 2 more seeds for a test)" in said
-    assert "2 seeds would take 0.00" in said and "core-hours, more than the budget of 0.001" in said
+    assert code == 1 and "undecided (needs 5 more seeds for a test)" in said
+    assert "5 seeds would take 0.0" in said and "core-hours, more than the budget of 0.001" in said
     assert not (tmp_path / "store").exists()
+
+
+def test_looks_by_another_rule_are_refused_in_one_line(decide: Command, options: list[str], tmp_path: Path) -> None:
+    plant(decide, tmp_path, effect=0.0, seeds=5)
+    asked, path = ["decide", "--until-decided", "S1-1", *options], tmp_path / "quick" / "decisions" / "S1-1.json"
+    assert decide(*asked, "--max-seeds", "5")[0] == 1
+    code, _, error = decide(*asked, "--max-seeds", "4")
+    assert code == 2 and error.count("\n") == 1 and "has looks by --max-seeds 5; repeat that" in error
+    old = json.loads(path.read_text())
+    del old["max_seeds"]
+    path.write_text(json.dumps(old))
+    code, _, error = decide(*asked, "--max-seeds", "5")
+    assert code == 2 and error.count("\n") == 1 and "has looks by the rule of an earlier version" in error
+    path.unlink()
+    assert decide(*asked, "--budget", "0h")[0] == 1 and json.loads(path.read_text())["max_seeds"] is None
+    code, _, error = decide(*asked, "--max-seeds", "5")
+    assert code == 2 and "the rule without --max-seeds" in error
 
 
 @pytest.mark.parametrize(
@@ -223,7 +294,7 @@ def test_a_budget_that_two_seeds_exceed_ends_the_sequence_before_anything_runs(
         (["--until-decided", "S1-1", "--profile", "smoke"], "A few iterations exercise the machinery"),
         (["--until-decided", "S3-1"], "claim S3-1 needs no seeds: supported. Counted equal"),
         (["--until-decided", "S1-1", "--seeds", "4"], "--seeds does not go with --until-decided"),
-        (["--until-decided", "S1-1", "--max-seeds", "1"], "max-seeds 1 is too small; it must be at least 2"),
+        (["--until-decided", "S1-1", "--max-seeds", "2"], "max-seeds 2 is too small; it must be at least 3"),
         (["--until-decided", "S1-1", "--budget", "a lot"], "budget 'a lot' is not understood"),
     ],
 )
@@ -245,16 +316,15 @@ def test_seeds_are_trained_in_rounds_of_the_compared_nets_alone_and_taken_up_aga
     monkeypatch.setattr(profiles, "PROFILES", (TESTABLE,))
     nets = [TESTABLE.model("plain", depth) for depth in (20, 56)]
 
-    def trained_and_looks(seeds: int, *more: str) -> tuple[set[str], int]:
-        asked = ["--profile", "smoke", "--until-decided", "S1-2", "--max-seeds", str(seeds)]
-        code, said, _ = decide("decide", *asked, *more, *options)
+    def trained_and_looks(*more: str) -> tuple[set[str], int]:
+        code, said, _ = decide("decide", "--profile", "smoke", "--until-decided", "S1-2", *options, *more)
         assert code == 1
         return {path.name for path in tmp_path.glob("store/trials/*")}, said.count("\nlook ")
 
     def ids(seeds: int) -> set[str]:
         return {trial.id for net in nets for trial in TESTABLE.trials(net, TESTABLE.recipe(net), seeds)}
 
-    assert trained_and_looks(2) == (ids(2), 1)
-    assert trained_and_looks(3, "--budget", "1h") == (ids(3), 2)
-    assert trained_and_looks(3, "--budget", "0h") == (ids(3), 2)  # nothing is left to pay for
-    assert trained_and_looks(4, "--budget", "0h") == (ids(3), 2)
+    fresh = ["--results", str(tmp_path / "other")]  # another rule
+    assert trained_and_looks("--max-seeds", "3") == (ids(3), 1)
+    assert trained_and_looks("--max-seeds", "4", "--budget", "0h", *fresh) == (ids(3), 1)  # nothing is left to pay for
+    assert trained_and_looks("--max-seeds", "4", *fresh) == (ids(4), 2)

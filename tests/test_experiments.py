@@ -52,6 +52,13 @@ ADDED = {
         "one-gpu": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "paper": "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     },
+    "initial-layers": {
+        "smoke": "1d7f9bb7835022b8c55e62748e99eb4cfeff08231bae212098e0fcc095d5b394",
+        "quick": "ac4a5b51dcae1c25dd1d05d1e69369d135b5e5104b37b4d0c32512a529a7aa1b",
+        "class": "cbdd6ab05ffffe63426f01845ab22b16bdb08019e13d17f5d7ee058393bbd684",
+        "one-gpu": "fb02d5ff8a1de272b4e9ea54b28c5e49788d52db08c41139a01c796a0b7546eb",
+        "paper": "5a854c719fc8a58ef6ade72a0cff53e4154976f825b842be3e0286dfa61235d4",
+    },
     "rates": {
         "smoke": "3a581f8cf1a9d0540a9341866a7b6511a534a3142ca58d690320a387c9c7eb96",
         "quick": "54524c629d28aa04137f3031f52bc49a15868c96c49ec3b119a7e94bc7a59354",

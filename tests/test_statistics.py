@@ -6,6 +6,8 @@ from itertools import product
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import DescrStatsW
 
 from analysis.statistics import (
     RESAMPLED,
@@ -55,6 +57,15 @@ def test_one_seed_has_a_mean_but_no_interval_and_no_p():
 def test_a_missing_value_is_never_averaged():
     with pytest.raises(ValueError, match="missing"):
         estimate([1.0, math.nan, 2.0])
+
+
+def test_holm_and_equivalence_agree_with_statsmodels() -> None:
+    rng = np.random.default_rng(0)
+    for n in range(1, 9):
+        ps = rng.uniform(size=n) ** 3
+        assert holm(list(ps)) == pytest.approx(multipletests(ps, method="holm")[1])
+        values = rng.normal(0.2, 1.0, n + 1)
+        assert p_equivalent(list(values), 0.7) == pytest.approx(DescrStatsW(values).ttost_mean(-0.7, 0.7)[0])
 
 
 def test_holm_agrees_with_an_example_worked_by_hand():

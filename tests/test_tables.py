@@ -91,6 +91,18 @@ def test_on_the_papers_data_and_schedule_the_difference_is_printed():
     assert results.COMPARABLE not in results.footnotes(ours)
 
 
+def test_the_papers_number_is_compared_by_a_prediction_interval_of_one_run_or_of_five():
+    study = frames(PAPER, test_error=lambda trial: 8.75 + 0.5 * (trial.seed - 2), noise=0.0)
+    ours = results.table_6(study, "paper")
+    deviation, t = 0.5 * 2.5**0.5, 2.776445  # of five seeds; with four degrees of freedom
+    for net, runs in (("ResNet-20", 1), ("ResNet-110", 5)):
+        of = row(ours, net, 64_000)
+        half = (of["difference_high"] - of["difference_low"]) / 2
+        assert half == pytest.approx(t * deviation * (1 / 5 + 1 / runs) ** 0.5, rel=1e-3), net
+    assert results.printed(ours).set_index("net").loc["ResNet-20", "difference"] == "+0.00 (-2.40 to 2.40)"
+    assert results.PREDICTED in results.footnotes(ours)
+
+
 def test_parameters_are_printed_as_in_table_6():
     ours = results.printed(results.table_6(frames(PAPER.with_seeds(1)), "paper"))
     counts = {each["net"]: each["params"].split()[0] for _, each in ours.iterrows()}

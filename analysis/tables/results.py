@@ -4,15 +4,16 @@ Owns rows and rounding. A row of Table 6 is a condition: mean and deviation over
 no error and is marked as diverged; a trial without a result is a dash and the command that fills it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from enum import StrEnum
+from typing import Any
 
 import pandas as pd
 
 from analysis import controls, effects, paper
 from analysis.nets import TEST, TRAINING, beside_plain, serving
 from analysis.runs import TARGETS_PCT, Frames, one_image_pct
-from analysis.statistics import estimate
+from analysis.statistics import estimate, prediction_interval
 from analysis.tables.printing import DASH, Place, Table, interval, intervals, spread
 from experiments import controls as controls_experiment
 from experiments import depth_scaling, plain_vs_residual
@@ -28,7 +29,14 @@ SPREAD = "Errors in percent, of last iterates: mean ± standard deviation over n
 DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure; it prints none for plain nets."
 
 
+PREDICTED = (
+    "A difference from the paper has the 95 % prediction interval of as many runs as the paper's number is of, one or"
+    " five: where it holds 0, our seeds could have given that number."
+)
 Deviations = tuple[Deviation, ...]
+
+
+PAPER_RUNS = 5  # of the 110-layer net
 
 
 class Source(StrEnum):
@@ -50,7 +58,9 @@ def table_6(frames: Frames, profile: str) -> pd.DataFrame:
 
     Columns: net, layers, params, iterations, planned, n, diverged, training_error_pct, training_error_sd,
     test_error_pct, test_error_sd, test_error_low, test_error_high, paper_test_error_pct, paper_source,
-    difference_pct (ours minus the paper's, only where comparable), deviations (from the paper's recipe), note.
+    difference_pct (ours minus the paper's, only where comparable), difference_low, difference_high, deviations (from
+    the paper's recipe), note. The interval is of a prediction: where it holds 0, the paper's number, of one run or a
+    mean of five, is one that our seeds could have given.
     """
     rows = _of_table_6(frames.finals)
     return _conditions(rows, profile)
@@ -227,12 +237,18 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
                 "95 % interval": interval(row["test_error_low"], row["test_error_high"]),
                 "n": str(row["n"]),
                 "paper": DASH if pd.isna(row["paper_test_error_pct"]) else printed_error,
-                "difference": DASH if pd.isna(row["difference_pct"]) else f"{row['difference_pct']:+.2f}",
+                "difference": DASH if pd.isna(row["difference_pct"]) else _difference(row),
                 "note": row["note"],
             }
         )
     text = pd.DataFrame(cells, columns=list(cells[0]) if cells else ["net"])
     return text.drop(columns=[name for name in ("also", "note") if cells and not any(text[name])])
+
+
+def _difference(row: Mapping[Hashable, Any]) -> str:
+    """`+0.21 (-0.30 to 0.72)`; without the interval where one seed gives none."""
+    shown = interval(row["difference_low"], row["difference_high"])
+    return f"{row['difference_pct']:+.2f}" + ("" if shown == DASH else f" ({shown})")
 
 
 def footnotes(table: pd.DataFrame) -> list[str]:
@@ -247,6 +263,8 @@ def caveats(table: pd.DataFrame) -> list[str]:
     notes = []
     if (table["paper_source"] == Source.CURVE).any():
         notes.append(DIGITISED)
+    if table["difference_low"].notna().any():
+        notes.append(PREDICTED)
     if (table["paper_test_error_pct"].notna() & table["difference_pct"].isna() & (table["n"] > 0)).any():
         notes.append(COMPARABLE)
     return notes
@@ -295,6 +313,8 @@ _COLUMNS = [
     "paper_test_error_pct",
     "paper_source",
     "difference_pct",
+    "difference_low",
+    "difference_high",
     "deviations",
     "note",
 ]
@@ -308,6 +328,7 @@ def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
     image = one_image_pct(first["data"], TEST)
     training, test = estimate(done[TRAINING].dropna()), estimate(done[TEST].dropna(), image)
     printed_error, source = _paper(first)
+    low, high = prediction_interval(test, PAPER_RUNS if source == Source.MEAN else 1)
     comparable = (first["data"], first["iterations"], first["width"]) == (
         PAPER_DATA.name,
         paper.ITERATIONS,
@@ -330,6 +351,8 @@ def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
         "paper_test_error_pct": printed_error,
         "paper_source": source,
         "difference_pct": test.mean - printed_error if comparable else float("nan"),
+        "difference_low": low - printed_error if comparable else float("nan"),
+        "difference_high": high - printed_error if comparable else float("nan"),
         "deviations": first["deviations"],
         "note": _note(rows, diverged, profile),
     }
