@@ -146,9 +146,12 @@ def _decide(family: str, tested: dict[paper.Claim, Tested]) -> Iterable[Verdict]
 
 
 def weigh(parts: list[Part]) -> Weighed:
-    """Which side the parts together are on. Each has two values or more."""
+    """Which side the parts together are on. Each has two values or more.
+
+    Where a mean is on the other side than the claim (p for it is 1), they are against it, however weakly.
+    """
     p_for, p_against = _p_of(parts, Kind.SUPPORTED), _p_of(parts, Kind.CONTRADICTED)
-    if p_against < p_for:
+    if p_against < p_for or p_for == 1:
         return Weighed(p_against, Kind.CONTRADICTED, min(parts, key=lambda part: part.p_against()))
     return Weighed(p_for, Kind.SUPPORTED, max(parts, key=lambda part: part.p_for()))
 

@@ -22,7 +22,7 @@ from experiments.profiles import QUICK, Profile
 from study.spec import DIRAC, GROWN, HE, PASS_THROUGH, Trial
 
 SEEDS = 6
-ALONE = QUICK.on_scales({experiment.NAME: replace(experiment.SCALE["quick"], on_request=False)})
+ALONE = FIVE_DEPTHS.on_scales({experiment.NAME: replace(experiment.SCALE["quick"], on_request=False)})
 WHOLE = ALONE.on_scales({grid.NAME: replace(grid.SCALE["quick"], on_request=False)})
 
 
@@ -137,7 +137,7 @@ def test_pictures_of_starts_are_made_only_where_their_runs_exist() -> None:
         return "finished" if trial.recipe.start == HE else "missing"
 
     usual = list(pictures.MAKERS)[:-3]
-    for of in (frames(QUICK), planted(WHOLE, outcomes=missing)):
+    for of in (frames(FIVE_DEPTHS), planted(WHOLE, outcomes=missing)):
         assert [picture.name for picture in pictures.made(of, "quick")] == usual
     assert [picture.name for picture in pictures.made(planted(), "quick")] == [*usual, "constructed_solution"]
     assert [picture.name for picture in pictures.made(planted(WHOLE), "quick")] == [*usual, *pictures.ON_REQUEST]
