@@ -12,12 +12,13 @@ import pandas as pd
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from analysis import templates
+from analysis import referee, templates
 from analysis.gaps import NAMED, Problem
 from analysis.pictures import interactive
+from analysis.questions import by_question, in_one_sentence
 from analysis.runs import WITHOUT_RESULT, outcome_counts
 from analysis.tables.printing import Place, Table
-from analysis.verdicts import Verdict, counted, ranked
+from analysis.verdicts import Verdict
 from experiments.profiles import Profile
 from study.cost import duration
 
@@ -61,8 +62,8 @@ def render(content: Content) -> str:
         problems=content.problems,
         named=NAMED,
         undone=bool(finals["outcome"].isin(WITHOUT_RESULT).any()),
-        counted=counted(content.verdicts),
-        testable=ranked(content.verdicts),
+        counted=in_one_sentence(content.verdicts, finals),
+        questions=by_question(content.verdicts),
         untestable=[verdict for verdict in content.verdicts if not verdict.testable],
         charts=content.charts,
         drawing=_drawing(content.charts),
@@ -78,6 +79,12 @@ def render(content: Content) -> str:
         runs=finals[finals["run_id"] != ""][["id", "outcome", "run_id"]].to_dict("records"),
         notebooks=content.notebooks,
     )
+
+
+def render_referee(profile: str, rows: Sequence[referee.Row], verdicts: Sequence[Verdict], finals: pd.DataFrame) -> str:
+    """The page beside it, for a referee."""
+    counted = in_one_sentence(verdicts, finals)
+    return TEMPLATES.get_template("referee.html").render(profile=profile, rows=rows, counted=counted)
 
 
 def _drawing(charts: Mapping[str, interactive.Chart]) -> Markup:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 
 import nbformat
@@ -24,11 +23,12 @@ import pyarrow.parquet as pq
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
-from analysis import files, page, pictures, plan, tables, verdicts
+from analysis import files, page, pictures, plan, referee, tables, verdicts
 from analysis.files import DECISIONS, MANIFEST
 from analysis.gaps import Problem, problems
 from analysis.pictures import interactive, static
 from analysis.qualified import judge
+from analysis.questions import by_question
 from analysis.runs import Frames, outcome_counts, thinned
 from analysis.tables import printing, results
 from analysis.verdicts import Verdict
@@ -38,7 +38,7 @@ from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic
 from study.store.account import RESULTS
 
-PAGE = "index.html"
+PAGE, REFEREE = "index.html", "referee.html"
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
 NOTEBOOKS = Path(__file__).parent / "notebooks"
 PACKAGES = ("numpy", "pandas", "scipy", "pyarrow", "matplotlib", "seaborn", "plotly")
@@ -91,6 +91,8 @@ def write(
         notebooks=[source.stem for source in _lectures()] if lecture else [],
     )
     files.write(folder / PAGE, page.render(content))
+    asked = referee.rows(frames, judged, profile.name)
+    files.write(folder / REFEREE, page.render_referee(profile.name, asked, judged, frames.finals))
     if lecture:
         notebooks(folder)
     files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))
@@ -170,20 +172,24 @@ def summary(
     paper_cost: str = "",
     ui: str = "make ui",
     known: Sequence[Problem] = (),
+    counted: str = "",
 ) -> str:
     """What the end of a run prints, for a terminal of 80 columns or none.
 
-    In this order: the verdicts, Table 6, what is wrong or missing (`known`), where the pictures are, how to open the
+    In this order: how many verdicts there are of each kind (`counted`, a sentence or two), the verdicts by question,
+    each effect first, Table 6, what is wrong or missing (`known`), where the pictures are, how to open the
     MLflow UI (`ui`, a command), and what the paper profile would cost (`paper_cost`, a sentence or two).
     """
-    headline = f"Verdicts on the paper's {len(judged)} claims: {verdicts.counted(judged)}"
-    lines = [*textwrap.wrap(headline, 78), ""]
-    for kind, alike in groupby(verdicts.ranked(judged), lambda verdict: verdict.kind):
-        lines.append(f"  {kind}")
+    lines = textwrap.wrap(f"Verdicts on the paper's {len(judged)} claims: {counted or verdicts.counted(judged)}", 78)
+    for question, alike in by_question(judged).items():
+        lines += ["", f"  {question}"]
         for verdict in alike:
-            first, *rest = textwrap.wrap(verdict.statement, 44, max_lines=2, placeholder=" ...") or [""]
-            lines.append(f"    {verdict.claim.id:7} {first:44} {verdict.effect_text}".rstrip())
-            lines += [f"{'':12}{line}" for line in rest]
+            statement = textwrap.shorten(verdict.statement, 66, placeholder=" ...")
+            said = [verdict.effect_text, verdict.kind, f"n = {verdict.n}" if verdict.n else "", verdict.plan or ""]
+            lines.append(f"    {verdict.claim.id:7} {statement}")
+            lines += textwrap.wrap(
+                ", ".join(filter(None, said)), 78, initial_indent=" " * 12, subsequent_indent=" " * 12
+            )
     lines += ["", "Table 6 (errors in percent, mean ± standard deviation over n seeds)", ""]
     shown = results.printed(table_6)
     columns = {"net": 12, "iterations": 10, "training error": 17, "test error": 14, "n": 2, "paper": 16}

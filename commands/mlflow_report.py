@@ -18,10 +18,11 @@ from matplotlib.figure import Figure
 from analysis.files import MANIFEST
 from analysis.pictures.colours import FAMILY_COLOURS
 from analysis.pictures.static import styled
+from analysis.questions import in_one_sentence
 from analysis.runs import Frames, thinned
 from analysis.tables.claims import verdict_table
 from analysis.tables.printing import markdown
-from analysis.verdicts import Kind, Verdict, counted, counts
+from analysis.verdicts import Kind, Verdict, counts
 from experiments.profiles import Profile
 from study.execution import Execution
 from study.spec import InputError
@@ -47,16 +48,17 @@ def show(frames: Frames, verdicts: Sequence[Verdict], profile: Profile, executio
         names = [name for name in (*files, MANIFEST) if (folder / name).stat().st_size <= LARGEST]
         numbers = {f"claims {_METRIC.get(kind, kind)}": float(count) for kind, count in counts(verdicts).items()}
         left_out = sorted(set(files) - set(names))
-        decoration.report(execution, profile.name, folder, names, numbers, note(verdicts, profile, folder, left_out))
+        counted = in_one_sentence(verdicts, frames.finals)
+        described = note(verdicts, counted, profile, folder, left_out)
+        decoration.report(execution, profile.name, folder, names, numbers, described)
     except InputError as error:
         log.warning("the report is in %s, and not in MLflow: %s", folder, error)
 
 
-def note(verdicts: Sequence[Verdict], profile: Profile, folder: Path, left_out: Sequence[str]) -> str:
+def note(verdicts: Sequence[Verdict], counted: str, profile: Profile, folder: Path, left_out: Sequence[str]) -> str:
     """The description of the run 'Report', in Markdown."""
     lines = [
-        f"What the runs of profile **{profile.name}** say about the paper's {len(verdicts)} claims:"
-        f" {counted(verdicts)}.",
+        f"What the runs of profile **{profile.name}** say about the paper's {len(verdicts)} claims: {counted}",
         f"The study page is the artifact `index.html`, and `{folder.resolve() / 'index.html'}` on the machine that"
         f" rendered it; `make report PROFILE={profile.name}` renders it again.",
     ]

@@ -16,6 +16,7 @@ from rich.console import Console
 from analysis import report as page
 from analysis import runs
 from analysis.gaps import Problem, problems
+from analysis.questions import in_one_sentence
 from analysis.tables.results import table_6
 from analysis.verdicts import Verdict
 from commands import mlflow_report
@@ -117,7 +118,8 @@ def show(selected: Selection, results: Path, lectures: bool, bundle: Bundle | No
     table = table_6(rendering.frames, selected.profile.name)
     ui = f"python -m experiments import {bundle.path}, then make ui" if bundle else "make ui"
     cost_of_paper = paper_cost(selected, rendering.frames)
-    print(page.summary(rendering.verdicts, table, rendering.folder, cost_of_paper, ui, rendering.problems))
+    counted = in_one_sentence(rendering.verdicts, rendering.frames.finals)
+    print(page.summary(rendering.verdicts, table, rendering.folder, cost_of_paper, ui, rendering.problems, counted))
     return rendering.frames
 
 

@@ -67,7 +67,7 @@ def test_everything_the_contract_names_is_written(folder):
         "shortcut_differences",
     ]
     expected = {"claims.json", "runs.parquet", "curves.parquet", "layers.parquet", "evaluations.parquet"}
-    expected |= {"manifest.json", "index.html", "verdicts.json"}
+    expected |= {"manifest.json", "index.html", "referee.html", "verdicts.json"}
     expected |= {f"tables/{name}.{kind}" for name in names for kind in ("md", "csv", "tex")}
     expected |= {f"figures/{name}.{kind}" for name in pictures for kind in ("svg", "pdf", "png")}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected
@@ -295,7 +295,7 @@ def test_the_lectures_run_on_the_files_of_a_report_alone(folder):
         pictures = re.findall(r'aria-label="([^"]+)"[^>]*>\s*<svg', text)
         assert pictures and all("profile quick" in said for said in pictures)
         assert "<script" not in text and not re.search(r'(?:href|src)="https?:', text) and "<img" not in text
-    assert "Why deeper was worse" in pages["degradation"]
+    assert "Do deeper plain nets train worse?" in pages["degradation"]
 
 
 def test_the_notebook_is_committed_without_outputs():
