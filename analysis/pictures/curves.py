@@ -145,9 +145,9 @@ def figure_6(frames: Frames, profile: str) -> Picture:
         text += " The nets of depth scaling have a recipe of their own; compare them with each other only."
     return Picture(
         name="figure_6",
-        title="Fig. 6: plain against residual nets, and very deep ones",
+        title="Fig. 6: plain against residual nets" + (", and very deep ones" if len(panels) > 2 else ""),
         panels=tuple(panels),
-        width=12.0,
+        width=4.0 * len(panels),
         height=4.0,
         keys=(_THIN, Key(Style.BOLD), *_REST),
         values=by_trial(finals),
@@ -399,12 +399,12 @@ def nets_4(finals: pd.DataFrame) -> pd.DataFrame:
 
 
 def panels_6(finals: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The rows of each panel of Fig. 6, by its title."""
-    compared = serving(finals, "plain-vs-residual")
+    """The rows of each panel of Fig. 6, by its title; depth scaling has one where it is planned."""
+    compared, deep = serving(finals, "plain-vs-residual"), serving(finals, "depth-scaling")
     return {
         "plain nets": compared[compared["family"] == "plain"],
         "ResNets, option A": compared[compared["family"] == "residual"],
-        "depth scaling": serving(finals, "depth-scaling"),
+        **({"depth scaling": deep} if len(deep) else {}),
     }
 
 

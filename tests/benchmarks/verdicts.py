@@ -43,12 +43,21 @@ from analysis.pictures import static
 from analysis.sequential import looks
 from analysis.statistics import ALPHA, bootstrap_interval, contrast, estimate, holm, p_sign_flips
 from analysis.verdicts import Kind
-from experiments import controls, depth_scaling, learning_rate, plain_vs_residual, shortcut_options
+from experiments import (
+    budget,
+    controls,
+    depth_scaling,
+    learning_rate,
+    placebo,
+    plain_vs_residual,
+    shortcut_options,
+    starts,
+)
 from experiments.profiles import QUICK, Depths, Nets, Profile
 from study.spec import Trial
 
 STUDIES = int(os.environ.get("STUDIES", "1000"))
-SEEDS = (3, 5)
+SEEDS = (3, 6)
 MOST_SEEDS = 24  # of a sequence
 RESAMPLED = (8, 12)  # seeds
 IMAGES_SEEDS = (3, 6)
@@ -75,6 +84,7 @@ def study(number: int, seeds: int) -> Profile:
             shortcut_options.NAME: None,
             depth_scaling.NAME: None,
             learning_rate.NAME: None,
+            **dict.fromkeys((placebo.NAME, budget.NAME, starts.NAME)),
             controls.NAME: Nets(nets=(), seeds=3),
         }
     )
