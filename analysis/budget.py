@@ -4,7 +4,7 @@ Owns the fit and what it says. A pure function of the finals of the experiments 
 know how a table shows it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -18,21 +18,26 @@ from analysis.statistics import Estimate, estimate
 from experiments import budget, budget_grid
 from study.store.account import Outcome
 
+AT_BOUND_PCT = 1e-3  # of g, is 0
 RATES = (0.05, 4.0)  # of k: slower is no decay within any schedule, faster is none that three lengths can tell
 
 
 class Left(StrEnum):
     """What is left of the gap in the long run."""
 
-    STAYS = "stays"  # its interval is above the margin
-    GOES = "goes"  # below it
+    STAYS = "stays"  # the interval of what it tends to is above the margin
+    GOES = "goes"  # on the longest schedule its interval is below the margin
     UNDECIDED = "undecided"
     NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The gap at each length of the schedule in iterations, over seeds; and g, over the seeds' own fits."""
+    """The gap at each length of the schedule in iterations, over seeds; and g, over the seeds' own fits.
+
+    `rest` has no interval where the fit of a seed ends at g = 0, the least that it can: then the lengths do not say
+    what the gap tends to, and only a gap that is measured to be below the margin goes.
+    """
 
     shallow: str
     deep: str
@@ -41,11 +46,18 @@ class Fit:
 
     @property
     def left(self) -> Left:
-        if np.isnan(self.rest.low):
+        if self.rest.n < 2:
             return Left.NOT_RUN
-        if self.rest.low > budget.MARGIN_PCT:
-            return Left.STAYS
-        return Left.GOES if self.rest.high < budget.MARGIN_PCT else Left.UNDECIDED
+        if self.gaps[max(self.gaps)].high < budget.MARGIN_PCT:
+            return Left.GOES
+        return Left.STAYS if self.rest.low > budget.MARGIN_PCT else Left.UNDECIDED
+
+    @property
+    def in_words(self) -> str:
+        """`tends to 5.1 [4.2, 6] points: it stays`."""
+        interval = f" [{self.rest.low:.3g}, {self.rest.high:.3g}]" if not np.isnan(self.rest.low) else ""
+        left = "whether it stays is undecided" if self.left is Left.UNDECIDED else f"it {self.left}"
+        return f"tends to {self.rest.mean:.3g}{interval} points: {left}"
 
 
 def fitted(finals: pd.DataFrame, measure: str = TRAIN) -> Fit | None:
@@ -68,12 +80,10 @@ def fitted(finals: pd.DataFrame, measure: str = TRAIN) -> Fit | None:
     resolution = one_image_pct(plain["data"].iloc[0], measure)
     rests = [limit(np.array(lengths, float), row.to_numpy(float)) for _, row in gaps.iterrows()]
     shallow, deep = (str(plain[plain["depth"] == depth]["title"].iloc[0]) for depth in (depths[0], depths[-1]))
-    return Fit(
-        shallow,
-        deep,
-        gaps={T: estimate(gaps[T], resolution) for T in lengths},
-        rest=estimate(rests if len(lengths) >= 3 else [], resolution),
-    )
+    rest = estimate(rests if len(lengths) >= 3 else [], resolution)
+    if min(rests, default=0.0) < AT_BOUND_PCT:
+        rest = replace(rest, sd=np.nan, low=np.nan, high=np.nan)
+    return Fit(shallow, deep, gaps={T: estimate(gaps[T], resolution) for T in lengths}, rest=rest)
 
 
 def limit(lengths: np.ndarray, gaps: np.ndarray) -> float:

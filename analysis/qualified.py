@@ -64,10 +64,7 @@ PLAIN_GAP = frozenset({"S1-1", "S1-2", "S42-1", "S42-2"})
 def _of_budget(verdict: Verdict, left: budget.Fit | None) -> str:
     if verdict.claim.id in PLAIN_GAP and left is not None:
         if left.left is not budget.Left.NOT_RUN:
-            return (
-                f"On longer schedules the gap between {left.deep} and {left.shallow} tends to {left.rest.mean:.3g}"
-                f" [{left.rest.low:.3g}, {left.rest.high:.3g}] points: it {left.left}."
-            )
+            return f"On longer schedules the gap between {left.deep} and {left.shallow} {left.in_words}."
         lengths = [length for length, gap in left.gaps.items() if gap.n > 1]
         if len(lengths) > 1:
             gaps = [f"{left.gaps[length].mean:.3g} points after {length:,} iterations" for length in lengths]

@@ -162,14 +162,7 @@ def _budget(finals: pd.DataFrame) -> Iterable[str]:
     if fit.left is budget.Left.NOT_RUN:
         yield "What it tends to is not fitted: that takes three lengths and two seeds."
     else:
-        yield (
-            f"It tends to {fit.rest.mean:.3g} [{fit.rest.low:.3g}, {fit.rest.high:.3g}]: it {_left(fit.left)},"
-            f" by a margin of {budget_experiment.MARGIN_PCT:g}."
-        )
-
-
-def _left(left: budget.Left) -> str:
-    return "is undecided whether it stays" if left is budget.Left.UNDECIDED else left.value
+        yield f"It {fit.in_words}, by a margin of {budget_experiment.MARGIN_PCT:g}."
 
 
 def _rates(frames: Frames) -> Iterable[str]:
