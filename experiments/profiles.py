@@ -230,7 +230,9 @@ QUICK = Profile(
 
 CLASS = Profile(
     name="class",
-    summary="Fashion-MNIST, width 16, 2,000 iterations, five seeds: one GPU for an hour, or two CPU cores for a day",
+    summary=(
+        "Fashion-MNIST, width 16, 2,000 iterations, five seeds: one GPU for an hour, or two CPU cores for a day and a half"
+    ),
     data=FASHION,
     width=16,
     recipe=recipes.shortened,
