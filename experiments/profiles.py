@@ -231,7 +231,7 @@ QUICK = Profile(
 CLASS = Profile(
     name="class",
     summary=(
-        "Fashion-MNIST, width 16, 2,000 iterations, five seeds: one GPU for an hour, or two CPU cores for a day and a half"
+        "Fashion-MNIST, width 16, 2,000 iterations, five seeds: one GPU for an hour, two CPU cores for a day and a half"
     ),
     data=FASHION,
     width=16,
