@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from planted import frames
 
-from analysis import claims, imagenet_claims, paper, plan
-from analysis.comparisons import Study, Tested
+from analysis import claims, comparisons, imagenet_claims, paper, plan
 from analysis.qualified import judge
 from analysis.runs import Frames
 from analysis.verdicts import Planned
@@ -95,9 +94,9 @@ def test_another_margin_or_another_rule_is_not_the_plans(whole: Frames, monkeypa
 def test_a_claim_of_the_same_test_as_another_is_covered_as_that_one(
     whole: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def another(study: Study) -> Tested:
+    def another(study: comparisons.Study) -> comparisons.Tested:
         tested = claims.residual_test_trend(study)
-        return Tested([replace(tested.parts[0], direction=1)])
+        return comparisons.Tested([replace(tested.parts[0], direction=1)])
 
     written = plan.read("class")
     monkeypatch.setitem(claims.MEASURED, "S42-5", another)
