@@ -16,6 +16,9 @@ SELECT = --profile "$$PROFILE" --experiments "$$EXPERIMENTS" --storage "$$STORE"
   $(if $(SEEDS),--seeds "$$SEEDS") $(if $(DATA),--data "$$DATA") $(ARGS)
 RENDER = --results "$$RESULTS" $(SELECT)
 
+# Whether the Python that installs is the one of .venv: behind a link could be the machine's.
+OWN := import os, sys; sys.exit(sys.prefix == sys.base_prefix or not os.path.samefile(sys.prefix, ".venv"))
+
 .DEFAULT_GOAL := help
 .PHONY: help degradation-study test test-all ui watch figures report notebooks plan status bench docs lint clean
 
@@ -24,11 +27,15 @@ help:  ## Print the targets
 	@echo "Variables: PROFILE=smoke|quick|class|one-gpu|paper EXPERIMENTS=\"a b\" SEEDS=n DATA=name STORE=folder RESULTS=folder BENCH=name"
 
 .venv/ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(if $(strip $(PYTHON)),,$(error no Python was found; name one: make PYTHON=/path/to/python3.11))
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is no Python 3.11 or newer; name another: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "setting up .venv (once; some minutes, several GB)"
-	@$(PYTHON) -m venv .venv
-	@.venv/bin/python -m pip install --quiet --timeout 120 --retries 10 --constraint constraints.txt --editable '.[dev]'
+	@"$(PYTHON)" -m venv .venv
+	@.venv/bin/python -c '$(OWN)' || \
+	  { echo "error: .venv is no virtual environment of this folder; remove it, then repeat the command" >&2; exit 2; }
+	@env -u PIP_PYTHON -u PIP_TARGET -u PIP_PREFIX -u PIP_ROOT PIP_USER=0 PIP_REQUIRE_VIRTUALENV=1 \
+	  .venv/bin/python -m pip install --quiet --timeout 120 --retries 10 --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 degradation-study: .venv/ready  ## Run what is missing, then render results/<profile>/

@@ -206,7 +206,8 @@ def _power_in_words(leaning: Kind, needed: int | None, between: tuple[int | None
 
 
 def _flips_in_words(p: float, side: Kind, parts: list[Part]) -> str:
-    n = min(len(part.sample) for part in parts)
+    sizes = [len(part.sample) for part in parts]  # of which one part alone contradicts
+    n = min(sizes) if side is Kind.SUPPORTED else max(sizes)
     equivalence = side is Kind.SUPPORTED and all(part.direction == 0 for part in parts)
     least = min(1.0, 0.5**n * (1 if equivalence else 2) * (1 if side is Kind.SUPPORTED else len(parts)))
     return f"p = {p:.3g}" + (f", the least that {n} seeds can give" if p <= least else "")

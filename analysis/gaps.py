@@ -10,7 +10,7 @@ from enum import StrEnum
 import pandas as pd
 
 from analysis.nets import serving
-from experiments import EXPERIMENTS, name_of
+from experiments import EXPERIMENTS, name_of, scale_of
 from experiments.command import Command
 from experiments.profiles import Profile
 from study.spec import PROTOCOL, SCHEMA
@@ -61,14 +61,16 @@ def _unusable(finals: pd.DataFrame) -> Iterator[Problem]:
 
 
 def _gaps(finals: pd.DataFrame, profile: Profile, selecting: Command) -> Iterator[Problem]:
-    """Experiments of the profile that were not selected, have no run at all, or lack results."""
+    """Experiments that the profile plans without request and that were not selected; that have no run, or lack some."""
+"""
     selected = [name for name in map(name_of, EXPERIMENTS) if len(serving(finals, name))]
     for experiment in EXPERIMENTS:
         name, planned = name_of(experiment), serving(finals, name_of(experiment))
+        scale = scale_of(experiment, profile)
         undone = planned[~planned["outcome"].isin((*RESULTS, Outcome.UNUSABLE))]
         ids = tuple(f"{row['id']} ({row['outcome']})" for row in undone.to_dict("records"))
         command = selecting.of(name).make()
-        if planned.empty and list(experiment.trials(profile)):
+        if planned.empty and scale and not scale.on_request and experiment.trials(profile):
             yield Problem(Kind.NOT_SELECTED, f"{name} was not selected; {selecting.of(*selected, name).make()} adds it")
         elif len(planned) and (planned["outcome"] == Outcome.MISSING).all():
             yield Problem(Kind.NOT_RUN, f"{name} has no run; {command} runs its {len(planned)} trials", ids)

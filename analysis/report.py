@@ -35,6 +35,7 @@ from analysis.verdicts import Verdict
 from experiments.command import Command
 from experiments.profiles import Profile
 from experiments.recipes import Deviation
+from study.limits import cores
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic
 from study.store.account import RESULTS, Outcome
@@ -119,7 +120,7 @@ def standing(folder: Path, finals: pd.DataFrame) -> Standing | None:
     A result that is unusable now is not lost: the new report says why.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         shown, command = dict(manifest["results"]), str(manifest["command"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -133,7 +134,7 @@ def read_verdicts(folder: Path) -> list[Verdict]:
     path = folder / VERDICTS
     if not path.exists():
         raise InputError(f"{folder} has no {VERDICTS}; render it: {_rendering(folder)}")
-    return verdicts.from_json(path.read_text())
+    return verdicts.from_json(path.read_text(encoding="utf-8"))
 
 
 def read(folder: Path) -> Frames:
@@ -176,10 +177,10 @@ def notebooks(folder: Path) -> list[Path]:
     They find the results through the environment variable STUDY_RESULTS. A cell that fails raises: half a lecture is
     not written.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as kernels:
+    with ThreadPoolExecutor(cores()) as kernels:
         written = list(kernels.map(lambda source: _executed(source, folder), _lectures()))
     if (folder / MANIFEST).exists():
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads((folder / MANIFEST).read_bytes())
         files.write(folder / MANIFEST, json.dumps(manifest | {"files": _digests(folder)}, indent=1) + "\n")
     return written
 

@@ -10,8 +10,8 @@ such that a sequence decides a null effect of normal seeds with probability at m
   standard normal prior of mean / deviation. By Ville's inequality at most ALPHA of null sequences pass 1 / ALPHA.
 
 A claim in several parts is supported where all pass at one look. One of k parts contradicts it at ALPHA / k.
-Equivalence is two one-sided tests at the level of the look. A claim that is decided by counting, such as that a net
-diverges, has no p value and takes no level. Where a seed has no number, the level is still that of the look.
+Equivalence is two one-sided tests at the level of the look. That a net diverges too often is an exact test at 5 % in
+every look, outside these levels. Where a seed has no number, the level is still that of the look.
 """
 
 import math

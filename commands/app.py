@@ -5,13 +5,18 @@ interrupted (the same command continues). Each command is `<name>_command` of it
 command is used: a plan takes neither pandas nor matplotlib, which take seconds to import.
 """
 
+import codecs
+import errno
 import importlib
+import io
 import logging
+import os
 import signal
 import sys
 
 import click
 
+from study.execution import EngineError
 from study.spec import InputError
 from study.store import mlflow
 
@@ -40,6 +45,41 @@ DASHBOARDS = {
     "watch": "watch",
     "metrics": "prometheus",
     "screenshots": "screenshots",
+}
+
+ELSEWHERE = "choose another place"
+PLACES = {  # what to do where a place that was named is wrong
+    errno.ENAMETOOLONG: "its file system takes no name as long; choose a shorter one",
+    errno.ENOTDIR: f"a file is where a folder must be; {ELSEWHERE}",
+    errno.EEXIST: f"something else has the name; {ELSEWHERE}",
+    errno.EISDIR: f"a folder has the name of the file; {ELSEWHERE}",
+    errno.ENOENT: f"nothing is there; {ELSEWHERE}",
+    errno.ELOOP: f"its links lead in a circle; {ELSEWHERE}",
+    errno.EROFS: f"its file system is read-only; {ELSEWHERE}",
+    errno.EACCES: f"{ELSEWHERE}, or change its permissions",
+    errno.EPERM: f"{ELSEWHERE}, or change its permissions",
+}
+REMEDIES = {
+    errno.ENOSPC: "make room on its disk, then repeat the command: nothing is lost",
+    errno.EDQUOT: "make room within the quota, then repeat the command: nothing is lost",
+    errno.EMFILE: "allow more open files with `ulimit -n`",
+    errno.EAGAIN: "allow more processes with `ulimit -u`",
+    errno.ENOMEM: "make memory free, or let fewer trials run at a time with --cpus",
+}
+IN_ASCII = {
+    "±": "+-",
+    "—": "--",
+    "–": "-",
+    "−": "-",
+    "·": "*",
+    "×": "x",
+    "≤": "<=",
+    "≥": ">=",
+    "≈": "~",
+    "→": "->",
+    "…": "...",
+    "\xa0": " ",
+    "\u202f": " ",
 }
 
 
@@ -81,8 +121,10 @@ app = click.Group(commands=[experiments, analysis, dashboards], help="Everything
 
 def main(entry: str) -> None:
     """Run the command line of `python -m ENTRY` and exit with the study's exit codes."""
+    _print_anywhere()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     mlflow.configure()
+    code = 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         sys.exit(app.commands[entry].main(prog_name=f"python -m {entry}", standalone_mode=False) or 0)
@@ -93,5 +135,37 @@ def main(entry: str) -> None:
     except (KeyboardInterrupt, click.Abort):
         print("interrupted; the same command continues where this one stopped", file=sys.stderr)
         sys.exit(130)
+    except EngineError as error:
+        message, code = str(error), 1
+    except OSError as error:
+        logging.getLogger(__name__).debug("an error of the system", exc_info=True)
+        message, code = of_the_system(error)
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
+
+
+def of_the_system(error: OSError) -> tuple[str, int]:
+    """What an error of the operating system means for who typed the command, and the exit code: 2 for a wrong place."""
+    reason = error.strerror or str(error) or type(error).__name__
+    place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    if place and error.errno in PLACES:
+        return f"{place} cannot be used ({reason}); {PLACES[error.errno]}", 2
+    remedy = REMEDIES.get(error.errno or 0, "nothing is lost; try the same command again")
+    if not place:
+        place = "a file, or the output, of this command" if error.errno in REMEDIES else "something this command needs"
+    return f"{place} cannot be used ({reason}); {remedy}", 1
+
+
+def _print_anywhere() -> None:
+    """Print in ASCII what the encoding of a terminal lacks: results have ± and —, and names any character."""
+    codecs.register_error("in_ascii", _in_ascii)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="in_ascii")
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start : error.end]
+    known = (IN_ASCII.get(one) or one.encode("ascii", "backslashreplace").decode() for one in lacking)
+    return "".join(known), error.end

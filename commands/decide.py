@@ -235,7 +235,7 @@ def _check_rule(selected: Selection, deciding: Deciding) -> None:
     path = _path(selected, deciding)
     if not path.exists():
         return
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_bytes())
     if record["data"] == selected.profile.data.name and record.get("max_seeds", 0) != deciding.max_seeds:
         known = {0: "the rule of an earlier version", None: "the rule without --max-seeds"}
         rule = known.get(record.get("max_seeds", 0), f"--max-seeds {record.get('max_seeds')}")

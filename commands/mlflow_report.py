@@ -53,7 +53,7 @@ def show(
             decoration.picture(execution, pictures(frames.curves, runs))
         if not (folder / MANIFEST).exists():
             return  # no report is there to be shown
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = json.loads((folder / MANIFEST).read_bytes())["files"]
         names = [name for name in (*files, MANIFEST) if (folder / name).stat().st_size <= LARGEST]
         numbers = {f"claims {_METRIC.get(kind, kind)}": float(count) for kind, count in counts(verdicts).items()}
         left_out = sorted(set(files) - set(names))

@@ -105,7 +105,7 @@ PLACE_OPTIONS = (
     click.option("--data-root", type=Path, default=DATA_ROOT, help="Where data sets are kept (default: data)."),
     click.option("--storage", default="store", help="Folder of the store, or s3://bucket/folder (default: store)."),
     click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database."),
-    click.option("--cpus", type=int, default=0, help="Cores to fill (default: all)."),
+    click.option("--cpus", type=int, default=0, help="Cores to fill (default: all that this process may use)."),
     click.option("--processes", type=int, default=1, help="Processes that share each batch of a trial (default: 1)."),
     click.option("--threads", type=int, default=1, help="CPU threads of each process (default: 1)."),
 )

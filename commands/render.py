@@ -16,6 +16,7 @@ from rich.console import Console
 
 from analysis import report as page
 from analysis import runs
+from analysis.files import check_place
 from analysis.gaps import Problem, problems
 from analysis.questions import in_one_sentence
 from analysis.tables.results import table_6
@@ -66,6 +67,7 @@ LECTURES = click.option(
 @LECTURES
 def study_command(selected: Selection, costs: Costs, probe: bool, results: Path, lectures: bool) -> int:
     """Run what is missing, then report. Exit code 1 if a trial still has no result that can be used."""
+    check_place(results / selected.profile.name)
     missing = run_missing(selected, costs, probe, Console(highlight=False))
     frames = show(selected, results, lectures)
     return 0 if not missing and frames.finals["outcome"].isin(OUTCOMES_WITH_RESULT).all() else 1
@@ -131,6 +133,7 @@ def render(selected: Selection, results: Path, lectures: bool, bundle: Bundle | 
     profile, facts = selected.profile, provenance.tags()
     others: dict[str, list[str]] = {}
     folder = results / profile.name
+    check_place(folder)
     if bundle:
         logged: Iterable[Run] = bundle.runs
         facts = {**facts, "bundle": bundle.path.name, "bundle_written_by": bundle.manifest["code"]}

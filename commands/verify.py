@@ -48,7 +48,7 @@ def manifest_of(path: Path) -> tuple[dict[str, Any], Path]:
     for folder in path.resolve().parents:
         if (folder / MANIFEST).exists():
             try:
-                return json.loads((folder / MANIFEST).read_text()), folder
+                return json.loads((folder / MANIFEST).read_bytes()), folder
             except ValueError:
                 raise InputError(f"{folder / MANIFEST} cannot be read; render the report again") from None
     raise InputError(f"{path} is in no results folder (there is no {MANIFEST} above it); `make report` writes one")

@@ -115,7 +115,7 @@ class Site:
         if failed:
             return
         self.page += 1
-        self.shown = len(json.loads((self.folder / str(self.page) / MANIFEST).read_text())["results"])
+        self.shown = len(json.loads((self.folder / str(self.page) / MANIFEST).read_bytes())["results"])
         shutil.rmtree(self.folder / str(self.page - 2), ignore_errors=True)  # the one before may still be read
 
     def status(self) -> dict[str, Any]:

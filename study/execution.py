@@ -4,12 +4,16 @@ Standard library only, as `study/spec.py`.
 """
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.limits import cores
 from study.spec import InputError, Trial, check_at_least, check_choice, detection_of
 from study.store.layout import Store
+
+
+class EngineError(Exception):
+    """Trials cannot run as they were asked to, for a reason that is no user's input: one line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class Execution:
     cohort: int = 0  # seeds of one condition that a process trains together; 0 is as many as a GPU gains by, else one
     processes: int = 1  # that share the batches of one trial, each with its own GPU or threads
     threads: int = 1  # CPU threads of each; small nets want one thread each and several trials at a time
-    cpus: int = 0  # cores to fill; 0 is all that there are
+    cpus: int = 0  # cores to fill; 0 is all that this process may use
     gpus_per_trial: float = 1.0  # share of a GPU that each process takes where there are GPUs; 0 is what it needs
     retries: int = 2  # further attempts at a trial that failed; processes that die of something else do not count
     checkpoint_seconds: float = 30.0  # at most so much work is lost when a trial is killed
@@ -54,7 +58,7 @@ class Execution:
     @property
     def trials_at_once(self) -> int:
         """How many trials run at a time on this machine's cores; where there are GPUs, their shares may allow fewer."""
-        return 1 if self.local else max(1, (self.cpus or os.cpu_count() or 1) // (self.threads * self.processes))
+        return 1 if self.local else max(1, (self.cpus or cores()) // (self.threads * self.processes))
 
     def batch_share(self, trial: Trial) -> int:
         """How many images of a batch each of the trial's processes has.

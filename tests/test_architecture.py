@@ -22,6 +22,7 @@ OWNERS = {  # packages, and the only files or folders that may import them
 LIGHT = (
     "study/spec.py",
     "study/execution.py",
+    "study/limits.py",
     "study/cost.py",
     "study/tasks/names.py",
     "study/store/layout.py",

@@ -1,6 +1,5 @@
 """Seeds that train together are grouped, placed, launched, resumed and shown as one, and have their own results."""
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from commands.plan import plan_of, rows, sentences, table
 from experiments import planned
 from experiments.profiles import PAPER, SMOKE
 from study.execution import Execution
+from study.limits import cores
 from study.run import worker
 from study.run.cohorts import check, cohorts, name
 from study.run.forecast import Forecast, make_plan
@@ -330,7 +330,7 @@ def test_cohorts_on_ray_go_on_after_the_death_of_a_worker_and_of_the_launch(tmp_
     wait_for(lambda: all_reached(storage, 30, paired()))
     assert {read_account(storage / "trials" / trial.id).cohort for trial in paired()} == {2}
     workers = [child for child in family(run) if "ImplicitFunc.train" in " ".join(child.cmdline())]
-    assert len(workers) == min(2, os.cpu_count() or 1)  # for four trials
+    assert len(workers) == min(2, cores())  # for four trials
     workers[0].kill()
     wait_for(lambda: all_reached(storage, 60, paired()) or "finished" in outcomes(storage).values())
     sealed = killed(run, storage)

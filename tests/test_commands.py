@@ -1,5 +1,7 @@
 """The command line: what it prints for people and scripts, and what it says of bad input."""
 
+import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -11,11 +13,13 @@ from typing import Any
 
 import pytest
 
-from commands import app
+from commands import app, catalogue
 from experiments import EXPERIMENTS, detection_coco, detection_voc, name_of, planned, recipes, reimplementations
 from experiments.profiles import CLASS, PAPER, PROFILES, QUICK, SMOKE, Profile
 from study.cost import duration
+from study.limits import cores
 from study.spec import DetectionTrial, Trial
+from study.store import atomic
 
 ROOT = Path(__file__).parents[1]
 Command = Callable[..., Any]
@@ -74,7 +78,7 @@ def test_the_papers_trials_are_listed_with_their_ids_and_costs(command: Command,
     assert (row["params"], row["data"], row["iterations"], row["done"]) == (19_421_274, "cifar10", 64_000, False)
     assert plan["trials"][0]["seconds"] == max(row["seconds"] for row in plan["trials"])
     assert row["seconds"] == max(row["seconds"] for row in plan["trials"] if row["data"] == "cifar10")
-    assert plan["makespan_seconds"] >= plan["total_seconds"] / os.cpu_count() * 0.99
+    assert plan["makespan_seconds"] >= plan["total_seconds"] / cores() * 0.99
     assert not (tmp_path / "none").exists()  # looking makes nothing
 
 
@@ -104,6 +108,8 @@ def test_list_names_every_experiment_and_profile(command: Command) -> None:
         (["run", "--storage", str(ROOT / "study")], "is not a store"),
         (["run", "--device", "tpu"], "device 'tpu' is unknown; choose one of auto, cpu, cuda"),
         (["run", "--threads", "0"], "threads 0 is too small"),
+        (["plan", "--storage", "s" * 300], "its file system takes no name as long; choose a shorter one"),
+        (["run", "--storage", "s" * 300], "its file system takes no name as long; choose a shorter one"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(command: Command, arguments: list[str], says: str) -> None:
@@ -111,6 +117,99 @@ def test_bad_input_is_one_line_and_exit_code_2(command: Command, arguments: list
     assert done.code == 2
     assert says in done.err
     assert done.err.count("\n") == 1 and done.err.startswith("error: ") and not done.out
+
+
+@pytest.mark.parametrize("command_name", ["study", "report", "figures", "notebooks"])
+@pytest.mark.parametrize("results", ["FILE", "FILE/below", "r" * 300, "/proc/results"])
+def test_results_that_cannot_be_written_are_refused_before_anything_runs(
+    command: Command, tmp_path: Path, command_name: str, results: str
+) -> None:
+    (tmp_path / "FILE").write_text("a file")
+    storage = tmp_path / "store"
+    where = "--results", tmp_path / results, "--storage", storage
+    done = command(command_name, "--profile", "smoke", *where, entry="analysis")
+    assert done.code == 2 and done.err.count("\n") == 1 and not done.out
+    assert f"results {tmp_path / results}" in done.err and "choose another folder with --results" in done.err
+    assert not storage.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, 524])
+def test_a_store_on_a_file_system_without_locks_is_refused(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    done = command("run", "--profile", "smoke", "--local", "--storage", tmp_path / "store")
+    assert done.code == 2 and done.err.count("\n") == 1
+    assert f"store {tmp_path / 'store'} is on a file system without locks ({os.strerror(number)})" in done.err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (OSError(errno.EROFS, "Read-only file system", "/a"), 2, "/a cannot be used (Read-only file system); its file"),
+        (OSError(errno.EACCES, "Permission denied", b"/a"), 2, "choose another place, or change its permissions"),
+        (OSError(errno.ENOSPC, "No space left on device", "/a/b"), 1, "/a/b cannot be used (No space left on device)"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "make room on its disk, then repeat the command"),
+        (OSError(errno.EMFILE, "Too many open files", "/a"), 1, "allow more open files with `ulimit -n`"),
+        (ConnectionResetError(errno.ECONNRESET, "Connection reset"), 1, "something this command needs"),
+        (OSError("of several\nlines"), 1, "of several lines"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line_with_the_place_and_the_way_out(
+    command: Command, monkeypatch: pytest.MonkeyPatch, error: OSError, code: int, line: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(catalogue.list_command, "callback", lambda **_: fail())
+    done = command("list")
+    assert done.code == code and line in done.err
+    assert done.err.count("\n") == 1 and done.err.startswith("error: ") and not done.out
+
+
+def test_a_full_disk_is_named_with_the_file_that_it_has_no_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OSError) as full, atomic.replacing(tmp_path / "file"), open("/dev/full", "wb", 0) as disk:
+        disk.write(b"1")
+    assert app.of_the_system(full.value) == (
+        f"{tmp_path / 'file'} cannot be used (No space left on device);"
+        " make room on its disk, then repeat the command: nothing is lost",
+        1,
+    )
+
+
+ASCII = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize("setting", [ASCII, {"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}])
+def test_a_terminal_without_utf_8_is_printed_to_in_ascii(setting: dict[str, str]) -> None:
+    script = (
+        "import sys; from commands.app import main; from commands import catalogue\n"
+        "text = '1.56 \\u00b1 0.02 \\u2014 \\u5b66 \\udcff'\n"
+        "catalogue.list_command.callback = lambda **_: (print(text), print(text, file=sys.stderr)) and None\n"
+        "main('experiments')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "list"], env=os.environ | setting, capture_output=True, cwd=ROOT, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    latin = setting.get("PYTHONIOENCODING") == "latin-1"
+    spread = b"1.56 \xb1 0.02" if latin else b"1.56 +- 0.02"
+    assert done.stdout == done.stderr == spread + b" -- \\u5b66 \\udcff\n"
+
+
+@pytest.mark.slow
+def test_a_study_is_rendered_and_printed_where_nothing_is_utf_8(tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "analysis", "report", "--profile", "smoke", "--no-lectures"]
+    where = ["--storage", str(tmp_path / "store"), "--results", str(tmp_path / "results")]
+    done = subprocess.run([*line, *where], env=os.environ | ASCII, capture_output=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0 and b"Table 6 (errors in percent, mean +- standard deviation" in done.stdout
+    page = (tmp_path / "results/smoke/index.html").read_text(encoding="utf-8")
+    assert "\u2014" in page or "\u00b1" in page
 
 
 def test_missing_data_are_named_before_anything_runs_and_never_replaced(command: Command, tmp_path: Path) -> None:

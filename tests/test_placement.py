@@ -13,6 +13,7 @@ from experiments.profiles import CLASS, PAPER, QUICK, Profile
 from experiments.recipes import minutes_deep
 from study import cost
 from study.execution import Execution
+from study.limits import machine_bytes
 from study.nets.resnet import build
 from study.run import placement
 from study.run.machine import memory_allowed
@@ -120,24 +121,12 @@ def test_a_gpu_is_taken_as_asked_or_as_needed(execution: Execution) -> None:
 
 def test_this_machine_is_the_cores_asked_for_and_one_trials_in_a_loop(execution: Execution) -> None:
     many = replace(execution, local=False, cpus=3, threads=2, device="cpu")
-    assert placement.this_machine(many) == Node(3, 0, placement.machine_bytes(), 0)
+    assert placement.this_machine(many) == Node(3, 0, machine_bytes(), 0)
     assert placement.this_machine(replace(many, local=True)).cpus == 2
 
 
-def test_the_limits_of_containers_and_batch_systems_are_seen(tmp_path: Path) -> None:
-    membership = tmp_path / "cgroup"
-    membership.write_text("0::/slurm/job_7/task\n4:memory:/job\n3:cpuset:/\n")
-    for file, text in (("slurm/memory.max", "5000\n"), ("slurm/job_7/memory.max", "max\n")):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text(text)
-    (tmp_path / "memory/job").mkdir(parents=True)
-    (tmp_path / "memory/job/memory.limit_in_bytes").write_text("4000\n")
-    assert sorted(placement.container_limits(tmp_path, membership)) == [4000, 5000]
-    assert placement.container_limits(tmp_path, tmp_path / "none") == []
-
-
 def test_the_memory_of_a_machine_is_what_trials_are_allowed_of_it(execution: Execution) -> None:
-    assert placement.machine_bytes() == memory_allowed(execution, torch.device("cpu"))
+    assert machine_bytes() == memory_allowed(execution, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("profile, depth", [(QUICK, 56), (CLASS, 20), (CLASS, 110), (PAPER, 56)])

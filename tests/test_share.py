@@ -847,7 +847,7 @@ def test_bad_input_of_export_and_import_is_one_line_and_exit_code_2(
     for arguments, says in (
         (
             ("export", "--profile", "quick", *storage, new / "a.zip"),
-            "none of the 117 selected trials has a result in .*run them: python -m experiments run --profile quick",
+            "none of the 117 selected trials has a result in .*run them: make degradation-study PROFILE=quick",
         ),
         (
             ("export", "--profile", "smoke", *storage, "--weights", run.trial.id, new / "a.zip"),

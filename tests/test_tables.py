@@ -155,8 +155,8 @@ def test_an_experiment_that_is_not_planned_gives_an_empty_table():
     none = frames(FIVE_DEPTHS)
     none = type(none)(none.finals.query("experiments == 'learning-rate'"), none.curves, none.layers)
     for build in (results.table_6, results.shortcut_table):
-        assert len(build(none, "quick")) == 0
-        assert len(results.printed(build(none, "quick"))) == 0
+        assert len(build(none)) == 0
+        assert len(results.printed(build(none))) == 0
 
 
 def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():

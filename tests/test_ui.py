@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,6 +153,31 @@ def test_another_port_is_taken_where_one_is_in_use() -> None:
     with socket.create_server((ports.HOST, 0)) as taken:
         port = taken.getsockname()[1]
         assert port < ports.free_port(port) < port + 100
+
+
+def test_any_free_port_is_a_real_one() -> None:
+    port = ports.free_port(0)
+    assert 1024 <= port <= 65_535
+    with socket.create_server((ports.HOST, port)):
+        pass
+
+
+@pytest.mark.parametrize("port", [-1, 65_536, 10**12])
+@pytest.mark.parametrize("name", ["ui", "watch"])
+def test_what_is_no_port_is_refused_in_one_line(
+    command: Callable[..., tuple[int, str, str]], store: Execution, name: str, port: int
+) -> None:
+    code, out, err = command(name, "--storage", store.storage, f"--port={port}", entry="dashboards")
+    assert code == 2 and not out and err.count("\n") == 1
+    assert f"port {port} does not exist; choose one from 1 to 65535, or 0 for any that is free" in err
+
+
+def test_the_last_ports_are_tried_and_none_beyond() -> None:
+    with contextlib.ExitStack() as taken:
+        with contextlib.suppress(OSError):  # another process has it
+            taken.enter_context(socket.create_server((ports.HOST, 65_535)))
+        with pytest.raises(InputError, match="ports 65535 to 65535 cannot be had"):
+            ports.free_port(65_535)
 
 
 @contextlib.contextmanager

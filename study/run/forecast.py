@@ -5,7 +5,6 @@ what trials have taken, else on constants of a CPU core.
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Any
 from study import cost
 from study.cards import H200, gpu_seconds
 from study.execution import Execution
+from study.limits import cores
 from study.run import placement, timing
 from study.run.cohorts import longest_first
 from study.run.placement import Cohort, Node, Placed, Share
@@ -104,9 +104,9 @@ def node_of(execution: Execution, gpus: int | None = None) -> Node:
     Of a cluster (`address`) nothing is known before it is joined: it has GPUs if the device is 'cuda'.
     """
     if execution.address:
-        cores = max(execution.threads * execution.processes, execution.cpus or os.cpu_count() or 1)
+        at_least = max(execution.threads * execution.processes, execution.cpus or cores())
         gpus_at_least = math.ceil(execution.gpus_per_trial or 1) * execution.processes
-        return Node(cores, gpus_at_least if execution.device == "cuda" else 0, 0, 0)
+        return Node(at_least, gpus_at_least if execution.device == "cuda" else 0, 0, 0)
     if gpus is None:
         node = placement.this_machine(execution)
         if execution.device == "cuda" and not node.gpus:
@@ -119,7 +119,7 @@ def node_of(execution: Execution, gpus: int | None = None) -> Node:
             raise InputError(f"gpus {gpus} would not be used by device 'cpu'; leave one of them out")
         here = placement.this_machine(replace(execution, device="auto" if gpus else "cpu"))
         node = replace(here, gpus=min(gpus, execution.processes) if execution.local else gpus)
-    known = node.cpus <= (os.cpu_count() or 1)
+    known = node.cpus <= cores()
     return node if known else replace(node, memory_bytes=0)
 
 

@@ -5,6 +5,7 @@ alone, so every launch works on what has no result yet. Trials run in Ray (`ray_
 (`local`). Does not know why a trial is run.
 """
 
+import errno
 import logging
 import secrets
 import signal
@@ -30,6 +31,7 @@ from study.store import atomic, heartbeat, layout
 from study.store.account import Outcome, has_result, read_account, write_account
 from study.store.layout import Store
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, 524)  # the last is ENOTSUPP, which network file systems let through
 FULL = "is full: trials wait until there is room, and nothing is lost. Make room, or stop with Ctrl-C and go on later"
 log = logging.getLogger(__name__)
 OnStart = Callable[[list[Trial], Execution], Any]
@@ -187,6 +189,13 @@ def only_launcher(root: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise refusal from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise InputError(
+            f"store {root} is on a file system without locks ({error.strerror}), which launches and the tracking"
+            " database need to stay apart; choose a folder of another file system with --storage"
+        ) from None
     try:
         yield
     finally:

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 
 from study.execution import Execution
-from study.run.placement import machine_bytes
+from study.limits import machine_bytes
 from study.spec import InputError, Trial
 
 TF32 = (8, 0)  # the compute capability from which on GPUs have it

@@ -7,13 +7,13 @@ about a GPU where there is one.
 
 import heapq
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from study import cost
 from study.execution import Execution
+from study.limits import cores, machine_bytes
 from study.spec import InputError, Trial
 
 MOST_ON_A_GPU = 8  # trials; more take turns rather than gain
@@ -72,7 +72,7 @@ def this_machine(execution: Execution) -> Node:
         return Node(
             execution.threads * execution.processes, min(count, execution.processes), machine_bytes(), gpu_memory
         )
-    return Node(execution.cpus or os.cpu_count() or 1, count, machine_bytes(), gpu_memory)
+    return Node(execution.cpus or cores(), count, machine_bytes(), gpu_memory)
 
 
 def cohort_bytes(trial: Trial, images: int, size: int) -> int:
@@ -201,28 +201,6 @@ def _leave(rooms: list[_Room], share: Share, places: list[_Place]) -> None:
 def makespan(placed: Iterable[Placed]) -> float:
     """Seconds until the last trial ends; 0 where there is none."""
     return max((one.end for one in placed), default=0.0)
-
-
-def machine_bytes() -> int:
-    """Memory of this machine, or of the container or batch job that this process is in."""
-    return min([os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), *container_limits()])
-
-
-def container_limits(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> list[int]:
-    """Memory limits of the control groups this process is in (containers, batch systems), versions 1 and 2."""
-    if not membership.exists():
-        return []
-    limits = []
-    for line in membership.read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
-            continue
-        top, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        group = top / path.lstrip("/")
-        for folder in (group, *group.parents):
-            if folder.is_relative_to(top) and (file := folder / name).exists():
-                limits.append(file.read_text().strip())
-    return [int(limit) for limit in limits if limit.isdigit()]
 
 
 def gpus() -> tuple[int, int]:

@@ -14,6 +14,7 @@ class RayDied:
     """The end of Ray that no input explains. The launcher starts another one."""
 
     reason: str
+    started: bool = True
 
 
 def start(target: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection]:

@@ -18,7 +18,8 @@ import ray
 from ray import tune
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from study.execution import Execution
+from study.execution import EngineError, Execution
+from study.limits import cores
 from study.run.cohorts import name
 from study.run.local import Tags, attempt, cohorts_to_run, log_failure
 from study.run.placement import Cohort, Node, Share, gpus, share, this_machine
@@ -32,6 +33,7 @@ from study.store.layout import Store
 if TYPE_CHECKING:  # with torch, which the driver need not load
     from study.training.distributed import Assist, Ended, Meeting, Peers
 
+SILENT_DEATHS = 6  # of processes in a row before their first word: whatever kills them kills all
 ACTOR_DEATHS = 100  # of one trial; after so many deaths without progress the cause is permanent
 NODE_SECONDS = 120.0  # for every node to answer
 log = logging.getLogger(__name__)
@@ -40,20 +42,22 @@ log = logging.getLogger(__name__)
 def drive(execution: Execution, scratch: Path, launcher: Connection) -> RayDied | None:
     """Start Ray, run the trials that the launcher sends, and return what Ray died of, if it did.
 
-    Raises `InputError` for what its user has to mend.
+    Raises `InputError` for what its user has to mend, and `EngineError` where processes die before they begin.
     """
+    started = False
     try:
         _start(execution, scratch)
+        started = True
         signal.signal(signal.SIGTERM, lambda *_: None)  # ray.init sets a handler of its own
         trials, execution, tags = launcher.recv()
         _run(trials, execution, tags, scratch)
     except EOFError:  # there was nothing to do
         return None
-    except InputError:
+    except (InputError, EngineError):
         raise
     except Exception as error:  # Ray's own processes may die
         log.debug("Ray failed", exc_info=True)
-        return RayDied(f"{type(error).__name__}: {error}")
+        return RayDied(f"{type(error).__name__}: {error}", started)
     return None
 
 
@@ -68,7 +72,7 @@ def _start(execution: Execution, scratch: Path) -> None:
         ray.init(address=execution.address, runtime_env=workers, log_to_driver=False, logging_level=logging.ERROR)
         return
     ray.init(
-        num_cpus=execution.cpus or os.cpu_count(),
+        num_cpus=execution.cpus or cores(),
         include_dashboard=False,
         object_store_memory=100 * 2**20,  # holds specifications only
         _temp_dir=str(scratch / "ray"),
@@ -78,14 +82,55 @@ def _start(execution: Execution, scratch: Path) -> None:
 
 
 class _Recoveries(tune.Callback):
-    """Logs the cohorts whose process died."""
+    """Logs the cohorts whose process died, and counts deaths that nothing can come of."""
 
-    def __init__(self, cohorts: Mapping[str, Cohort]) -> None:
-        self.cohorts = cohorts
+    def __init__(self, cohorts: Mapping[str, Cohort], execution: Execution) -> None:
+        self.cohorts, self.execution = cohorts, execution
+        self.silent = 0  # deaths in a row of processes that had not begun
+        self.reason = ""  # of the last
+        self.over = {id: self._began(id) for id in cohorts}  # the processes that began each, and have ended
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        cohort = self.cohorts[trial.config["trial_id"]]
-        log.warning("the process of %s died; training goes on in another", name(cohort))
+        id = trial.config["trial_id"]
+        began, self.reason = self._began(id), _reason(trial)
+        self.silent = self.silent + 1 if began == self.over[id] else 0
+        self.over[id] = began
+        log.warning("the process of %s died (%s); training goes on in another", name(self.cohorts[id]), self.reason)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.over[trial.config["trial_id"]] = self._began(trial.config["trial_id"])
+        self.silent = 0
+
+    def hopeless(self) -> bool:
+        """Whether so many processes died before they began, and none that did begin is still there."""
+        return self.silent >= SILENT_DEATHS and all(self._began(id) == over for id, over in self.over.items())
+
+    def _began(self, id: str) -> set[object]:
+        return {read_account(self.execution.trial_folder(trial.id)).process for trial in self.cohorts[id]}
+
+
+class _Hopeless(tune.Stopper):
+    """Ends Tune where whatever kills processes kills all of them."""
+
+    def __init__(self, recoveries: _Recoveries) -> None:
+        self.recoveries = recoveries
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.recoveries.hopeless()
+
+
+def _reason(trial: Any) -> str:
+    """Why the process of Tune's trial died, as Ray has it: one line of its account."""
+    try:
+        text = Path(trial.error_file or "").read_text(errors="replace")
+    except OSError:
+        text = ""
+    lines = [line.strip() for line in text.rpartition("Failure #")[2].splitlines()[1:] if line.strip()]
+    telling = [line for line in lines if "memory" in line] or lines or ["no reason given"]
+    return telling[0][:400]
 
 
 def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -> None:
@@ -114,6 +159,7 @@ def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -
     at_once = _at_once(nodes, list(shares.values()))
     mixed = len(set(shares.values())) > 1  # of different shapes, small trials would overtake
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = "1" if mixed else str(at_once)
+    recoveries = _Recoveries(cohorts, execution)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial_function, by_id=by_id), resources),
         param_space={"trial_id": tune.grid_search(list(cohorts))},
@@ -127,12 +173,17 @@ def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -
             name="tune",
             storage_path=str(scratch),
             failure_config=tune.FailureConfig(max_failures=execution.retries + ACTOR_DEATHS),  # workers count retries
-            callbacks=[_Recoveries(cohorts)],
+            callbacks=[recoveries],
+            stop=_Hopeless(recoveries),
             verbose=0,
         ),
     )
     with killing_the_silent(trials, execution, _kill):
         grid = tuner.fit()
+    if recoveries.hopeless():
+        raise EngineError(
+            f"{recoveries.silent} processes of trials died before they could begin, at last: {recoveries.reason}"
+        )
     for result in (grid[index] for index in range(len(grid))):
         cohort = cohorts[(result.config or {})["trial_id"]]
         if result.error is not None:

@@ -5,9 +5,11 @@ imported in that process alone.
 """
 
 import ctypes
+import errno
 import hashlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -19,18 +21,25 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from study.execution import Execution
+from study.execution import EngineError, Execution
 from study.run import processes
 from study.run.local import Tags
 from study.run.processes import RayDied
 from study.spec import InputError, Trial
-from study.store import heartbeat
+from study.store import atomic, heartbeat
 from study.store.account import Outcome, read_account
+from study.store.layout import Store
 
 RAY_DEATHS = 3  # of Ray in a row, without any trial having come further
+SOCKET_BYTES = 107  # of a socket's path, as the system allows
+SOCKET = "/ray/session_2026-11-28_14-08-36_123456_1234567/sockets/plasma_store"  # Ray's longest below its folder
+SCRATCH_BYTES = 32 * 2**20  # that Ray's logs and Tune's state may need
+SCRATCH_NAMES = 5  # that are tried in a place
+LOG_LINES = 40  # of each of Ray's logs that are kept
 END_RAY = signal.SIGUSR2  # from the launcher to the process that has Ray
 GRACE_SECONDS = 60.0  # for trials to save when asked to stop
 END_SECONDS = 30.0  # for Ray to end by itself
+_ERROR = re.compile(r"^\[.*? [EFC] \d+ \d+\] (\(\S+\) )?(\S+:\d+: )?")  # how a line of Ray's of such a level begins
 log = logging.getLogger(__name__)
 Stopped = Callable[[], bool]
 
@@ -67,7 +76,11 @@ class RayProcess:
             before, progress = progress, [heartbeat.read(execution.trial_folder(trial.id)) for trial in left]
             deaths = deaths + 1 if progress == before else 0
             if deaths > RAY_DEATHS:
-                raise InputError(f"Ray died {deaths} times before any trial came further, at last with {death.reason}")
+                raise self._broken(
+                    f"Ray died {deaths} times before any trial came further, at last with {death.reason}"
+                )
+            if not death.started and deaths:
+                raise self._broken(f"Ray cannot start here: {death.reason}")
             if left and not stopped():
                 log.warning("Ray died (%s); starting it again for the %d trials that are left", death.reason, len(left))
                 self.end()
@@ -78,17 +91,31 @@ class RayProcess:
         with suppress(BrokenPipeError):
             self.pipe.send((trials, execution, dict(tags)))
         while not self.pipe.poll(0.5) and not stopped():  # the end of the process, too, ends a poll
-            pass
+            if not self.scratch.exists():
+                return RayDied(f"its folder {self.scratch} was removed while it ran")
         if stopped():
             _wait_until_saved(trials, execution)
             return None
         try:
-            end: RayDied | InputError | None = self.pipe.recv()
+            end: RayDied | InputError | EngineError | None = self.pipe.recv()
         except (EOFError, ConnectionResetError):
             return RayDied("no reason given")
         if isinstance(end, InputError):
             raise end
+        if isinstance(end, EngineError):
+            raise self._broken(str(end))
         return end
+
+    def _broken(self, reason: str) -> EngineError:
+        """Why Ray cannot run the trials, what its own processes last wrote, and how to go on."""
+        error, tails = last_words(self.scratch)
+        kept = Store(self.execution.storage).ray_log
+        with suppress(OSError):
+            atomic.write(kept, tails.encode(), durable=False)
+        cause = f" ({error})" if error and error not in reason else ""
+        return EngineError(
+            f"{reason}{cause}; the ends of Ray's logs are in {kept}; --local trains without Ray, one trial at a time"
+        )
 
     def end(self) -> None:
         """End it, with whatever it has started."""
@@ -114,7 +141,7 @@ def _main(execution: Execution, scratch: Path, launcher: Connection) -> None:
 
     try:
         launcher.send(ray_driver.drive(execution, scratch, launcher))
-    except InputError as error:
+    except (InputError, EngineError) as error:
         launcher.send(error)
     finally:
         signal.signal(END_RAY, signal.SIG_IGN)
@@ -141,15 +168,54 @@ def _wait_until_saved(trials: list[Trial], execution: Execution) -> None:
 
 
 def make_scratch(root: Path) -> Path:
-    """Ray's folder, empty. A killed launch leaves it behind; the next one on the same store clears it.
+    """Ray's folder, empty: in TMPDIR, or where that does not do, in /tmp or /var/tmp.
 
-    Its path is short because Ray puts sockets there, and only its owner may enter.
+    A killed launch leaves it behind; the next one on the same store clears it. Its path is short because Ray puts
+    sockets there, and only its owner may enter. A name that something else has taken is passed over. Raises
+    `InputError` where no place will do.
     """
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:10]
-    scratch = Path(f"/tmp/study-{os.getuid()}-{name}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(mode=0o700)
-    return scratch
+    name = f"study-{os.getuid()}-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:10]}"
+    own = os.environ.get("TMPDIR", "")
+    refused = []
+    for place in dict.fromkeys(Path(one).absolute() for one in (own, "/tmp", "/var/tmp") if one):
+        try:
+            return _folder_in(place, name)
+        except OSError as error:
+            refused.append(f"{place}: {error.strerror}")
+            if own and len(refused) == 1:
+                log.warning("TMPDIR %s cannot hold Ray's files (%s); another place is taken", place, error.strerror)
+    raise InputError(
+        f"no place for Ray's temporary files ({'; '.join(refused)}); name a folder in TMPDIR, or train without Ray"
+        " with --local"
+    )
+
+
+def _folder_in(place: Path, name: str) -> Path:
+    """A new folder of this user's. Raises `OSError` where the place cannot have it, or is too small."""
+    most = SOCKET_BYTES - len(SOCKET) - len(name) - len("-0/")
+    if len(os.fsencode(place)) > most:
+        raise OSError(errno.ENAMETOOLONG, f"its path is longer than the {most} bytes that Ray's sockets leave")
+    if (free := shutil.disk_usage(place).free) < SCRATCH_BYTES:
+        raise OSError(errno.ENOSPC, f"{free / 2**20:.1f} MiB are free, of {SCRATCH_BYTES >> 20} that Ray may need")
+    for number in range(SCRATCH_NAMES):
+        scratch = place / (f"{name}-{number}" if number else name)
+        shutil.rmtree(scratch, ignore_errors=True)  # leaves files, links and others' folders
+        with suppress(FileExistsError):
+            scratch.mkdir(mode=0o700)
+            return scratch
+    raise OSError(errno.EEXIST, f"{name} and {SCRATCH_NAMES - 1} more names are taken")
+
+
+def last_words(scratch: Path) -> tuple[str, str]:
+    """The last error in the logs of Ray's own processes, and the ends of all of them."""
+    errors, tails = [], []
+    logs = [log for log in (scratch / "ray/session_latest/logs").glob("*.*") if log.suffix in (".out", ".err", ".log")]
+    for path in sorted(logs):
+        with suppress(OSError):
+            lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
+            errors += [_ERROR.sub("", line) for line in lines if _ERROR.search(line)]
+            tails += [f"==> {path.name}", *lines, ""]
+    return (errors[-1].strip()[:300] if errors else ""), "\n".join(tails)
 
 
 def set_environment(execution: Execution) -> None:

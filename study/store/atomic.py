@@ -59,6 +59,9 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
         if durable:
             _sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk's names no place
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     if durable:

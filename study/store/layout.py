@@ -3,6 +3,7 @@
     store.json              the marker of a store, with the version of this layout
     launch.json             the launch that trains into the store; deleting it stops the launch (`heartbeat.py`)
     launch.lock             held by the one launcher
+    ray.log                 the ends of Ray's logs, of the last launch that Ray failed
     probes.json             seconds and memory that conditions took when they were measured here
     mlflow.db, artifacts/   the tracking database and the files of its runs, unless a server has them
     trials/ID/              a folder a trial:
@@ -126,6 +127,10 @@ class Store:
     @property
     def probes(self) -> Path:
         return self.root / "probes.json"
+
+    @property
+    def ray_log(self) -> Path:
+        return self.root / "ray.log"
 
     @property
     def database(self) -> Path:

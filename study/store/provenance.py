@@ -1,6 +1,7 @@
 """Which code, on what, made a number. Owns the tags that trace a run to its commit, versions and machine."""
 
 import hashlib
+import logging
 import os
 import platform
 import subprocess
@@ -9,16 +10,35 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from study.limits import cores
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+KEPT = (
+    "GIT_EXEC_PATH",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_CONFIG_NOSYSTEM",
+)  # git's own place and settings
 PACKAGES = ("torch", "torchvision", "ray", "mlflow", "numpy")
+log = logging.getLogger(__name__)
 
 
 def _git(*arguments: str) -> str:
-    here = Path(__file__).parent
+    """What git prints of this checkout; '' where it is none, or git does not tell.
+
+    Variables such as GIT_DIR, which hooks have, would lead to another repository, and so would a repository around
+    this folder.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in KEPT}
+    environment["GIT_CEILING_DIRECTORIES"] = str(CHECKOUT.parent)
+    line = ["git", *arguments]
     try:
-        done = subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):  # not a checkout, or no git
+        done = subprocess.run(line, cwd=CHECKOUT, env=environment, capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        problem = getattr(error, "stderr", None) or str(error).encode()
+        log.debug("git %s: %s", arguments[0], problem.decode(errors="replace"))
         return ""
-    return done.stdout
+    return done.stdout.decode(errors="replace")
 
 
 def _processor() -> str:
@@ -49,7 +69,7 @@ def committed(path: Path) -> datetime | None:
 
 def patch() -> str:
     """What the working tree adds to its commit, tracked files only; '' when clean."""
-    return _git("diff", "HEAD", "--", ":/")
+    return _git("diff", "--no-ext-diff", "--no-color", "HEAD", "--", ":/")
 
 
 @cache
@@ -60,10 +80,17 @@ def tags() -> dict[str, str]:
     """
     commit, changed = _git("rev-parse", "HEAD").strip(), patch()
     clean = "clean" if commit else "unknown"
+    if not commit and (CHECKOUT / ".git").exists():
+        log.warning(
+            "git does not tell the commit of %s (is git installed, and the folder a safe.directory of it?): runs are"
+            " recorded as of commit '%s'",
+            CHECKOUT,
+            os.environ.get("STUDY_COMMIT", "unknown"),
+        )
     return {
         "git_commit": commit or os.environ.get("STUDY_COMMIT", "unknown"),
         "git_patch": hashlib.sha256(changed.encode()).hexdigest()[:12] if changed else clean,
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} x {_processor()}",
+        "machine": f"{platform.system()} {platform.machine()}, {cores()} x {_processor()}",
     }

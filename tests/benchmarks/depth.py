@@ -4,7 +4,6 @@ Naive is what autograd keeps by itself, with images that lie ready; ours may tak
 """
 
 import itertools
-import os
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import torch
 from torch.nn import functional
 
 from study.data.arrays import load
+from study.limits import cores
 from study.nets.evaluation import autocast
 from study.nets.resnet import build
 from study.spec import Trial
@@ -45,7 +45,7 @@ def naive(trial: Trial) -> Iterator[None]:
 
 def one(way: str, precision: str) -> None:
     """Print segments, predicted and reached peak (GiB), and the median seconds of the steps after the first."""
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     trial, segments, predicted = common.trial(DEPTH, precision), 1, 0.0
     if way == "naive":
         updates = naive(trial)

@@ -84,6 +84,7 @@ def updates_of(row: Row, device: Any) -> Callable[[], object]:
 
     from study.data.arrays import load
     from study.execution import Execution
+    from study.limits import cores
     from study.run.machine import set_up_torch
     from study.training.cohort import Cohort
     from study.training.loop import Updates
@@ -91,7 +92,7 @@ def updates_of(row: Row, device: Any) -> Callable[[], object]:
 
     trial = common.trial(row.depth, row.precision, row.family)
     if row.way == "textbook":
-        updates: Iterator[None] = script.train(trial, device, workers=min(14, os.cpu_count() or 1))
+        updates: Iterator[None] = script.train(trial, device, workers=min(14, cores()))
         return lambda: next(updates)
     set_up_torch(Execution(storage=common.OUT, data_root=common.OUT, threads=1, deterministic=row.deterministic))
     trials = [replace(trial, seed=seed) for seed in range(row.cohort)]

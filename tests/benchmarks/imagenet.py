@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from experiments.recipes import IMAGENET_DATA, paper_imagenet
+from study.limits import cores
 from study.nets.evaluation import autocast
 from study.spec import Model, Trial
 from study.training import memory
@@ -50,7 +51,7 @@ def seconds(net: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, la
 
 
 def main() -> None:
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(cores())
     memory.keep_freed(True)
     images = torch.randn(BATCH, 3, 224, 224).contiguous(memory_format=torch.channels_last)
     labels, rows = torch.arange(BATCH), []

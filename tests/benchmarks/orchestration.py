@@ -6,7 +6,6 @@ written as workers and launcher write them: at every checkpoint, at the end, and
 """
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from experiments import planned
 from experiments.profiles import PAPER, QUICK
 from experiments.recipes import minutes
 from study.execution import Execution
+from study.limits import cores
 from study.run.launch import launch
 from study.spec import Trial
 from study.store.account import Account, Outcome, read_account, write_account
@@ -134,8 +134,8 @@ def main() -> None:
         folder = Path(temporary)
         rows = [study(20, folder), study(40, folder)]
         few, many = rows
-        more = (many["makespan (s)"] - few["makespan (s)"]) * (os.cpu_count() or 1)
-        training = (many["training / slots (s)"] - few["training / slots (s)"]) * (os.cpu_count() or 1)
+        more = (many["makespan (s)"] - few["makespan (s)"]) * cores()
+        training = (many["training / slots (s)"] - few["training / slots (s)"]) * cores()
         many["a further trial costs (s)"] = (more - training) / 20
         many["further CPU (% of a core)"] = (
             100 * (many["launcher CPU (s)"] - few["launcher CPU (s)"]) / (many["makespan (s)"] - few["makespan (s)"])

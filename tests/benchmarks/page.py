@@ -25,6 +25,7 @@ from analysis import report
 from analysis.runs import load
 from experiments import planned
 from experiments.profiles import PAPER, QUICK, SMOKE, Profile
+from study.limits import cores
 
 TIMES = int(os.environ.get("TIMES", "5"))
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -72,7 +73,7 @@ def main() -> None:
             rows.append(
                 {"profile": profile.name, "trials": len(planned(profile)), "MB": size, "rendering (s)": took} | medians
             )
-    common.write("page", f"{os.cpu_count()} cores, {TIMES} times", rows)
+    common.write("page", f"{cores()} cores, {TIMES} times", rows)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import pyarrow as pa
 from experiments import planned
 from experiments.profiles import PAPER, Profile
 from study.execution import Execution
+from study.limits import cores
 from study.store import atomic
 from study.store.account import Account, Outcome, read_account, write_account
 from study.store.mlflow import client, reader
@@ -143,7 +144,7 @@ def main() -> None:
             if process.returncode:
                 raise RuntimeError(f"rendering {runs} runs failed")
             rows.append(json.loads(said) | {"peak with lectures MiB": peak})
-        common.write("render", f"{RECORDS:,} records a run; {os.cpu_count()} cores, as many lectures at a time", rows)
+        common.write("render", f"{RECORDS:,} records a run; {cores()} cores, as many lectures at a time", rows)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import torch
 
 from study import cost
 from study.data.arrays import load
+from study.limits import cores
 from study.training import memory
 from study.training.loop import train
 from study.training.state import TrainState
@@ -80,12 +81,12 @@ def steps_a_second(depth: int, way: str, precision: str, processes: int, threads
 
 
 def main() -> None:
-    cores = os.cpu_count() or 1
+    count = cores()
     rows = []
-    for processes, threads in ((1, cores), (cores, 1)):
+    for processes, threads in ((1, count), (count, 1)):
         # 110 layers compile for minutes, and one process on all cores is not how small nets are run
         ways = [
-            (d, *way) for d in (20, 110) for way in WAYS if "compiled" not in way[0] or (d, processes) == (20, cores)
+            (d, *way) for d in (20, 110) for way in WAYS if "compiled" not in way[0] or (d, processes) == (20, count)
         ]
         rounds = []
         for _ in range(ROUNDS):
