@@ -62,7 +62,6 @@ def _unusable(finals: pd.DataFrame) -> Iterator[Problem]:
 
 def _gaps(finals: pd.DataFrame, profile: Profile, selecting: Command) -> Iterator[Problem]:
     """Experiments that the profile plans without request and that were not selected; that have no run, or lack some."""
-"""
     selected = [name for name in map(name_of, EXPERIMENTS) if len(serving(finals, name))]
     for experiment in EXPERIMENTS:
         name, planned = name_of(experiment), serving(finals, name_of(experiment))

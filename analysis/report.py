@@ -124,7 +124,7 @@ def standing(folder: Path, finals: pd.DataFrame) -> Standing | None:
         shown, command = dict(manifest["results"]), str(manifest["command"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    outcomes = dict(finals[["id", "outcome"]].itertuples(index=False))
+    outcomes: dict[str, str] = dict(finals[["id", "outcome"]].itertuples(index=False))
     lost = tuple(id for id in shown if id in outcomes and outcomes[id] not in (*RESULTS, Outcome.UNUSABLE))
     return Standing(command, lost, tuple(id for id in shown if id not in outcomes))
 

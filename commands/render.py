@@ -119,9 +119,10 @@ def show(selected: Selection, results: Path, lectures: bool, bundle: Bundle | No
     """Render everything and print a summary."""
     rendering = render(selected, results, lectures, bundle)
     table = table_6(rendering.frames)
-    command = selected.command(results)
-    ui = f"python -m experiments import {shlex.quote(str(bundle.path))}, then {command.make('ui')}"
-    ui = ui if bundle else command.make("ui")
+    ui = selected.command(results).make("ui")
+    if bundle:
+        storage = shlex.quote(str(selected.execution.storage))
+        ui = f"python -m experiments import {shlex.quote(str(bundle.path))} --storage {storage}, then {ui}"
     cost_of_paper = paper_cost(selected, rendering.frames)
     counted = in_one_sentence(rendering.verdicts, rendering.frames.finals)
     print(page.summary(rendering.verdicts, table, rendering.folder, cost_of_paper, ui, rendering.problems, counted))

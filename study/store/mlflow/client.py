@@ -245,7 +245,7 @@ def search(mlflow: MlflowClient, ids: Iterable[str] | None, condition: str = "")
     yield from (run for run in runs if wanted is None or run.data.tags.get("trial_id") in wanted)
 
 
-def _experiments(mlflow: MlflowClient, which: str) -> list[Experiment]:
+def _experiments(mlflow: MlflowClient, which: int) -> list[Experiment]:
     return list(mlflow.search_experiments(which, filter_string=f"tags.study = '{STUDY}'"))
 
 
@@ -254,7 +254,7 @@ def _trials(mlflow: MlflowClient, one: Experiment) -> Iterator[str]:
     yield from (run.data.tags.get("trial_id", "") for run in _pages(mlflow, [one], "", ViewType.ALL))
 
 
-def _pages(mlflow: MlflowClient, experiments: Sequence[Experiment], condition: str, which: str) -> Iterator[MlflowRun]:
+def _pages(mlflow: MlflowClient, experiments: Sequence[Experiment], condition: str, which: int) -> Iterator[MlflowRun]:
     token = None
     while experiments:
         names = [one.experiment_id for one in experiments]
