@@ -30,7 +30,7 @@ Command = Callable[..., Any]
     [
         ("experiments", ["list"], 0, "plain-vs-residual"),
         ("analysis", ["report", "--bundle", "none.zip"], 2, "there is no bundle none.zip"),
-        ("dashboards", ["ui", "--storage", "none"], 2, "run `make degradation-study` first"),
+        ("dashboards", ["ui", "--storage", "none"], 2, "run `make degradation-study PROFILE=quick STORE=none` first"),
     ],
 )
 def test_each_entry_point_leads_into_the_application(entry: str, words: list[str], code: int, says: str) -> None:
