@@ -200,6 +200,10 @@ def choosing(*more: Decorator) -> Decorator:
                 raise InputError(
                     f"storage {place} cannot hold the tracking database; name an MLflow server with --tracking-uri"
                 )
+            try:
+                place.exists()  # raises for a name that is too long, and where this user must not look
+            except OSError as error:
+                raise InputError(f"storage {place} cannot be used ({error.strerror}); choose another place") from None
             return command(choice=choice, execution=Execution(**execution), **values)
 
         return _with((*CHOICE_OPTIONS, *PLACE_OPTIONS, *more), wrapped)
