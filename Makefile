@@ -10,9 +10,11 @@ BENCH ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 RUN := .venv/bin/python -m
-SELECT = --profile "$(PROFILE)" --experiments "$(EXPERIMENTS)" --storage "$(STORE)" \
-  $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA),--data "$(DATA)") $(ARGS)
-RENDER = --results "$(RESULTS)" $(SELECT)
+# The shell takes what a person typed from its environment: in a recipe, quotes and the like would be syntax.
+export PROFILE EXPERIMENTS SEEDS DATA STORE RESULTS
+SELECT = --profile "$$PROFILE" --experiments "$$EXPERIMENTS" --storage "$$STORE" \
+  $(if $(SEEDS),--seeds "$$SEEDS") $(if $(DATA),--data "$$DATA") $(ARGS)
+RENDER = --results "$$RESULTS" $(SELECT)
 
 # Whether the Python that installs is the one of .venv: behind a link could be the machine's.
 OWN := import os, sys; sys.exit(sys.prefix == sys.base_prefix or not os.path.samefile(sys.prefix, ".venv"))
@@ -46,7 +48,7 @@ test-all: .venv/ready  ## With the slow, fault, browser and server suites
 	@.venv/bin/python -m pytest
 
 ui: .venv/ready  ## The MLflow UI on loopback over the study's store
-	@exec $(RUN) dashboards ui --storage "$(STORE)"
+	@exec $(RUN) dashboards ui --storage "$$STORE"
 
 watch: .venv/ready  ## The study page on loopback, live while trials run
 	@exec $(RUN) dashboards watch $(SELECT)
@@ -67,7 +69,7 @@ status: .venv/ready  ## Where the study stands now
 	@exec $(RUN) experiments status $(SELECT)
 
 bench: .venv/ready  ## Benchmarks, as ratios within one run
-	@STORE="$(STORE)" .venv/bin/python tests/benchmarks $(BENCH)
+	@.venv/bin/python tests/benchmarks $(BENCH)
 
 docs: .venv/ready  ## The documentation as a website, in site/
 	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet

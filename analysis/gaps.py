@@ -11,6 +11,7 @@ import pandas as pd
 
 from analysis.nets import serving
 from experiments import EXPERIMENTS, name_of, scale_of
+from experiments.command import Command
 from experiments.profiles import Profile
 from study.spec import PROTOCOL, SCHEMA
 from study.store.account import RESULTS, Outcome
@@ -43,9 +44,15 @@ class Problem:
         return f"{self.text}: {names}" if names else self.text
 
 
-def problems(finals: pd.DataFrame, profile: Profile, others: Mapping[str, list[str]]) -> list[Problem]:
-    """Unusable trials one by one, then gaps, runs of `others` (ids, by their version) and conditions of one seed."""
-    return [*_unusable(finals), *_gaps(finals, profile), *_other_versions(others), *_single_seeds(finals)]
+def problems(
+    finals: pd.DataFrame, profile: Profile, others: Mapping[str, list[str]], command: Command | None = None
+) -> list[Problem]:
+    """Unusable trials one by one, then gaps, runs of `others` (ids, by their version) and conditions of one seed.
+
+    `command` is what selected these trials, for commands that mend a gap.
+    """
+    command = command or Command(profile=profile.name)
+    return [*_unusable(finals), *_gaps(finals, profile, command), *_other_versions(others), *_single_seeds(finals)]
 
 
 def _unusable(finals: pd.DataFrame) -> Iterator[Problem]:
@@ -53,16 +60,17 @@ def _unusable(finals: pd.DataFrame) -> Iterator[Problem]:
         yield Problem(Kind.UNUSABLE, f"{row['id']} is unusable: {row['problem']}")
 
 
-def _gaps(finals: pd.DataFrame, profile: Profile) -> Iterator[Problem]:
+def _gaps(finals: pd.DataFrame, profile: Profile, selecting: Command) -> Iterator[Problem]:
     """Experiments that the profile plans without request and that were not selected; that have no run, or lack some."""
+    selected = [name for name in map(name_of, EXPERIMENTS) if len(serving(finals, name))]
     for experiment in EXPERIMENTS:
         name, planned = name_of(experiment), serving(finals, name_of(experiment))
         scale = scale_of(experiment, profile)
         undone = planned[~planned["outcome"].isin((*RESULTS, Outcome.UNUSABLE))]
         ids = tuple(f"{row['id']} ({row['outcome']})" for row in undone.to_dict("records"))
-        command = f"make degradation-study PROFILE={profile.name} EXPERIMENTS={name}"
+        command = selecting.of(name).make()
         if planned.empty and scale and not scale.on_request and experiment.trials(profile):
-            yield Problem(Kind.NOT_SELECTED, f"{name} was not selected; {command} adds it")
+            yield Problem(Kind.NOT_SELECTED, f"{name} was not selected; {selecting.of(*selected, name).make()} adds it")
         elif len(planned) and (planned["outcome"] == Outcome.MISSING).all():
             yield Problem(Kind.NOT_RUN, f"{name} has no run; {command} runs its {len(planned)} trials", ids)
         elif ids:

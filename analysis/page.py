@@ -42,6 +42,7 @@ class Content:
     """What the page is made of. `facts`: commit, versions and machine, by name. `notebooks`: names of the lectures."""
 
     profile: Profile
+    command: str  # that makes the page
     finals: pd.DataFrame
     verdicts: Sequence[Verdict]
     tables: Sequence[Table]
@@ -57,6 +58,7 @@ def render(content: Content) -> str:
     finals = content.finals
     return TEMPLATES.get_template("study.html").render(
         profile=content.profile,
+        command=content.command,
         data=", ".join(sorted(set(finals["data"]))),
         outcomes=outcome_counts(finals),
         problems=content.problems,

@@ -22,6 +22,7 @@ from experiments import (
     imagenet_shortcut_options,
     name_of,
 )
+from experiments.command import Command
 from experiments.recipes import COCO_DATA, IMAGENET_DATA, VOC12_DATA, VOC_DATA
 from study.spec import VOC_CLASSES, InputError
 from study.tasks.names import (
@@ -99,7 +100,7 @@ def rows_of(evaluations: pd.DataFrame, number: Number) -> pd.DataFrame:
 def takes(experiment: str) -> str:
     """What must be run for an experiment's numbers."""
     if experiment in map(name_of, EXPERIMENTS):
-        return f"make degradation-study PROFILE=paper EXPERIMENTS={experiment}"
+        return Command(profile="paper", experiments=experiment).make()
     return f"the experiment {experiment} in the profile paper, which this study does not have yet"
 
 

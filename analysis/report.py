@@ -12,7 +12,7 @@ import platform
 import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,12 +32,13 @@ from analysis.questions import by_question
 from analysis.runs import Frames, outcome_counts, thinned
 from analysis.tables import printing, results
 from analysis.verdicts import Verdict
+from experiments.command import Command
 from experiments.profiles import Profile
 from experiments.recipes import Deviation
 from study.limits import cores
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic
-from study.store.account import RESULTS
+from study.store.account import RESULTS, Outcome
 
 PAGE, REFEREE = "index.html", "referee.html"
 CLAIMS, VERDICTS = "claims.json", "verdicts.json"  # for scripts; with every field, for `read_verdicts`
@@ -55,11 +56,13 @@ def write(
     provenance: Mapping[str, str] | None = None,
     others: Mapping[str, list[str]] | None = None,
     lecture: bool = True,
+    command: Command | None = None,
 ) -> list[Verdict]:
     """Render everything into `folder` and return the verdicts, one for each claim of the paper.
 
     `provenance` (commit, versions, machine) goes into the manifest and onto the page as it is; `others` are ids of runs
     of other versions, to be named. `lecture=False` leaves out the executed notebooks, which take most of the time.
+    `command` is what selects these trials.
     """
     judged, dated = judge(frames, profile), plan.read(profile.name)
     entries = [verdicts.entry(verdict, dated.sha256 if dated else None) for verdict in judged]
@@ -68,7 +71,7 @@ def write(
     for name, frame in zip(FRAMES, (frames.finals, frames.curves, frames.layers, frames.evaluations), strict=True):
         with atomic.replacing(folder / f"{name}.parquet", durable=False) as path:
             _write_frame(frame, path)
-    rendered = tables.every(frames, profile.name)
+    rendered = tables.every(frames)
     for table in rendered:
         printing.write(table, folder / "tables")
     made = {picture.name: picture for picture in pictures.made(frames, profile.name)}
@@ -79,9 +82,11 @@ def write(
         static.save(figure, folder / "figures", name)
         svg = "" if name in shown else static.inline(figure, name)
         printed.append(page.Printed(name, made[name].title, made[name].caption, svg))
-    facts, known = dict(provenance or {}), problems(frames.finals, profile, others or {})
+    command = command or Command(profile=profile.name)
+    facts, known = dict(provenance or {}), problems(frames.finals, profile, others or {}, command)
     content = page.Content(
         profile=profile,
+        command=command.make(),
         finals=frames.finals,
         verdicts=judged,
         tables=rendered,
@@ -96,15 +101,39 @@ def write(
     files.write(folder / REFEREE, page.render_referee(profile.name, asked, judged, frames.finals))
     if lecture:
         notebooks(folder)
-    files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known))
+    files.write(folder / MANIFEST, _manifest(frames, profile, folder, facts, known, command))
     return judged
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a report that is there shows and another one would not: results, by the ids of their trials."""
+
+    command: str  # that made it
+    lost: tuple[str, ...]  # of trials that the other one has, too, without their results
+    unselected: tuple[str, ...]  # of trials that the other one does not have
+
+
+def standing(folder: Path, finals: pd.DataFrame) -> Standing | None:
+    """What the report in `folder` shows and one of these trials would not; None where no report can be read.
+
+    A result that is unusable now is not lost: the new report says why.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        shown, command = dict(manifest["results"]), str(manifest["command"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    outcomes: dict[str, str] = dict(finals[["id", "outcome"]].itertuples(index=False))
+    lost = tuple(id for id in shown if id in outcomes and outcomes[id] not in (*RESULTS, Outcome.UNUSABLE))
+    return Standing(command, lost, tuple(id for id in shown if id not in outcomes))
 
 
 def read_verdicts(folder: Path) -> list[Verdict]:
     """The verdicts of a report. Raises `InputError` where there is no report."""
     path = folder / VERDICTS
     if not path.exists():
-        raise InputError(f"{folder} has no {VERDICTS}; render it: make report PROFILE={folder.name}")
+        raise InputError(f"{folder} has no {VERDICTS}; render it: {_rendering(folder)}")
     return verdicts.from_json(path.read_text(encoding="utf-8"))
 
 
@@ -115,13 +144,17 @@ def read(folder: Path) -> Frames:
     """
     for name in FRAMES:
         if not (folder / f"{name}.parquet").exists():
-            raise InputError(f"{folder} has no {name}.parquet; render it: make report PROFILE={folder.name}")
+            raise InputError(f"{folder} has no {name}.parquet; render it: {_rendering(folder)}")
     runs, curves, layers, evaluations = (pq.ParquetFile(folder / f"{name}.parquet") for name in FRAMES)
     parts = [thinned(curves.read_row_group(part).to_pandas()) for part in range(curves.num_row_groups)]
     shown = pd.concat(parts, ignore_index=True) if parts else curves.read().to_pandas()
     finals = runs.read().to_pandas()
     finals["deviations"] = [tuple(Deviation(**deviation) for deviation in row) for row in finals["deviations"]]
     return Frames(finals, shown, layers.read().to_pandas(), evaluations.read().to_pandas())
+
+
+def _rendering(folder: Path) -> str:
+    return Command(profile=folder.name, results=str(folder.parent)).make("report")
 
 
 def _write_frame(frame: pd.DataFrame, path: Path) -> None:
@@ -210,13 +243,18 @@ def summary(
 
 
 def _manifest(
-    frames: Frames, profile: Profile, folder: Path, facts: Mapping[str, str], known: Sequence[Problem]
+    frames: Frames,
+    profile: Profile,
+    folder: Path,
+    facts: Mapping[str, str],
+    known: Sequence[Problem],
+    command: Command,
 ) -> str:
     finals, dated = frames.finals, plan.read(profile.name)
     with_result = finals["outcome"].isin(RESULTS)
     manifest = {
         "profile": profile.name,
-        "command": f"make degradation-study PROFILE={profile.name}",
+        "command": command.make(),
         "git_commit": facts.get("git_commit", "unknown"),
         "provenance": dict(facts),
         "versions": _versions(),

@@ -121,7 +121,7 @@ def _of_trials(selected: Selection, request: Request, as_json: bool) -> int:
     if not finished:
         raise InputError(
             f"none of the {len(trials)} selected trials is finished in {execution.storage}; run them:"
-            f" python -m experiments run --profile {selected.profile.name}"
+            f" {selected.command().make()}"
         )
     if request.ensemble:
         _check_ensemble(trials, finished)

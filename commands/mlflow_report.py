@@ -23,6 +23,7 @@ from analysis.runs import Frames, thinned
 from analysis.tables.claims import verdict_table
 from analysis.tables.printing import markdown
 from analysis.verdicts import Kind, Verdict, counts
+from experiments.command import Command
 from experiments.profiles import Profile
 from study.execution import Execution
 from study.spec import InputError
@@ -32,10 +33,18 @@ _METRIC = {Kind.NOT_TESTABLE: "not testable"}  # how a metric abbreviates a kind
 log = logging.getLogger(__name__)
 
 
-def show(frames: Frames, verdicts: Sequence[Verdict], profile: Profile, execution: Execution, folder: Path) -> None:
+def show(
+    frames: Frames,
+    verdicts: Sequence[Verdict],
+    profile: Profile,
+    execution: Execution,
+    folder: Path,
+    command: Command | None = None,
+) -> None:
     """Give the runs of results that have none a picture of their curve, and the profile its run 'Report' anew.
 
-    `folder` holds what was rendered. Where MLflow cannot be written, that is a warning: the rendering is complete.
+    `folder` holds what was rendered, from what `command` selects. Where MLflow cannot be written, that is a warning:
+    the rendering is complete.
     """
     from study.store.mlflow import decoration
 
@@ -49,18 +58,21 @@ def show(frames: Frames, verdicts: Sequence[Verdict], profile: Profile, executio
         numbers = {f"claims {_METRIC.get(kind, kind)}": float(count) for kind, count in counts(verdicts).items()}
         left_out = sorted(set(files) - set(names))
         counted = in_one_sentence(verdicts, frames.finals)
-        described = note(verdicts, counted, profile, folder, left_out)
+        again = (command or Command(profile=profile.name)).make("report")
+        described = note(verdicts, counted, profile, folder, left_out, again)
         decoration.report(execution, profile.name, folder, names, numbers, described)
     except InputError as error:
         log.warning("the report is in %s, and not in MLflow: %s", folder, error)
 
 
-def note(verdicts: Sequence[Verdict], counted: str, profile: Profile, folder: Path, left_out: Sequence[str]) -> str:
+def note(
+    verdicts: Sequence[Verdict], counted: str, profile: Profile, folder: Path, left_out: Sequence[str], again: str
+) -> str:
     """The description of the run 'Report', in Markdown."""
     lines = [
         f"What the runs of profile **{profile.name}** say about the paper's {len(verdicts)} claims: {counted}",
         f"The study page is the artifact `index.html`, and `{folder.resolve() / 'index.html'}` on the machine that"
-        f" rendered it; `make report PROFILE={profile.name}` renders it again.",
+        f" rendered it; `{again}` renders it again.",
     ]
     lines += [f"Too large to be here, and in `{folder}`: {', '.join(left_out)}."] if left_out else []
     table = markdown(verdict_table(verdicts)).splitlines()

@@ -11,12 +11,14 @@ from typing import Any
 
 import click
 
-from experiments import planned
+from experiments import EXPERIMENTS, name_of, planned
+from experiments.command import Command
 from experiments.profiles import PROFILES, Profile, profile
 from study.execution import Execution
 from study.spec import InputError, Trial
 from study.store import atomic
 
+DATA_ROOT = Path("data")
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -43,6 +45,24 @@ class Selection:
     @property
     def trials(self) -> list[Trial]:
         return list(self.serves)
+
+    def command(self, results: Path = Path("results")) -> Command:
+        """What selects the same trials again, in the same store, and renders into the same folder."""
+        choice, execution = self.choice, self.execution
+        options = {
+            "held-out": str(choice.held_out or ""),
+            "data-root": "" if execution.data_root == DATA_ROOT else str(execution.data_root),
+            "tracking-uri": without_password(execution.tracking_uri),
+        }
+        return Command(
+            profile=choice.profile,
+            experiments=choice.experiments,
+            seeds=self.profile.seeds,
+            data=choice.data,
+            store=str(execution.storage),
+            results=str(results),
+            options=tuple(word for name, value in options.items() if value for word in (f"--{name}", value)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +102,7 @@ CHOICE_OPTIONS = (
 )
 # Each of the following is a field of `Execution`.
 PLACE_OPTIONS = (
-    click.option("--data-root", type=Path, default=Path("data"), help="Where data sets are kept (default: data)."),
+    click.option("--data-root", type=Path, default=DATA_ROOT, help="Where data sets are kept (default: data)."),
     click.option("--storage", default="store", help="Folder of the store, or s3://bucket/folder (default: store)."),
     click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database."),
     click.option("--cpus", type=int, default=0, help="Cores to fill (default: all that this process may use)."),
@@ -139,7 +159,13 @@ RUN_OPTIONS = (
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
 PROBE = click.option("--probe", is_flag=True, help="First time some updates of each condition: better predictions.")
-RESULTS = click.option("--results", type=Path, default=Path("results"), help="Folder of results (default: results).")
+RESULTS = click.option(
+    "--results",
+    type=Path,
+    callback=lambda _, __, path: atomic.readable_name(path),
+    default=Path("results"),
+    help="Folder of results (default: results).",
+)
 STORAGE = click.option("--storage", default="store", help="Folder of the store (default: store).")
 
 
@@ -174,6 +200,10 @@ def choosing(*more: Decorator) -> Decorator:
                 raise InputError(
                     f"storage {place} cannot hold the tracking database; name an MLflow server with --tracking-uri"
                 )
+            try:
+                place.exists()  # raises for a name that is too long, and where this user must not look
+            except OSError as error:
+                raise InputError(f"storage {place} cannot be used ({error.strerror}); choose another place") from None
             return command(choice=choice, execution=Execution(**execution), **values)
 
         return _with((*CHOICE_OPTIONS, *PLACE_OPTIONS, *more), wrapped)
@@ -229,7 +259,7 @@ deciding = grouped(
 
 
 def select(choice: Choice, execution: Execution) -> Selection:
-    """The trials that were chosen. Raises `InputError` for names and data that do not exist."""
+    """The trials that were chosen. Raises `InputError` for names and data that do not exist, and if there are none."""
     chosen = profile(choice.profile)
     if choice.seeds is not None:
         chosen = chosen.with_seeds(choice.seeds)
@@ -241,7 +271,29 @@ def select(choice: Choice, execution: Execution) -> Selection:
         chosen = chosen.with_data(other)
     if choice.held_out:
         chosen = chosen.with_data(replace(chosen.data, held_out=choice.held_out))
-    return Selection(chosen, planned(chosen, choice.experiments.split()), execution, choice)
+    names = choice.experiments.split()
+    serves = planned(chosen, names)
+    used = {name for some in serves.values() for name in some}
+    for name in names or ([] if serves else [""]):
+        if name not in used:
+            raise InputError(_without_trials(chosen, name))
+    return Selection(chosen, serves, execution, choice)
+
+
+def _without_trials(chosen: Profile, name: str) -> str:
+    """What to say of an experiment that has no trial in the profile; of a profile without any, if it has no name."""
+    if not name:
+        return f"profile {chosen.name} has no trial; name experiments: {', '.join(map(name_of, EXPERIMENTS))}"
+    others = [other.name for other in PROFILES if other.name != chosen.name and planned(other, [name])]
+    where = f"it has some in {', '.join(others)}: --profile {others[0]}" if others else "nor in any other; leave it out"
+    return f"experiment {name} has no trial in profile {chosen.name}; {where}"
+
+
+def without_password(address: str) -> str:
+    """The address of a server as it may be shown and kept: without user and password."""
+    scheme, separator, rest = address.partition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + separator + host.rpartition("@")[2] + slash + path
 
 
 def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:

@@ -4,6 +4,7 @@ Only `study`, the whole of `make degradation-study` in one process, trains what 
 a bundle, `--bundle FILE`, for which neither torch, ray nor mlflow need be installed.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -29,7 +30,7 @@ from study import cost
 from study.cards import H200, gpu_seconds
 from study.cost import duration
 from study.execution import Execution
-from study.spec import Trial
+from study.spec import InputError, Trial
 from study.store import bundle as bundles
 from study.store import provenance
 from study.store.account import RESULTS as OUTCOMES_WITH_RESULT
@@ -117,8 +118,11 @@ class Rendering:
 def show(selected: Selection, results: Path, lectures: bool, bundle: Bundle | None = None) -> runs.Frames:
     """Render everything and print a summary."""
     rendering = render(selected, results, lectures, bundle)
-    table = table_6(rendering.frames, selected.profile.name)
-    ui = f"python -m experiments import {bundle.path}, then make ui" if bundle else "make ui"
+    table = table_6(rendering.frames)
+    ui = selected.command(results).make("ui")
+    if bundle:
+        storage = shlex.quote(str(selected.execution.storage))
+        ui = f"python -m experiments import {shlex.quote(str(bundle.path))} --storage {storage}, then {ui}"
     cost_of_paper = paper_cost(selected, rendering.frames)
     counted = in_one_sentence(rendering.verdicts, rendering.frames.finals)
     print(page.summary(rendering.verdicts, table, rendering.folder, cost_of_paper, ui, rendering.problems, counted))
@@ -139,11 +143,35 @@ def render(selected: Selection, results: Path, lectures: bool, bundle: Bundle | 
 
         logged = (so_far(run, selected.execution) for run in reader.iterate(selected.execution, selected.trials))
         others = reader.foreign(selected.execution, profile.name, selected.trials)
-    frames = runs.load(selected.serves, logged)
-    verdicts = page.write(frames, profile, folder, facts, others, lectures)
+    frames, command = runs.load(selected.serves, logged), selected.command(results)
+    if not bundle and (frames.finals["outcome"] == Outcome.MISSING).any():
+        reader.check_experiments(selected.execution, selected.trials)
+    where = bundle.path if bundle else selected.execution.tracking_uri or f"store {selected.execution.storage}"
+    _check_standing(folder, frames, str(where))
+    verdicts = page.write(frames, profile, folder, facts, others, lectures, command)
     if not bundle:
-        mlflow_report.show(frames, verdicts, profile, selected.execution, folder)
-    return Rendering(frames, verdicts, problems(frames.finals, profile, others), folder)
+        mlflow_report.show(frames, verdicts, profile, selected.execution, folder, command)
+    return Rendering(frames, verdicts, problems(frames.finals, profile, others, command), folder)
+
+
+def _check_standing(folder: Path, frames: runs.Frames, where: str) -> None:
+    """Refuse to replace a report by one that lacks its results; print how many it shows that were not selected."""
+    before = page.standing(folder, frames.finals)
+    if before is None:
+        return
+    lacking, empty = before.lost, not frames.finals["outcome"].isin(OUTCOMES_WITH_RESULT).any()
+    if lacking or (before.unselected and empty):
+        ids = lacking or before.unselected
+        raise InputError(
+            f"{folder} shows {len(ids)} results that {where} does not have ({ids[0]}"
+            f"{' and others' if len(ids) > 1 else ''}) and stays as it is; name the store that has them, other"
+            f" --results, or remove {folder}"
+        )
+    if before.unselected:
+        print(
+            f"{len(before.unselected)} results that {folder} showed are of trials that are not selected now;"
+            f" {before.command} shows them again"
+        )
 
 
 def so_far(run: Run, execution: Execution) -> Run:
@@ -167,8 +195,10 @@ def of_bundle(selected: Selection, bundle: Bundle | None) -> Selection:
         return selected
     choice, data = selected.choice, bundle.scope.data
     if data and selected.profile.name == bundle.profile and not choice.data and not choice.held_out:
-        chosen = selected.profile.with_data(data)
-        selected = replace(selected, profile=chosen, serves=planned(chosen, choice.experiments.split()))
+        own, chosen = selected.profile.data, selected.profile.with_data(data)
+        choice = replace(choice, data="" if data.name == own.name else data.name, held_out=data.held_out)
+        serves = planned(chosen, choice.experiments.split())
+        selected = replace(selected, profile=chosen, serves=serves, choice=choice)
     others = sum(run.trial not in selected.serves for run in bundle.runs if run.records is not None)
     if others:
         print(f"{others} results of {bundle.path} are not shown: their trials are not selected")

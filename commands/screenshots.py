@@ -21,6 +21,7 @@ import click
 from commands.ports import free_port
 from dashboards.views import LANGUAGE_MODELS_ASIDE, address, views
 from experiments import planned
+from experiments.command import Command
 from experiments.profiles import profile
 from study.execution import Execution
 from study.spec import InputError
@@ -51,7 +52,8 @@ def screenshots_command(name: str, storage: Path, results: Path, to: Path) -> No
     """Photograph the study page, the MLflow UI, and the watch page while the smoke profile is trained."""
     page = results / name / "index.html"
     if not page.exists():
-        raise InputError(f"{page} does not exist; render it first: make degradation-study PROFILE={name}")
+        command = Command(profile=name, store=str(storage), results=str(results))
+        raise InputError(f"{page} does not exist; render it first: {command.make()}")
     _check_runs(name, storage)
     with _browser() as browser, tempfile.TemporaryDirectory() as scratch:
         to.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -
     if not runs:
         raise InputError(
             f"none of the {len(selected.trials)} selected trials has a result in {execution.storage}; run them:"
-            f" python -m experiments run --profile {selected.profile.name}"
+            f" {selected.command().make()}"
         )
     weights = _chosen_weights(chosen, runs, execution)
     scope = Scope(selected.choice.experiments, selected.choice.seeds, selected.profile.data)

@@ -2,6 +2,7 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 
@@ -57,6 +58,7 @@ def run_missing(selected: Selection, costs: Costs, probe: bool, console: Console
 def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
     """MLflow tags of each run: purpose, deviations from the paper, predicted cost."""
     tags = {}
+    again = replace(selected.command(Path("again")), store="again").make()
     starts = {trial.id: trial for trial in selected.serves}
     for forecast in plan.forecasts:
         expected = {"predicted_seconds": f"{forecast.seconds:.2f}", "predicted_from": forecast.source}
@@ -65,6 +67,7 @@ def _tags(selected: Selection, plan: Plan) -> dict[str, dict[str, str]]:
         tags[forecast.trial.id] = {
             "profile": selected.profile.name,
             "experiments": ", ".join(selected.serves[forecast.trial]),
+            "again": again,
             "deviations": "; ".join(map(str, deviations(forecast.trial, starts))) or "none",
             **expected,
         }

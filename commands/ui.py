@@ -5,6 +5,7 @@ Owns the server's command line. It runs in this process's place, and nothing out
 
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import click
 
 from commands.ports import HOST, free_port
 from dashboards.views import address, note, views
+from experiments.command import Command
 from experiments.profiles import PROFILES
 from study.execution import Execution
 from study.spec import InputError
@@ -35,7 +37,8 @@ log = logging.getLogger(__name__)
 def ui_command(storage: Path, port: int, tracking_uri: str) -> None:
     """Serve the MLflow UI on loopback until Ctrl-C."""
     if not tracking_uri and not is_store(storage):
-        raise InputError(f"store {storage} does not exist; run `make degradation-study` first, or name another store")
+        first = Command(store=str(storage)).make()
+        raise InputError(f"store {storage} does not exist; run `{first}` first, or name another store")
     if not tracking_uri and not Store(storage).database.exists():
         raise InputError(f"store {storage} has no mlflow.db: its runs are on a server; name it with --tracking-uri")
     server = tracking_uri.rstrip("/") or f"http://{HOST}:{free_port(port)}"
@@ -64,12 +67,23 @@ def described(execution: Execution, server: str) -> list[str]:
 
 
 def serve(storage: Path, server: str) -> None:
-    """Become the server of the store's database and artifacts."""
+    """Become the server of the store's database and artifacts; of a read-only store, serve a copy of its database."""
     from study.store.mlflow.client import address as address_of
+    from study.store.mlflow.client import readable, rebase
 
     store, port = storage.resolve(), server.rpartition(":")[2]
+    own = Store(store).database
+    database = readable(own)
     words = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port, "--workers", "1"]
-    words += ["--backend-store-uri", address_of(Store(store).database)]
+    words += ["--backend-store-uri", address_of(database)]
     words += ["--default-artifact-root", Store(store).artifacts.as_uri(), "--no-serve-artifacts"]
     os.environ.update(QUIET)
-    os.execv(sys.executable, words)  # so that nothing outlives Ctrl-C
+    if database == own:
+        os.execv(sys.executable, words)  # so that nothing outlives Ctrl-C
+    rebase(database, store)
+    child = subprocess.Popen(words)  # this process has the copy to remove
+    try:
+        sys.exit(child.wait())
+    finally:
+        child.terminate()
+        child.wait()

@@ -131,7 +131,9 @@ class Site:
             "seconds_left": standing.seconds_left,
             "interval": asdict(interval) if interval else None,
             "rate": standing.rate,
-            "remarks": [text for text in (remark(standing), self.problem, self.onlooker.tracker.problem) if text],
+            "remarks": [
+                text for text in (remark(standing, self.selected), self.problem, self.onlooker.tracker.problem) if text
+            ],
             "running": [
                 row.plain() | {"title": f"{row.title}, seed {row.seed}"} for row in standing.of(Outcome.RUNNING)
             ],
@@ -151,10 +153,10 @@ class Site:
             return None
 
 
-def remark(standing: Standing) -> str:
+def remark(standing: Standing, selected: Selection) -> str:
     """What a reader should know of the launch; '' while all is well."""
     if standing.launch == "none" and not standing.complete:
-        return "No launch is running: make degradation-study starts one, or goes on where the last one stopped."
+        return f"No launch is running: {selected.command().make()} starts one, or goes on where the last one stopped."
     if standing.launch == "silent":
         return "The launch has been silent for two minutes: the same command goes on with its trials."
     return ""

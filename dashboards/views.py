@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments import EXPERIMENTS, name_of, planned
+from experiments.command import Command
 from experiments.profiles import Profile
 from study.store.mlflow.tags import View
 
@@ -93,8 +94,8 @@ def note(profile: Profile, experiment: str) -> str:
             " trial that diverged is a result, and has no errors. Curves here are thinned; the whole one is the"
             " artifact `records.parquet`. The menu at the left has **Model training**: choose it once.",
             "",
-            f"**The study page**: `results/{profile.name}/index.html` (`make report PROFILE={profile.name}`), or the"
-            " artifact `index.html` of the run `Report`.",
+            f"**The study page**: `results/{profile.name}/index.html`"
+            f" (`{Command(profile=profile.name).make('report')}`), or the artifact `index.html` of the run `Report`.",
             "",
             "**Filters to paste into the search box**",
             "",

@@ -2,11 +2,14 @@
 
 import contextlib
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from stored import TAGS, Small, evaluation, record, seal
 from study.execution import Execution
 from study.run.launch import launch
 from study.spec import InputError, Trial
+from study.store import atomic
 from study.store.layout import create
 from study.store.mlflow import client, decoration, reader
 from study.store.mlflow.mirror import publish
@@ -153,14 +157,101 @@ def test_what_older_code_wrote_into_the_old_place_is_read_there_and_then_copied_
     assert complete(copy, small(), small(seed=1))
 
 
-def test_a_store_may_have_any_name(execution: Execution, small: Small, tmp_path: Path) -> None:
-    odd = replace(execution, storage=tmp_path / "odd" / "what?x=%41#1 \u00fc")
+NAMES = (
+    "what?x=%41#1 \u00fc",
+    "%41",
+    "a#b",
+    "a b",
+    "it's",
+    '"',
+    "a\nb\t",
+    "$HOME `x` & ; |",
+    "?",
+    "\U0001f600",
+    "-x",
+    "e\u0301",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_store_may_have_any_name(name: str, store: Execution, small: Small, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    odd = replace(store, storage=store.storage.rename(tmp_path / "odd" / name))
     client.create_store(odd)
     seal(odd, small(), [record(4), record(8)])
     publish(odd, [small()])
     (run,) = reader.read(odd, [small()])
     assert run.records is not None and all_below(odd)
-    assert [path.name for path in (tmp_path / "odd").iterdir()] == [odd.storage.name]
+    assert [path.name for path in (tmp_path / "odd").iterdir()] == [name]
+
+
+def test_a_database_is_made_where_its_name_is_odd(execution: Execution, tmp_path: Path) -> None:
+    odd = replace(execution, storage=tmp_path / "odd" / NAMES[0])
+    client.create_store(odd)
+    assert (odd.storage / "mlflow.db").exists() and len(list((tmp_path / "odd").iterdir())) == 1
+
+
+def test_names_that_are_no_text_are_refused() -> None:
+    with pytest.raises(InputError, match="is no UTF-8; choose another"):
+        atomic.place(os.fsdecode(b"store\xff"))
+
+
+@contextlib.contextmanager
+def read_only(root: Path) -> Iterator[None]:
+    """The folder as one to whom nothing of it belongs has it: files can be read, and nothing written."""
+    paths = [root, *root.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # nobody: permissions do not bind root
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        for path in paths:
+            path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def test_a_store_on_a_read_only_place_is_read_and_only_read(first: Execution, small: Small) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the folders of pytest are closed to others
+        there = replace(first, storage=Path(shutil.copytree(first.storage, Path(folder) / "store")))
+        with contextlib.closing(sqlite3.connect(there.storage / "mlflow.db")) as connection, connection:
+            connection.execute("PRAGMA wal_autocheckpoint=0")
+            connection.execute("UPDATE tags SET value = 'yes' WHERE key = 'experiments'")
+            connection.commit()
+            log = (there.storage / "mlflow.db-wal").read_bytes()  # as a killed writer leaves it
+            main = (there.storage / "mlflow.db").read_bytes()
+        (there.storage / "mlflow.db").write_bytes(main)
+        (there.storage / "mlflow.db-wal").write_bytes(log)
+        before = contents(there.storage)
+        with read_only(there.storage):
+            (run,) = reader.read(there, [small()])
+            assert run.records is not None and run.evaluations is not None and run.tags["experiments"] == "yes"
+            assert reader.profiles(there) and reader.foreign(there, "test", []) == {}
+            assert decoration.unpictured(there, [small().id]) == {}
+            with pytest.raises(InputError, match="is read-only"):
+                decoration.report(there, "test", Path(), [], {}, "")
+            with pytest.raises(InputError, match="cannot be written"):
+                client.create_store(there)
+            copy = client.readable(there.storage / "mlflow.db")
+            assert client.rebase(copy, there.storage) and client.rebase(copy, there.storage) == []
+        assert contents(there.storage) == before
+
+
+def test_an_experiment_that_was_deleted_is_named_and_comes_back_with_the_next_launch(
+    first: Execution, small: Small, caplog: pytest.LogCaptureFixture
+) -> None:
+    (experiment,) = reader.profiles(first).values()
+    reader.check_experiments(first, [small()])
+    client.connect(first).delete_experiment(experiment)
+    assert reader.read(first, [small()]) == []
+    with pytest.raises(InputError, match="'degradation-study: test' .* with runs of 1 of these trials, has been delet"):
+        reader.check_experiments(first, [small(), small(seed=1)])
+    reader.check_experiments(first, [small(seed=1)])
+    launch([small()], first, {small().id: TAGS}, lambda *_: None)
+    assert complete(first, small()) and "it is restored" in caplog.text
 
 
 def test_a_store_without_a_database_has_no_runs_and_gets_none_by_reading(execution: Execution, small: Small) -> None:

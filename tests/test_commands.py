@@ -30,7 +30,7 @@ Command = Callable[..., Any]
     [
         ("experiments", ["list"], 0, "plain-vs-residual"),
         ("analysis", ["report", "--bundle", "none.zip"], 2, "there is no bundle none.zip"),
-        ("dashboards", ["ui", "--storage", "none"], 2, "run `make degradation-study` first"),
+        ("dashboards", ["ui", "--storage", "none"], 2, "run `make degradation-study PROFILE=quick STORE=none` first"),
     ],
 )
 def test_each_entry_point_leads_into_the_application(entry: str, words: list[str], code: int, says: str) -> None:
@@ -108,8 +108,9 @@ def test_list_names_every_experiment_and_profile(command: Command) -> None:
         (["run", "--storage", str(ROOT / "study")], "is not a store"),
         (["run", "--device", "tpu"], "device 'tpu' is unknown; choose one of auto, cpu, cuda"),
         (["run", "--threads", "0"], "threads 0 is too small"),
-        (["plan", "--storage", "s" * 300], "its file system takes no name as long; choose a shorter one"),
-        (["run", "--storage", "s" * 300], "its file system takes no name as long; choose a shorter one"),
+        (["plan", "--storage", "s" * 300], "cannot be used (File name too long); choose another place"),
+        (["run", "--storage", "s" * 300], "cannot be used (File name too long); choose another place"),
+        (["evaluate", "--storage", "s" * 300], "cannot be used (File name too long); choose another place"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(command: Command, arguments: list[str], says: str) -> None:
@@ -131,6 +132,13 @@ def test_results_that_cannot_be_written_are_refused_before_anything_runs(
     assert done.code == 2 and done.err.count("\n") == 1 and not done.out
     assert f"results {tmp_path / results}" in done.err and "choose another folder with --results" in done.err
     assert not storage.exists()
+
+
+@pytest.mark.parametrize("name", ["watch", "metrics"])
+def test_what_serves_a_store_refuses_a_name_that_no_store_can_have(command: Command, name: str) -> None:
+    done = command(name, "--storage", "s" * 300, entry="dashboards")
+    assert done.code == 2 and done.err.count("\n") == 1 and not done.out
+    assert "cannot be used (File name too long)" in done.err
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, 524])

@@ -30,6 +30,7 @@ def test_a_run_has_a_name_columns_and_a_description_for_people(store: Execution,
     records = [record(i) | {"train_error_pct": float(i)} for i in range(4, 21, 4)]
     records += [record(22, 50.25) | {"train_error_pct": 30.0}, record(24, 12.3456) | {"train_error_pct": 31.0}]
     told = {"experiments": "plain-vs-residual, controls", "deviations": "width: 4 (paper: 16)", "git_commit": "0" * 40}
+    told["again"] = "make degradation-study DATA=cifar10"
     seal(store, trial, records, seconds="61.256", data_digest="abc", **told)
     there = shown(store, trial)
     assert there.info.run_name == "plain-8 · seed 2 · digits · plain-vs-residual"
@@ -40,7 +41,7 @@ def test_a_run_has_a_name_columns_and_a_description_for_people(store: Execution,
     note = there.data.tags["mlflow.note.content"]
     for text in ("plain-8", "30.50 %", "12.35 %", "plain-vs-residual, controls", "width: 4", "000000000000", trial.id):
         assert text in note
-    assert 'make degradation-study PROFILE=test EXPERIMENTS="plain-vs-residual controls" STORE=again' in note
+    assert "Again, in a new store: `make degradation-study DATA=cifar10`." in note
     assert not {"data.channels", "recipe.record_every"} & set(there.data.params)
     assert {"recipe.learning_rate", "model.shortcut", "data.labels"} <= set(there.data.params)
 

@@ -200,6 +200,20 @@ def test_a_poison_trial_on_ray_fails_after_its_retries_and_the_rest_finishes(
 
 
 @pytest.mark.slow
+def test_processes_that_all_die_before_they_begin_end_the_launch_with_the_cause(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")  # Ray's monitor then kills every worker
+    run = start(storage)
+    output, _ = run.communicate(timeout=300)
+    assert run.returncode == 1, output
+    last = output.strip().splitlines()[-1]
+    assert last.startswith("error: 6 processes of trials died before they could begin") and "low on memory" in last
+    assert f"the ends of Ray's logs are in {storage / 'ray.log'}" in last and "--local" in last
+    assert (storage / "ray.log").stat().st_size and not list(storage.glob("trials/*/run.json"))
+
+
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_time_only(storage: Path, undisturbed: Mapping[str, Any]) -> None:
     run = start(storage, "--local")
     trial = wait_until_training(storage, 100)

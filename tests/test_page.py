@@ -49,6 +49,7 @@ def page_of(study: Frames, profile: Profile) -> str:
     shown = charts_of(study)
     content = Content(
         profile=profile,
+        command="make degradation-study",
         finals=study.finals,
         verdicts=[],
         tables=[],

@@ -1,16 +1,22 @@
 """The launcher's side of Ray: its temporary folder, and what is said when it cannot run."""
 
+import errno
 import os
 import shutil
+import signal
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from study.run import ray_process
-from study.run.ray_process import last_words, make_scratch
-from study.spec import InputError
+from study.execution import EngineError, Execution
+from study.run import processes, ray_process
+from study.run.ray_process import RayProcess, check_loopback, last_words, make_scratch
+from study.spec import InputError, Trial
 
 
 @pytest.fixture
@@ -89,12 +95,13 @@ def test_where_no_place_has_room_each_is_named_with_the_way_out(
     assert not list(places.iterdir())
 
 
-def test_the_last_error_and_the_ends_of_rays_logs_are_kept(tmp_path: Path) -> None:
+def test_the_first_error_and_the_ends_of_rays_logs_are_kept(tmp_path: Path) -> None:
     logs = tmp_path / "ray/session_latest/logs"
     logs.mkdir(parents=True)
     (logs / "gcs_server.out").write_text(
-        "".join(f"[2026-11-28 14:00:00,{n:03} I 12 12] (gcs_server) a.cc:{n}: line {n}\n" for n in range(100))
+        "".join(f"[2026-11-28 14:00:00,{n:03} I 12 12] (gcs_server) a.cc:{n}: line {n}\n" for n in range(200))
         + "[2026-11-28 14:00:01,123 C 12 12] (gcs_server) thread.cc:7: Resource temporarily unavailable\n"
+        + "[2026-11-28 14:00:01,130 E 12 12] (gcs_server) logging.cc:125: Stack trace:\n"
         + "[2026-11-28 14:00:02,000 I 12 12] (gcs_server) a.cc:9: the end\n"
     )
     (logs / "raylet.err").write_text("")
@@ -102,3 +109,75 @@ def test_the_last_error_and_the_ends_of_rays_logs_are_kept(tmp_path: Path) -> No
     assert error == "Resource temporarily unavailable"
     assert "==> gcs_server.out" in tails and "the end" in tails and "line 10\n" not in tails
     assert last_words(tmp_path / "none") == ("", "")
+
+
+def test_a_machine_without_loopback_is_refused_at_once(execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_loopback()
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(
+        InputError, match=r"127.0.0.1, which this machine lacks \(Network is unreachable\); .* `ip link set lo up`, or"
+    ):
+        RayProcess(execution).start()
+
+
+def die(execution: Execution, scratch: Path, launcher: Connection) -> None:
+    """Ray's driver where its own processes cannot start."""
+    logs = scratch / "ray/session_latest/logs"
+    logs.mkdir(parents=True)
+    (logs / "raylet.out").write_text("[2026-11-28 14:00:01,123 C 12 12] (raylet) a.cc:7: too few threads\n")
+    if execution.device == "cpu":  # of the test in which it starts
+        (scratch / processes.STARTED).touch()
+        launcher.recv()
+    os._exit(7)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("auto", "Ray cannot start here: its driver ended"),
+        ("cpu", "Ray died 4 times before any trial came further, at"),
+    ],
+)
+def test_a_ray_that_dies_ends_the_launch_with_its_cause_and_the_way_out(
+    execution: Execution, small: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch, device: str, reason: str
+) -> None:
+    execution = replace(execution, local=False, device=device)
+    execution.storage.mkdir()
+    monkeypatch.setattr(ray_process, "_main", die)
+    trial = small()
+    with RayProcess(execution) as ray, pytest.raises(EngineError) as ended:
+        ray.run([trial], execution, {trial.id: {}}, lambda: False)
+    kept = execution.storage / "ray.log"
+    for part in (reason, "with exit code 7", "(too few threads)", f"the ends of Ray's logs are in {kept}", "--local"):
+        assert part in str(ended.value)
+    assert "==> raylet.out" in kept.read_text()
+
+
+def sleep(execution: Execution, scratch: Path, launcher: Connection) -> None:
+    (scratch / processes.STARTED).touch()
+    trials, _, _ = launcher.recv()
+    if (execution.storage / "again").exists():
+        (execution.storage / "again").unlink()
+        launcher.send(None)
+        return
+    (execution.storage / "again").touch()
+    shutil.rmtree(scratch)  # as whoever cleans temporary folders does
+    time.sleep(60)
+
+
+def test_ray_is_started_again_where_its_folder_was_removed(
+    execution: Execution, small: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    execution = replace(execution, local=False)
+    execution.storage.mkdir()
+    monkeypatch.setattr(ray_process, "_main", sleep)
+    monkeypatch.setattr(ray_process, "END_RAY", signal.SIGKILL)
+    trial = small()
+    with RayProcess(execution) as ray:
+        ray.run([trial], execution, {trial.id: {}}, lambda: False)
+    assert "was removed while it ran); starting it again for the 1 trials that are left" in caplog.text
+    assert not (execution.storage / "again").exists()

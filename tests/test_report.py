@@ -165,7 +165,7 @@ def damaged(tmp_path_factory):
 
 def test_damaged_runs_are_named_with_their_reason_on_the_page_the_terminal_and_in_the_manifest(damaged):
     where, study, _, hit = damaged
-    table, known = results.table_6(study, "quick"), problems(study.finals, FIVE_DEPTHS, OLD)
+    table, known = results.table_6(study), problems(study.finals, FIVE_DEPTHS, OLD)
     page = " ".join(html.unescape((where / "index.html").read_text()).split())
     terminal = " ".join(report.summary(VERDICTS, table, where, known=known).split())
     manifest = json.loads((where / "manifest.json").read_text())
@@ -181,7 +181,7 @@ def test_damaged_runs_are_named_with_their_reason_on_the_page_the_terminal_and_i
 def test_no_mean_verdict_or_curve_knows_of_a_damaged_run(damaged):
     where, study, without, _ = damaged
     for draw in (results.table_6, results.shortcut_table):
-        seen, expected = draw(study, "quick"), draw(without, "quick")
+        seen, expected = draw(study), draw(without)
         pd.testing.assert_frame_equal(seen.drop(columns="note"), expected.drop(columns="note"))
     numbers = ("verdict", "effect", "interval", "n")
     entries = json.loads((where / "claims.json").read_text())
@@ -193,7 +193,7 @@ def test_gaps_single_seeds_and_other_versions_are_named(damaged):
     where, study, *_ = damaged
     page = " ".join(html.unescape((where / "index.html").read_text()).split())
     known = [str(problem) for problem in problems(study.finals, FIVE_DEPTHS, OLD)]
-    terminal = " ".join(report.summary([], results.table_6(study, "quick"), where, known=known).split())
+    terminal = " ".join(report.summary([], results.table_6(study), where, known=known).split())
     for text in (page, terminal):
         assert "learning-rate has no run; make degradation-study PROFILE=quick EXPERIMENTS=learning-rate" in text
         assert "20 runs of schema 1, protocol 1 are not shown: this code has schema" in text
@@ -248,9 +248,7 @@ VERDICTS = [
 
 
 def test_the_summary_keeps_its_order_and_fits_80_columns(study, folder):
-    text = report.summary(
-        VERDICTS, results.table_6(study, "quick"), folder.relative_to(folder.parent), "Five GPU days."
-    )
+    text = report.summary(VERDICTS, results.table_6(study), folder.relative_to(folder.parent), "Five GPU days.")
     parts = ["1 supported, 1 contradicted, 1 undecided, 1 not testable", "S42-3", "+61.2 [55, 67.4]", "S42-6",
              "Table 6", "plain-1202", "figures", "make ui", "Five GPU days."]  # fmt: skip
     words = " ".join(text.split())
@@ -273,7 +271,8 @@ def test_a_study_without_any_run_renders_and_says_what_is_missing(tmp_path):
     verdicts = report.write(empty, FIVE_DEPTHS, tmp_path / "quick", lecture=False)
     manifest = json.loads((tmp_path / "quick" / "manifest.json").read_text())
     assert manifest["outcomes"] == {"finished": 0, "diverged": 0, "missing": len(empty.finals)}
-    assert "PROFILE=quick" in report.summary(verdicts, results.table_6(empty, "quick"), tmp_path)
+    known = problems(empty.finals, FIVE_DEPTHS, {})
+    assert "PROFILE=quick" in report.summary(verdicts, results.table_6(empty), tmp_path, known=known)
     assert len(report.read(tmp_path / "quick").curves) == 0
 
 

@@ -626,9 +626,10 @@ def test_versions_of_packages_that_are_not_installed_say_so() -> None:
 
 
 @pytest.fixture
-def rendered(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Frames, Profile]]]:
+def rendered(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[Frames, Profile]]]:
     """What would be rendered, without the seconds that it takes."""
     found: list[tuple[Frames, Profile]] = []
+    monkeypatch.chdir(tmp_path)  # results of this folder are nobody's
     monkeypatch.setattr(report, "write", lambda frames, profile, *_: found.append((frames, profile)))
     yield found
 
@@ -846,7 +847,7 @@ def test_bad_input_of_export_and_import_is_one_line_and_exit_code_2(
     for arguments, says in (
         (
             ("export", "--profile", "quick", *storage, new / "a.zip"),
-            "none of the 117 selected trials has a result in .*run them: python -m experiments run --profile quick",
+            "none of the 117 selected trials has a result in .*run them: make degradation-study PROFILE=quick",
         ),
         (
             ("export", "--profile", "smoke", *storage, "--weights", run.trial.id, new / "a.zip"),

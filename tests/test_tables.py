@@ -39,7 +39,7 @@ def row(table: pd.DataFrame, net: str, iterations: int = 360) -> pd.Series:
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
-    return results.table_6(frames(FIVE_DEPTHS, error=known, noise=0.0, outcomes=diverged_and_missing), "quick")
+    return results.table_6(frames(FIVE_DEPTHS, error=known, noise=0.0, outcomes=diverged_and_missing))
 
 
 def test_each_planned_net_is_a_row(table):
@@ -65,16 +65,16 @@ def test_a_diverged_net_says_so_and_has_no_error(table):
     assert (text["training error"], text["test error"], text["n"]) == ("diverged (3 of 3)", printing.DASH, "0")
 
 
-def test_what_is_missing_names_the_command_that_fills_it(table):
+def test_what_is_missing_is_counted(table):
     net = row(table, "plain-44")
     assert net["n"] == 1
-    assert net["note"] == "1 of 3 failed, 1 of 3 missing: make degradation-study PROFILE=quick"
+    assert net["note"] == "1 of 3 failed, 1 of 3 missing"
 
 
 def test_a_net_without_any_result_is_dashes():
-    empty = results.printed(results.table_6(frames(FIVE_DEPTHS, outcomes=lambda trial: "missing"), "quick"))
+    empty = results.printed(results.table_6(frames(FIVE_DEPTHS, outcomes=lambda trial: "missing")))
     assert set(empty["training error"]) == set(empty["test error"]) == {printing.DASH}
-    assert empty["note"].str.endswith("missing: make degradation-study PROFILE=quick").all()
+    assert empty["note"].str.endswith("missing").all()
 
 
 def test_numbers_on_other_data_are_not_compared_with_the_papers(table):
@@ -84,7 +84,7 @@ def test_numbers_on_other_data_are_not_compared_with_the_papers(table):
 
 
 def test_on_the_papers_data_and_schedule_the_difference_is_printed():
-    ours = results.table_6(frames(PAPER, error=lambda trial: 5.0, noise=0.0), "paper")
+    ours = results.table_6(frames(PAPER, error=lambda trial: 5.0, noise=0.0))
     expected = {"plain-20": 9.69, "plain-56": 13.26, "ResNet-20": 8.75, "ResNet-110": 6.61, "ResNet-1202": 7.93}
     for net, theirs in expected.items():
         assert row(ours, net, 64_000)["difference_pct"] == pytest.approx(9.0 - theirs, abs=0.011), net
@@ -93,7 +93,7 @@ def test_on_the_papers_data_and_schedule_the_difference_is_printed():
 
 def test_the_papers_number_is_compared_by_a_prediction_interval_of_one_run_or_of_five():
     study = frames(PAPER, test_error=lambda trial: 8.75 + 0.5 * (trial.seed - 2), noise=0.0)
-    ours = results.table_6(study, "paper")
+    ours = results.table_6(study)
     deviation, t = 0.5 * 2.5**0.5, 2.776445  # of five seeds; with four degrees of freedom
     for net, runs in (("ResNet-20", 1), ("ResNet-110", 5)):
         of = row(ours, net, 64_000)
@@ -104,30 +104,28 @@ def test_the_papers_number_is_compared_by_a_prediction_interval_of_one_run_or_of
 
 
 def test_parameters_are_printed_as_in_table_6():
-    ours = results.printed(results.table_6(frames(PAPER.with_seeds(1)), "paper"))
+    ours = results.printed(results.table_6(frames(PAPER.with_seeds(1))))
     counts = {each["net"]: each["params"].split()[0] for _, each in ours.iterrows()}
     printed = {20: "0.27M", 32: "0.46M", 44: "0.66M", 56: "0.85M", 110: "1.7M", 1202: "19.4M"}
     assert {depth: counts[f"ResNet-{depth}"] for depth in printed} == printed
 
 
 def test_an_interval_does_not_leave_what_an_error_can_be():
-    ours = results.table_6(
-        frames(FIVE_DEPTHS, error=lambda trial: 0.1 + trial.seed, test_error=known, noise=0.0), "quick"
-    )
+    ours = results.table_6(frames(FIVE_DEPTHS, error=lambda trial: 0.1 + trial.seed, test_error=known, noise=0.0))
     assert ours["test_error_low"].min() == pytest.approx(3 - 4.30265 / 3**0.5, abs=1e-4)
-    wide = results.table_6(frames(FIVE_DEPTHS, test_error=lambda trial: 5.0 * trial.seed, noise=0.0), "quick")
+    wide = results.table_6(frames(FIVE_DEPTHS, test_error=lambda trial: 5.0 * trial.seed, noise=0.0))
     assert wide["test_error_low"].min() == 0
 
 
 def test_equal_seeds_claim_no_certainty_that_a_count_of_images_cannot_give():
-    equal = results.table_6(frames(FIVE_DEPTHS, error=lambda trial: 5.0, noise=0.0), "quick")
+    equal = results.table_6(frames(FIVE_DEPTHS, error=lambda trial: 5.0, noise=0.0))
     net = row(equal, "ResNet-20")
     assert net["test_error_sd"] == 0
     assert net["test_error_low"] < 9.0 < net["test_error_high"]
 
 
 def test_options_stand_under_the_plain_net_of_their_depth():
-    options = results.shortcut_table(frames(FIVE_DEPTHS), "quick")
+    options = results.shortcut_table(frames(FIVE_DEPTHS))
     names = ["plain-{}", "ResNet-{} (A)", "ResNet-{} (B)", "ResNet-{} (C)"]
     assert list(options["net"]) == [name.format(depth) for depth in (20, 56) for name in names]
     assert options["params"].is_monotonic_increasing  # B and C pay for their projections
@@ -157,12 +155,12 @@ def test_an_experiment_that_is_not_planned_gives_an_empty_table():
     none = frames(FIVE_DEPTHS)
     none = type(none)(none.finals.query("experiments == 'learning-rate'"), none.curves, none.layers)
     for build in (results.table_6, results.shortcut_table):
-        assert len(build(none, "quick")) == 0
-        assert len(results.printed(build(none, "quick"))) == 0
+        assert len(build(none)) == 0
+        assert len(results.printed(build(none))) == 0
 
 
 def test_all_fourteen_tables_are_rendered_and_none_invents_a_number():
-    rendered = {table.name: table for table in tables.every(frames(FIVE_DEPTHS), "quick")}
+    rendered = {table.name: table for table in tables.every(frames(FIVE_DEPTHS))}
     assert set(rendered) == {f"table_{n}" for n in range(1, 15)} | {
         *("shortcut_options", "quantities", "selection", "controls", "cifar_architecture"),
         *("deviations", "protocol", "replications", "coverage"),
@@ -188,12 +186,12 @@ def test_a_row_has_the_letter_of_what_it_departs_in_besides_and_a_footnote_expla
 
 
 def test_rows_that_depart_alike_have_no_letters():
-    ours = results.table_6(frames(ONE_GPU), "one-gpu")
+    ours = results.table_6(frames(ONE_GPU))
     assert "also" not in results.printed(ours)
     assert results.footnotes(ours)[-1].endswith(
         "in all rows: precision: bf16 (paper: fp32); bn_batch: 128 (paper: 64)."
     )
-    faithful = results.table_6(frames(PAPER), "paper")
+    faithful = results.table_6(frames(PAPER))
     assert results.footnotes(faithful)[-1].endswith("in all rows: none.")
 
 
@@ -225,17 +223,17 @@ def test_the_ledgers_print_names_every_net_and_what_no_field_shows():
 
 
 def test_replications_stand_beside_ours_only_where_ours_are_comparable():
-    quick = paper_tables.replications(results.table_6(frames(FIVE_DEPTHS), "quick"))
+    quick = paper_tables.replications(results.table_6(frames(FIVE_DEPTHS)))
     ours = quick.numbers[quick.numbers["result_of"] == "this study"]
     assert list(ours["layers"]) == [20, 32, 44, 56, 110, 1202] and ours["error"].isna().all()
     assert set(quick.text.iloc[1][["20", "110", "1202"]]) == {printing.DASH}
-    study = paper_tables.replications(results.table_6(frames(PAPER, test_error=known, noise=0.0), "paper"))
+    study = paper_tables.replications(results.table_6(frames(PAPER, test_error=known, noise=0.0)))
     assert set(study.text.iloc[1][["20", "32", "44", "56", "110", "1202"]]) == {"4.00 ± 1.58 (5)"}
     assert (quick.place, study.place) == ("paper", "measured")
 
 
 def test_every_replication_is_printed_once_with_how_it_was_chosen():
-    table = paper_tables.replications(results.table_6(frames(FIVE_DEPTHS), "quick"))
+    table = paper_tables.replications(results.table_6(frames(FIVE_DEPTHS)))
     assert table.text.iloc[0]["110"] == "6.61 ± 0.16 (5)"  # never the best of five
     others = table.numbers[~table.numbers["result_of"].isin(("the paper", "this study"))]
     expected = sum(
@@ -265,7 +263,7 @@ def test_the_coverage_table_accounts_for_every_value():
 
 
 def test_every_table_is_ascii_latex_without_a_bare_special_character(tmp_path):
-    for table in tables.every(frames(FIVE_DEPTHS), "quick"):
+    for table in tables.every(frames(FIVE_DEPTHS)):
         printing.write(table, tmp_path)
         tex = (tmp_path / f"{table.name}.tex").read_text()
         assert tex.isascii() and not re.search(r"(?<!\\)[%&#_](?! )", tex.split(r"\end{tabular}")[1])
@@ -359,7 +357,7 @@ def test_no_other_table_counts_the_seeds_or_nets_of_the_controls():
     only = with_controls.finals["experiments"] == "controls"
     without = type(with_controls)(with_controls.finals[~only], with_controls.curves, with_controls.layers)
     assert only.sum() == 15
-    for one, other in zip(tables.every(with_controls, "quick"), tables.every(without, "quick"), strict=True):
+    for one, other in zip(tables.every(with_controls), tables.every(without), strict=True):
         assert one.name in ("controls", "deviations") or one.text.equals(other.text), one.name
 
 
@@ -377,7 +375,7 @@ def test_the_table_of_quantities_names_the_critical_depth():
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (Debian's texlive-latex-base)")
 def test_every_table_compiles_as_latex(tmp_path):
-    rendered = tables.every(frames(FIVE_DEPTHS, outcomes=diverged_and_missing), "quick")
+    rendered = tables.every(frames(FIVE_DEPTHS, outcomes=diverged_and_missing))
     lines = [r"\documentclass{article}", r"\usepackage{booktabs}", r"\begin{document}", r"\tiny"]
     for table in rendered:
         printing.write(table, tmp_path)

@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_store(site: Site, port: int) -> None:
     ]
     assert [row["reason"] for row in now["failures"]] == ["<b>why</b>: x"]
     assert now["remarks"] == [
-        "No launch is running: make degradation-study starts one, or goes on where the last one stopped."
+        f"No launch is running: {site.selected.command().make()} starts one, or goes on where the last one stopped."
     ]
 
 

@@ -9,12 +9,12 @@ from analysis.tables import detection, meta, paper_tables, past, precision, resu
 from analysis.tables.printing import Table
 
 
-def every(frames: Frames, profile: str) -> list[Table]:
+def every(frames: Frames) -> list[Table]:
     """What was measured here, how it departs from the paper, then what was counted, and the paper's other tables."""
-    main = results.table_6(frames, profile)
+    main = results.table_6(frames)
     return [
         results.with_footnotes("table_6", "Table 6, with the plain nets of Fig. 6", main),
-        results.with_footnotes("shortcut_options", "Shortcut options", results.shortcut_table(frames, profile)),
+        results.with_footnotes("shortcut_options", "Shortcut options", results.shortcut_table(frames)),
         results.measured_quantities(frames),
         results.selection(frames),
         results.negative_controls(frames),

@@ -53,7 +53,7 @@ def with_footnotes(name: str, title: str, conditions: pd.DataFrame) -> Table:
     return Table(name, title, numbers, printed(conditions), footnotes(conditions), Place.MEASURED)
 
 
-def table_6(frames: Frames, profile: str) -> pd.DataFrame:
+def table_6(frames: Frames) -> pd.DataFrame:
     """Table 6, with the plain nets of Fig. 6: a row for each net of plain-vs-residual and depth-scaling.
 
     Columns: net, layers, params, iterations, planned, n, diverged, training_error_pct, training_error_sd,
@@ -63,7 +63,7 @@ def table_6(frames: Frames, profile: str) -> pd.DataFrame:
     mean of five, is one that our seeds could have given.
     """
     rows = _of_table_6(frames.finals)
-    return _conditions(rows, profile)
+    return _conditions(rows)
 
 
 def _of_table_6(finals: pd.DataFrame) -> pd.DataFrame:
@@ -72,14 +72,14 @@ def _of_table_6(finals: pd.DataFrame) -> pd.DataFrame:
     return rows.drop_duplicates("id")
 
 
-def shortcut_table(frames: Frames, profile: str) -> pd.DataFrame:
+def shortcut_table(frames: Frames) -> pd.DataFrame:
     """Options A, B and C beside the plain net of each depth; the columns of `table_6`.
 
     The paper's CIFAR nets all have option A.
     """
     rows = beside_plain(frames.finals).sort_values(["depth", "shortcut"], key=_plain_first, kind="stable")
     option = rows["title"] + (rows["shortcut"] == "A").map({True: " (A)", False: ""})
-    return _conditions(rows.assign(title=option), profile)
+    return _conditions(rows.assign(title=option))
 
 
 def measured_quantities(frames: Frames) -> Table:
@@ -291,9 +291,9 @@ def _listed(deviations: Deviations) -> str:
     return "; ".join(map(str, deviations))
 
 
-def _conditions(rows: pd.DataFrame, profile: str) -> pd.DataFrame:
+def _conditions(rows: pd.DataFrame) -> pd.DataFrame:
     groups = rows.groupby("condition", sort=False)
-    return pd.DataFrame([_condition(seeds, profile) for _, seeds in groups], columns=_COLUMNS)
+    return pd.DataFrame([_condition(seeds) for _, seeds in groups], columns=_COLUMNS)
 
 
 _COLUMNS = [
@@ -320,7 +320,7 @@ _COLUMNS = [
 ]
 
 
-def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
+def _condition(rows: pd.DataFrame) -> dict[str, object]:
     """One row: what the seeds of a condition measured, and the paper's number beside it."""
     first = rows.iloc[0]
     done = rows[rows["outcome"] == Outcome.FINISHED]
@@ -354,17 +354,15 @@ def _condition(rows: pd.DataFrame, profile: str) -> dict[str, object]:
         "difference_low": low - printed_error if comparable else float("nan"),
         "difference_high": high - printed_error if comparable else float("nan"),
         "deviations": first["deviations"],
-        "note": _note(rows, diverged, profile),
+        "note": _note(rows, diverged),
     }
 
 
-def _note(rows: pd.DataFrame, diverged: int, profile: str) -> str:
+def _note(rows: pd.DataFrame, diverged: int) -> str:
     parts = [f"diverged ({diverged} of {len(rows)})"] if 0 < diverged < len(rows) else []
     undone = rows[~rows["outcome"].isin(RESULTS)].groupby("outcome").size()
     if len(undone):
-        counts = ", ".join(f"{count} of {len(rows)} {outcome}" for outcome, count in undone.items())
-        command = f": make degradation-study PROFILE={profile}" if set(undone.index) - {Outcome.UNUSABLE} else ""
-        parts.append(counts + command)
+        parts.append(", ".join(f"{count} of {len(rows)} {outcome}" for outcome, count in undone.items()))
     return "; ".join(parts)
 
 

@@ -8,6 +8,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+STARTED = "started"  # a file in Ray's folder, once Ray runs
+
 
 @dataclass(frozen=True)
 class RayDied:

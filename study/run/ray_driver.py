@@ -23,7 +23,7 @@ from study.limits import cores
 from study.run.cohorts import name
 from study.run.local import Tags, attempt, cohorts_to_run, log_failure
 from study.run.placement import Cohort, Node, Share, gpus, share, this_machine
-from study.run.processes import RayDied
+from study.run.processes import STARTED, RayDied
 from study.run.watchdog import killing_the_silent
 from study.spec import InputError, Trial
 from study.store import atomic
@@ -48,6 +48,7 @@ def drive(execution: Execution, scratch: Path, launcher: Connection) -> RayDied 
     try:
         _start(execution, scratch)
         started = True
+        (scratch / STARTED).touch()
         signal.signal(signal.SIGTERM, lambda *_: None)  # ray.init sets a handler of its own
         trials, execution, tags = launcher.recv()
         _run(trials, execution, tags, scratch)

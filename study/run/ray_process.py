@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -35,7 +36,7 @@ SOCKET_BYTES = 107  # of a socket's path, as the system allows
 SOCKET = "/ray/session_2026-11-28_14-08-36_123456_1234567/sockets/plasma_store"  # Ray's longest below its folder
 SCRATCH_BYTES = 32 * 2**20  # that Ray's logs and Tune's state may need
 SCRATCH_NAMES = 5  # that are tried in a place
-LOG_LINES = 40  # of each of Ray's logs that are kept
+LOG_LINES = 100  # of each of Ray's logs that are kept
 END_RAY = signal.SIGUSR2  # from the launcher to the process that has Ray
 GRACE_SECONDS = 60.0  # for trials to save when asked to stop
 END_SECONDS = 30.0  # for Ray to end by itself
@@ -58,7 +59,12 @@ class RayProcess:
         self.end()
 
     def start(self) -> None:
-        """Start it without waiting: Ray takes seconds, in which the launcher can prepare."""
+        """Start it without waiting: Ray takes seconds, in which the launcher can prepare.
+
+        Raises `InputError` for what a machine must have for that.
+        """
+        if not self.execution.address:
+            check_loopback()
         set_environment(self.execution)
         self.scratch = make_scratch(self.execution.storage)
         self.process, self.pipe = processes.start(_main, self.execution, self.scratch)
@@ -76,11 +82,10 @@ class RayProcess:
             before, progress = progress, [heartbeat.read(execution.trial_folder(trial.id)) for trial in left]
             deaths = deaths + 1 if progress == before else 0
             if deaths > RAY_DEATHS:
-                raise self._broken(
-                    f"Ray died {deaths} times before any trial came further, at last with {death.reason}"
-                )
+                often = f"Ray died {deaths} times before any trial came further"
+                raise self._broken(f"{often}, at last with {death.reason}", with_error=True)
             if not death.started and deaths:
-                raise self._broken(f"Ray cannot start here: {death.reason}")
+                raise self._broken(f"Ray cannot start here: {death.reason}", with_error=True)
             if left and not stopped():
                 log.warning("Ray died (%s); starting it again for the %d trials that are left", death.reason, len(left))
                 self.end()
@@ -99,20 +104,23 @@ class RayProcess:
         try:
             end: RayDied | InputError | EngineError | None = self.pipe.recv()
         except (EOFError, ConnectionResetError):
-            return RayDied("no reason given")
+            assert self.process
+            self.process.join(1)
+            started = (self.scratch / processes.STARTED).exists()
+            return RayDied(f"its driver ended with exit code {self.process.exitcode}", started)
         if isinstance(end, InputError):
             raise end
         if isinstance(end, EngineError):
             raise self._broken(str(end))
         return end
 
-    def _broken(self, reason: str) -> EngineError:
-        """Why Ray cannot run the trials, what its own processes last wrote, and how to go on."""
+    def _broken(self, reason: str, with_error: bool = False) -> EngineError:
+        """Why Ray cannot run the trials, where the ends of its logs are kept, and how to go on."""
         error, tails = last_words(self.scratch)
         kept = Store(self.execution.storage).ray_log
         with suppress(OSError):
             atomic.write(kept, tails.encode(), durable=False)
-        cause = f" ({error})" if error and error not in reason else ""
+        cause = f" ({error})" if with_error and error else ""
         return EngineError(
             f"{reason}{cause}; the ends of Ray's logs are in {kept}; --local trains without Ray, one trial at a time"
         )
@@ -167,6 +175,18 @@ def _wait_until_saved(trials: list[Trial], execution: Execution) -> None:
         time.sleep(0.2)
 
 
+def check_loopback() -> None:
+    """Raise `InputError` where Ray's processes could not reach each other: Ray would wait for minutes, then give up."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=10).close()
+    except OSError as error:
+        raise InputError(
+            f"Ray's processes reach each other over 127.0.0.1, which this machine lacks ({error.strerror or error});"
+            " bring it up with `ip link set lo up`, or train without Ray with --local"
+        ) from None
+
+
 def make_scratch(root: Path) -> Path:
     """Ray's folder, empty: in TMPDIR, or where that does not do, in /tmp or /var/tmp.
 
@@ -207,15 +227,15 @@ def _folder_in(place: Path, name: str) -> Path:
 
 
 def last_words(scratch: Path) -> tuple[str, str]:
-    """The last error in the logs of Ray's own processes, and the ends of all of them."""
+    """The first error in the logs of Ray's own processes, which others follow from, and the ends of all of them."""
     errors, tails = [], []
     logs = [log for log in (scratch / "ray/session_latest/logs").glob("*.*") if log.suffix in (".out", ".err", ".log")]
     for path in sorted(logs):
         with suppress(OSError):
-            lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()][-LOG_LINES:]
+            lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
             errors += [_ERROR.sub("", line) for line in lines if _ERROR.search(line)]
-            tails += [f"==> {path.name}", *lines, ""]
-    return (errors[-1].strip()[:300] if errors else ""), "\n".join(tails)
+            tails += [f"==> {path.name}", *lines[-LOG_LINES:], ""]
+    return (errors[0].strip()[:160] if errors else ""), "\n".join(tails)
 
 
 def set_environment(execution: Execution) -> None:

@@ -20,7 +20,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def place(where: str | Path) -> Path:
     """The path of a local folder, or of a URL. Raises `InputError` for a URL that this installation cannot open."""
     if "://" not in str(where):
-        return Path(where)
+        return readable_name(Path(where))
     from upath import UPath
 
     try:
@@ -29,6 +29,15 @@ def place(where: str | Path) -> Path:
     except (ImportError, ValueError, OSError) as error:
         raise InputError(f"storage {where} cannot be opened ({error}); `pip install .[s3]` adds S3") from None
     return cast(Path, path)
+
+
+def readable_name(path: Path) -> Path:
+    """The path. Raises `InputError` where its name is no UTF-8, as pages and addresses that contain it must be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"folder {ascii(str(path))} has a name that is no UTF-8; choose another") from None
+    return path
 
 
 def is_local(path: Path) -> bool:

@@ -11,6 +11,7 @@ Knows neither torch nor MLflow, so that results can be read where these are not 
 import hashlib
 import io
 import json
+import shlex
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -133,7 +134,9 @@ def read(path: Path) -> Bundle:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"there is no bundle {path}; `python -m experiments export {path}` writes one") from None
+        raise InputError(
+            f"there is no bundle {path}; `python -m experiments export {shlex.quote(str(path))}` writes one"
+        ) from None
     except OSError as error:
         raise InputError(f"bundle {path} cannot be read ({error.strerror or error}); {AGAIN}") from None
     except zipfile.BadZipFile:

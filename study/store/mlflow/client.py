@@ -3,22 +3,28 @@
 The artifacts of a store's own database are always in that store, `artifacts/<run>/artifacts`, whatever path the
 database records: MLflow records absolute paths, which name the old place once a store was copied, moved or renamed.
 Nothing here follows such a path to write. `settle` corrects the records, for MLflow's own UI.
+
+A database that cannot be written is read from a temporary copy: SQLite writes beside a database even to read it.
 """
 
+import atexit
 import contextlib
 import logging
 import os
+import re
+import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 from mlflow import MlflowClient
+from mlflow.entities import Experiment, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
-from mlflow.entities import RunTag
+from mlflow.entities.lifecycle_stage import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
@@ -26,11 +32,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from study.execution import Execution
 from study.spec import InputError
-from study.store import atomic, layout
+from study.store import atomic, heartbeat, layout
 from study.store.layout import Store
 from study.store.mlflow.tags import KIND, STUDY
 
 OUTAGES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)  # what MLflow raises where it cannot be used
+PLAIN = re.compile(r"[\w /.,+=@~-]*")  # a path that is its own address
 SQLITE_SECONDS = 20.0  # to wait for another process that writes to the database, as MLflow does
 log = logging.getLogger(__name__)
 
@@ -39,7 +46,7 @@ def address(database: Path) -> str:
     """The address of a SQLite database for MLflow and SQLAlchemy, which would read `?` and `%` in a path as syntax."""
     path = str(database.resolve())
     # MLflow makes the folder of what it takes for the path: with every slash quoted too, that is the current one.
-    return f"sqlite:///{quote(path, safe='') if set(path) & {'%', '?'} else path}"
+    return f"sqlite:///{path if PLAIN.fullmatch(path) else quote(path, safe='')}"
 
 
 def tracking_address(execution: Execution) -> str:
@@ -95,12 +102,46 @@ def _create_database(storage: Path) -> None:
 
 
 def connect(execution: Execution) -> MlflowClient:
-    """A client of the study's MLflow; raises `InputError` where it cannot be opened."""
+    """A client of the study's MLflow; raises `InputError` where it cannot be opened.
+
+    Of a database that cannot be written it is a client of a copy, for readers; writers call `settle` first.
+    """
     try:
-        return MlflowClient(tracking_address(execution))
+        if execution.tracking_uri:
+            return MlflowClient(execution.tracking_uri)
+        return MlflowClient(address(readable(Store(execution.storage).database)))
     except (*OUTAGES, ImportError) as error:
         reason = first_line(error)
         raise InputError(f"tracking store {tracking_address(execution)} cannot be opened: {reason}") from None
+
+
+def is_writable(database: Path) -> bool:
+    """Whether the database, and files beside it, can be written by this process; also where there is none yet."""
+    mine = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    return not database.exists() or all(os.access(path, os.W_OK, **mine) for path in (database, database.parent))
+
+
+_copies: dict[tuple[object, ...], Path] = {}  # by database and versions of its files; MLflow keeps each open
+
+
+def readable(database: Path) -> Path:
+    """The database if it can be written, else a copy of what it holds now, which lasts as long as this process."""
+    if is_writable(database):
+        return database
+    log_of = database.with_name(f"{database.name}-wal")
+    while True:
+        before = (database.resolve(), *map(heartbeat.version, (database, log_of)))
+        if before in _copies:
+            return _copies[before]
+        folder = Path(tempfile.mkdtemp(prefix="study-mlflow-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        copy = folder / database.name
+        for path in (database, log_of):
+            if path.exists():
+                shutil.copyfile(path, folder / path.name)
+        if before[1:] == tuple(map(heartbeat.version, (database, log_of))):  # else it changed meanwhile
+            _copies[before] = copy
+            return copy
 
 
 def has_runs(execution: Execution) -> bool:
@@ -120,24 +161,32 @@ def settle(execution: Execution) -> None:
     database = Store(execution.storage).database
     if execution.tracking_uri or not database.exists():
         return
-    place = _artifacts(execution).as_uri()
+    if not is_writable(database):
+        raise InputError(f"store {execution.storage} is read-only: its MLflow stays as it is")
+    with reaching(execution, "cannot be written"):
+        for run_id, uri in rebase(database, execution.storage, commit=False):
+            _bring(Path(url2pathname(urlsplit(uri).path)), _artifacts(execution) / run_id / "artifacts")
+        rebase(database, execution.storage)
+
+
+def rebase(database: Path, storage: Path, commit: bool = True) -> list[tuple[str, str]]:
+    """Make the database name this storage as the place of its artifacts; runs that it named elsewhere, and where.
+
+    Without `commit` nothing is written. One transaction. Raises `sqlite3.Error`.
+    """
+    values = {"place": (storage.resolve() / "artifacts").as_uri()}
     study = f"experiment_id IN (SELECT experiment_id FROM experiment_tags WHERE key = 'study' AND value = '{STUDY}')"
     experiments = f"{study} AND artifact_location LIKE 'file:%' AND artifact_location != :place"
-    runs = f"{study} AND artifact_uri LIKE 'file:%' AND artifact_uri != :place || '/' || run_uuid || '/artifacts'"
-    values = {"place": place}
-    with (
-        reaching(execution, "cannot be written"),
-        contextlib.closing(sqlite3.connect(database, timeout=SQLITE_SECONDS)) as connection,
-    ):
+    here = ":place || '/' || run_uuid || '/artifacts'"
+    runs = f"{study} AND artifact_uri LIKE 'file:%' AND artifact_uri != {here}"
+    with contextlib.closing(sqlite3.connect(database, timeout=SQLITE_SECONDS)) as connection:
         moved = connection.execute(f"SELECT run_uuid, artifact_uri FROM runs WHERE {runs}", values).fetchall()
-        if not moved and not connection.execute(f"SELECT 1 FROM experiments WHERE {experiments}", values).fetchone():
-            return
-        for run_id, uri in moved:
-            _bring(Path(url2pathname(urlsplit(uri).path)), _artifacts(execution) / run_id / "artifacts")
-        with connection:
-            connection.execute(f"UPDATE experiments SET artifact_location = :place WHERE {experiments}", values)
-            here = ":place || '/' || run_uuid || '/artifacts'"
-            connection.execute(f"UPDATE runs SET artifact_uri = {here} WHERE {runs}", values)
+        stale = connection.execute(f"SELECT 1 FROM experiments WHERE {experiments}", values).fetchone()
+        if commit and (moved or stale):
+            with connection:
+                connection.execute(f"UPDATE experiments SET artifact_location = :place WHERE {experiments}", values)
+                connection.execute(f"UPDATE runs SET artifact_uri = {here} WHERE {runs}", values)
+    return moved
 
 
 def _bring(old: Path, new: Path) -> None:
@@ -154,36 +203,63 @@ def _artifacts(execution: Execution) -> Path:
 
 
 def experiment(mlflow: MlflowClient, execution: Execution, profile: str) -> str:
-    """Id of the profile's MLflow experiment, which is made if it is not there."""
+    """Id of the profile's MLflow experiment, which is made if it is not there, and restored if it was deleted."""
     name = f"{STUDY}: {profile}"
     existing = mlflow.get_experiment_by_name(name)
-    if existing is not None:
-        return existing.experiment_id
-    served = execution.tracking_uri.startswith("http")  # a server knows where its artifacts are; a database does not
-    place = None if served else _artifacts(execution).as_uri()
-    try:
-        return mlflow.create_experiment(
-            name, artifact_location=place, tags={"study": STUDY, "profile": profile, **KIND}
-        )
-    except MlflowException:  # another process was first
-        existing = mlflow.get_experiment_by_name(name)
-        if existing is None:
-            raise
-        return existing.experiment_id
+    if existing is None:
+        served = execution.tracking_uri.startswith(
+            "http"
+        )  # a server knows where its artifacts are; a database does not
+        place = None if served else _artifacts(execution).as_uri()
+        tags = {"study": STUDY, "profile": profile, **KIND}
+        try:
+            return mlflow.create_experiment(name, artifact_location=place, tags=tags)
+        except MlflowException:  # another process was first
+            existing = mlflow.get_experiment_by_name(name)
+            if existing is None:
+                raise
+    if existing.lifecycle_stage == LifecycleStage.DELETED:
+        restore(mlflow, existing)
+    return existing.experiment_id
+
+
+def restore(mlflow: MlflowClient, deleted: Experiment) -> None:
+    """Bring a deleted experiment back with its runs: MLflow lets nobody make another one of its name."""
+    log.warning("the MLflow experiment %r had been deleted; it is restored", deleted.name)
+    mlflow.restore_experiment(deleted.experiment_id)
+
+
+def deleted(mlflow: MlflowClient, ids: Iterable[str]) -> dict[Experiment, int]:
+    """The study's experiments that were deleted in MLflow, with how many of these trials have a run there."""
+    wanted, experiments = set(ids), _experiments(mlflow, ViewType.DELETED_ONLY)
+    counts = {one: len(set(_trials(mlflow, one)) & wanted) for one in experiments}
+    return {one: count for one, count in counts.items() if count}
 
 
 def search(mlflow: MlflowClient, ids: Iterable[str] | None, condition: str = "") -> Iterator[MlflowRun]:
     """Runs of the study in every profile's experiment; of the given trials, if ids are given."""
-    experiments = [e.experiment_id for e in mlflow.search_experiments(filter_string=f"tags.study = '{STUDY}'")]
-    if not experiments:
-        return
     wanted = None if ids is None else set(ids)
     if wanted is not None and len(wanted) == 1:
         condition = f"tags.trial_id = '{next(iter(wanted))}'"
+    runs = _pages(mlflow, _experiments(mlflow, ViewType.ACTIVE_ONLY), condition, ViewType.ACTIVE_ONLY)
+    yield from (run for run in runs if wanted is None or run.data.tags.get("trial_id") in wanted)
+
+
+def _experiments(mlflow: MlflowClient, which: int) -> list[Experiment]:
+    return list(mlflow.search_experiments(which, filter_string=f"tags.study = '{STUDY}'"))
+
+
+def _trials(mlflow: MlflowClient, one: Experiment) -> Iterator[str]:
+    """The ids of the trials that have a run there, deleted or not."""
+    yield from (run.data.tags.get("trial_id", "") for run in _pages(mlflow, [one], "", ViewType.ALL))
+
+
+def _pages(mlflow: MlflowClient, experiments: Sequence[Experiment], condition: str, which: int) -> Iterator[MlflowRun]:
     token = None
-    while True:
-        page = mlflow.search_runs(experiments, condition, max_results=1000, page_token=token)
-        yield from (run for run in page if wanted is None or run.data.tags.get("trial_id") in wanted)
+    while experiments:
+        names = [one.experiment_id for one in experiments]
+        page = mlflow.search_runs(names, condition, which, max_results=1000, page_token=token)
+        yield from page
         token = page.token
         if not token:
             return

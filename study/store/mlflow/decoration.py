@@ -74,9 +74,8 @@ def trial_note(trial: Trial, account: Account, finals: Mapping[str, float]) -> s
     lines.append(f"- code {tags.get('git_commit', 'unknown')[:12]} ({tags.get('git_patch', 'unknown')}); {setting}")
     if "data_digest" in tags:
         lines.append(f"- images {tags['data_digest'][:12]} (SHA-256)")
-    experiments = tags.get("experiments", "").replace(", ", " ")
-    command = f'make degradation-study PROFILE={tags["profile"]} EXPERIMENTS="{experiments}" STORE=again'
-    lines += ["", f"Again, in a new store: `{command}`. The trial is `{trial.id}`."]
+    again = f"Again, in a new store: `{tags['again']}`. " if "again" in tags else ""
+    lines += ["", f"{again}The trial is `{trial.id}`."]
     return "\n".join(lines)
 
 

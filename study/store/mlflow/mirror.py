@@ -49,6 +49,8 @@ class Mirror:
         self.execution, self.mlflow = execution, client.connect(execution)
         self.trials = {trial.id: trial for trial in trials}
         with client.reaching(execution):
+            for deleted in client.deleted(self.mlflow, self.trials):
+                client.restore(self.mlflow, deleted)
             self.runs = self._one_per_trial(client.search(self.mlflow, self.trials))
         self.shown: dict[str, list[Any]] = {}  # versions of the files that a trial's run shows
         self.logged: dict[str, int] = {}  # the last iteration among its metrics

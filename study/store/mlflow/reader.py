@@ -83,6 +83,21 @@ def _has_specification(tags: Mapping[str, str], trial: Trial) -> bool:
         return False
 
 
+def check_experiments(execution: Execution, trials: Iterable[Trial]) -> None:
+    """Raises `InputError` where runs of these trials are in an experiment that was deleted in MLflow."""
+    if not client.has_runs(execution):
+        return
+    mlflow = client.connect(execution)
+    with client.reaching(execution):
+        deleted = client.deleted(mlflow, (trial.id for trial in trials))
+    for one, count in deleted.items():
+        raise InputError(
+            f"the MLflow experiment {one.name!r} of {client.tracking_address(execution)}, with runs of {count} of these"
+            " trials, has been deleted; running the trials again restores it and trains nothing, or so does `mlflow"
+            f" experiments restore --experiment-id {one.experiment_id}` with that MLFLOW_TRACKING_URI"
+        )
+
+
 def foreign(execution: Execution, profile: str, trials: Iterable[Trial]) -> dict[str, list[str]]:
     """Ids of the profile's runs that are of another schema or protocol than this code's, by these; reads no records.
 
