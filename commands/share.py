@@ -48,6 +48,8 @@ def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -
     execution = selected.execution
     logged = reader.read(execution, selected.trials)
     runs = [_travelling(run, execution) for run in logged if run.outcome.is_result]
+    if len(runs) < len(selected.trials):
+        reader.check_experiments(execution, selected.trials)
     if not runs:
         raise InputError(
             f"none of the {len(selected.trials)} selected trials has a result in {execution.storage}; run them:"

@@ -97,13 +97,18 @@ def test_a_report_on_other_data_without_a_result_is_refused(good: Callable[..., 
     assert done.code == 2 and "stays as it is" in done.err
 
 
-def test_a_deleted_experiment_is_no_empty_report(good: Callable[..., Any], store: Execution, tmp_path: Path) -> None:
+def test_a_deleted_experiment_is_no_empty_report_nor_bundle(
+    good: Callable[..., Any], command: Command, store: Execution, tmp_path: Path
+) -> None:
     from study.store.mlflow import reader
 
     (experiment,) = reader.profiles(store).values()
     client.connect(store).delete_experiment(experiment)
     done = good("--results", tmp_path / "new")
     assert done.code == 2 and "has been deleted" in done.err and not (tmp_path / "new").exists()
+    given = ("--profile", "smoke", "--experiments", TWO, "--storage", store.storage)
+    done = command("export", *given, tmp_path / "study.zip", entry="experiments")
+    assert done.code == 2 and "has been deleted" in done.err and not (tmp_path / "study.zip").exists()
 
 
 def test_a_damaged_manifest_holds_up_nobody(good: Callable[..., Any], tmp_path: Path) -> None:
