@@ -73,7 +73,7 @@ def test_it_is_on_the_page_and_in_both_files_of_verdicts() -> None:
     judged = evaluate(study, SIX)
     (worse,) = (verdict for verdict in judged if verdict.claim.id == "S1-2")
     assert worse.interval_images is not None
-    nothing = {"tables": [], "charts": {}, "pictures": [], "problems": [], "facts": {}, "notebooks": []}
+    nothing = {"tables": [], "charts": {}, "pictures": [], "problems": [], "facts": {}, "notebooks": [], "command": ""}
     shown = page.render(page.Content(profile=SIX, finals=study.finals, verdicts=judged, **nothing))
     assert "new images, too: [{:.3g}, {:.3g}]".format(*worse.interval_images) in shown
     assert entry(worse)["interval_images"] == worse.interval_images

@@ -76,7 +76,7 @@ def test_what_has_not_run_is_a_visible_row(missing: str) -> None:
 def test_the_tables_are_there_where_the_experiment_is_planned() -> None:
     names = [table.name for table in tables(frames(ASKED))]
     assert names == ["precision", "precision_verdicts"]
-    assert set(names) <= {table.name for table in every(frames(ASKED), "quick")}
+    assert set(names) <= {table.name for table in every(frames(ASKED))}
     assert not tables(frames(FIVE_DEPTHS))
     (differences, _) = tables(frames(ASKED))
     assert "within 0.36 points" in differences.notes[0] and "before the first run" in differences.notes[0]
