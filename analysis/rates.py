@@ -47,6 +47,8 @@ def by_rate(frames: Frames) -> pd.DataFrame:
 def gaps(frames: Frames) -> pd.DataFrame:
     """Deepest minus shallowest net of each family, each at its chosen rate, over the seeds that judge: points."""
     finals, table = serving(frames.finals, rates.NAME), by_rate(frames)
+    if finals.empty:
+        return pd.DataFrame(columns=GAPS)
     chosen = table[table["chosen"]].set_index("net")["learning_rate"]
     rows = []
     for _, family in finals.groupby("family", sort=False):

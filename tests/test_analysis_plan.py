@@ -16,8 +16,8 @@ from analysis.runs import Frames
 from analysis.verdicts import Planned
 from commands import preregister
 from commands.verify import of_plan
-from experiments import plain_vs_residual
-from experiments.profiles import PROFILES, SMOKE, Depths, profile
+from experiments import initial_layers, plain_vs_residual
+from experiments.profiles import PROFILES, SMOKE, Depths, Scale, profile
 from study.spec import InputError
 from study.store.account import Account, Outcome, write_account
 
@@ -105,6 +105,15 @@ def test_a_claim_of_the_same_test_as_another_is_covered_as_that_one(
 
 
 def test_the_plan_of_an_experiment_on_request_covers_it_where_it_is_requested() -> None:
+    """S41-4 takes 32 seeds at the start of training where `initial-layers` is planned, and the profile's elsewhere."""
+    asked = CLASS.on_scales({initial_layers.NAME: Scale(seeds=32)})
+    fewer = CLASS.on_scales({initial_layers.NAME: Scale(seeds=31)})
+    written = plan.read("class")
+    reasons = [plan.uncovered(dated(frames(one)), one, written)["S41-4"] for one in (CLASS, asked, fewer)]
+    assert reasons == ["", "", "its nets, their recipes or their seeds are not those of the plan"]
+
+
+def test_a_study_of_fewer_nets_is_covered_where_its_nets_are_those_of_the_plan() -> None:
     nets = plain_vs_residual.SCALE["class"].depths
     smaller = CLASS.on_scales({plain_vs_residual.NAME: Depths(depths=nets[:2], seeds=5)})
     reasons = plan.uncovered(dated(frames(smaller)), smaller, plan.read("class"))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dying import Killed, dying_at, elsewhere
 
 from study.data.arrays import load
 from study.execution import Execution
@@ -44,28 +45,6 @@ def results(cohort: Sequence[Trial], execution: Execution) -> list[tuple[str, st
         tags = read_account(folder).tags
         sealed.append((tags["records_sha256"], tags["test_wrong_sha256"], weights))
     return sealed
-
-
-def elsewhere(execution: Execution, name: str) -> Execution:
-    return replace(execution, storage=execution.storage.with_name(name))
-
-
-class Killed(BaseException):
-    """What no code expects: nothing is written after it, as after kill -9."""
-
-
-def dying_at(checkpoint: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Die before that checkpoint of any member, once."""
-    count, real = 0, Attempt.checkpoint
-
-    def counted(attempt: Attempt, state: TrainState) -> None:
-        nonlocal count
-        count += 1
-        if count == checkpoint:
-            raise Killed
-        real(attempt, state)
-
-    monkeypatch.setattr(Attempt, "checkpoint", counted)
 
 
 def test_members_of_a_cohort_are_their_trials_alone_to_rounding(small: Small, store: Execution) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from dying import elsewhere
 
 from experiments.profiles import PAPER
 from study import cost
@@ -45,10 +46,6 @@ def dozen(small: Small) -> Small:
 
 def run(trial: Trial, execution: Execution, processes: int, peers: Peers = HERE) -> str:
     return worker.run_trial(trial, replace(execution, processes=processes), TAGS, peers)
-
-
-def elsewhere(execution: Execution, name: str) -> Execution:
-    return replace(execution, storage=execution.storage.with_name(name))
 
 
 def end_of(trial: Trial, execution: Execution) -> tuple[Mapping[str, Any], list[dict[str, Any]]]:

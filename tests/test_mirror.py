@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from dying import Killed
 from mlflow.entities import RunStatus
 from stored import Small, account, evaluation, history, record, seal, shown
 
@@ -149,9 +150,6 @@ def test_a_run_is_sealed_before_it_counts(store: Execution, small: Small, monkey
     seal(store, small(), [record(4), record(8)])
     mirror = Mirror(store, [small()])
     calls: list[str] = []
-
-    class Killed(BaseException):
-        pass
 
     def dying(name: str, real: Callable[..., Any], deadline: int) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dying import Killed, dying_at, elsewhere
 from torch import Tensor, nn
 
 from experiments import planned
@@ -15,12 +16,10 @@ from study.data.arrays import load
 from study.execution import Execution
 from study.nets import resnet, starts
 from study.run import starting_weights, worker
-from study.run.attempt import Attempt
 from study.spec import DIRAC, GROWN, PASS_THROUGH, InputError, Trial
 from study.store.account import Outcome, read_account
 from study.store.records import read_layers, read_records
 from study.training.checkpoints import load_newest
-from study.training.state import TrainState
 
 Small = Callable[..., Trial]
 CPU = torch.device("cpu")
@@ -37,10 +36,6 @@ def plain(small: Small, depth: int = 20) -> Trial:
 
 def run(trial: Trial, execution: Execution) -> Outcome:
     return worker.run_trial(trial, execution, {})
-
-
-def elsewhere(execution: Execution, name: str) -> Execution:
-    return replace(execution, storage=execution.storage.with_name(name))
 
 
 def from_each_start(small: Small) -> dict[str, list[Trial]]:
@@ -62,10 +57,6 @@ def ended(trial: Trial, execution: Execution) -> tuple[dict[str, str], dict[str,
     return seals, saved["net"], layers.to_pylist()
 
 
-class Killed(BaseException):
-    """What no code expects: nothing is written after it, as after kill -9."""
-
-
 @pytest.mark.parametrize("checkpoint", [1, 2, 13])
 @pytest.mark.parametrize("start", [DIRAC, PASS_THROUGH, GROWN])
 def test_a_trial_from_each_start_that_is_killed_ends_with_the_same_bits(
@@ -73,21 +64,13 @@ def test_a_trial_from_each_start_that_is_killed_ends_with_the_same_bits(
 ) -> None:
     """Killed before its first checkpoint, which takes the start again, and after it, when nothing may take it again."""
     *before, trial = from_each_start(small)[start]
-    killed, count = elsewhere(store, "killed"), 0
+    killed = elsewhere(store, "killed")
     for execution in (store, killed):
         assert all(run(source, execution) is Outcome.FINISHED for source in before)
     assert run(trial, store) is Outcome.FINISHED
-    keep = Attempt.checkpoint
-
-    def until(attempt: Attempt, state: TrainState) -> None:
-        nonlocal count
-        count += 1
-        if count == checkpoint:
-            raise Killed
-        keep(attempt, state)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Attempt, "checkpoint", until)
+        dying_at(checkpoint, patched)
         with pytest.raises(Killed):
             run(trial, replace(killed, checkpoint_seconds=0.0))
     assert run(trial, killed) is Outcome.FINISHED

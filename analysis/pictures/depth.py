@@ -122,8 +122,12 @@ def gaps_against_depth(frames: Frames, profile: str) -> Picture:
 
 
 def generalisation_gap(frames: Frames, profile: str) -> Picture:
-    """Test error minus clean training error against depth: means and 95 % intervals; nets of depth-scaling apart."""
-    rows_of = {title: serving(frames.finals, name) for title, name in _WITH_DEPTHS.items()}
+    """Test error minus clean training error against depth: means and 95 % intervals.
+
+    Nets of depth-scaling apart, where they are planned.
+    """
+    main, *others = ((title, serving(frames.finals, name)) for title, name in _WITH_DEPTHS.items())
+    rows_of = dict([main, *((title, rows) for title, rows in others if len(rows))])
     panels = []
     for title, rows in rows_of.items():
         series = [

@@ -37,17 +37,7 @@ def _budget(frames: Frames) -> Table:
         rows.append([measure, comparison, "in the long run", rest.n, rest.mean, rest.low, rest.high, fit.left])
     columns = ["quantity", "comparison", "schedule", "n", "gap", "low", "high", "left"]
     numbers = pd.DataFrame(rows, columns=columns)
-    text = pd.DataFrame(
-        {
-            "compared": numbers["comparison"],
-            "error": numbers["quantity"].map(WORDS),
-            "schedule": numbers["schedule"],
-            "n": numbers["n"].astype(str),
-            "gap": numbers["gap"].map(spread),
-            "95 % interval": intervals(numbers),
-            "it": numbers["left"].replace("", DASH),
-        }
-    )
+    text = _compared(numbers, "gap", "schedule").assign(it=numbers["left"].replace("", DASH))
     notes = [
         "The gap in points on schedules of the same shape and several lengths T, paired by seed. In the long run: g of"
         " g + c T^-k, fitted to each seed, g at least 0, with the t interval over seeds; none where the fit of a seed"
@@ -56,6 +46,20 @@ def _budget(frames: Frames) -> Table:
         " older than the first run; that the long run alone cannot show a gap to go was decided after quick's.",
     ]
     return Table("budget", "Longer schedules: what is left of the degradation", numbers, text, notes, Place.MEASURED)
+
+
+def _compared(numbers: pd.DataFrame, effect: str, *how: str) -> pd.DataFrame:
+    """Differences of nets as text: what is compared, in which error, `how`, over how many seeds, and the effect."""
+    return pd.DataFrame(
+        {
+            "compared": numbers["comparison"],
+            "error": numbers["quantity"].map(WORDS),
+            **{name: numbers[name] for name in how},
+            "n": numbers["n"].astype(str),
+            effect: numbers[effect].map(spread),
+            "95 % interval": intervals(numbers),
+        }
+    )
 
 
 def _by_rate(frames: Frames) -> Table:
@@ -80,16 +84,7 @@ def _by_rate(frames: Frames) -> Table:
 
 def _gaps(frames: Frames) -> Table:
     numbers = rates.gaps(frames)
-    text = pd.DataFrame(
-        {
-            "compared": numbers["comparison"],
-            "error": numbers["quantity"].map(WORDS),
-            "rates": numbers["rates"],
-            "n": numbers["n"].astype(str),
-            "difference": numbers["difference"].map(spread),
-            "95 % interval": intervals(numbers),
-        }
-    )
+    text = _compared(numbers, "difference", "rates")
     notes = ["Points, paired by seed, each net at the rate that other seeds chose for it."]
     title = "Learning rates: the degradation at each net's best"
     return Table("best_rates", title, numbers, text, notes, Place.MEASURED)
@@ -125,15 +120,7 @@ def _with_interval(numbers: pd.DataFrame, measure: str) -> list[str]:
 
 def _start_differences(frames: Frames) -> Table:
     numbers = starts.differences(frames.finals)
-    text = pd.DataFrame(
-        {
-            "compared": numbers["comparison"],
-            "error": numbers["quantity"].map(WORDS),
-            "n": numbers["n"].astype(str),
-            "difference": numbers["difference"].map(spread),
-            "95 % interval": intervals(numbers),
-        }
-    )
+    text = _compared(numbers, "difference")
     notes = [
         "Points; Welch intervals, and t intervals over pairs where a net is grown from another. n: seeds of the net"
         f" with fewest. Up to {starts_experiment.MARGIN_PCT:g} point above plain-20 is comparably good (claim S1-5)."
