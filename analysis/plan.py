@@ -190,12 +190,22 @@ def _without_seeds(test: Test) -> Test:
     return {**test, "parts": parts}
 
 
+def _moment(text: str) -> datetime | None:
+    """The moment of a run's tag, which may be anybody's; None where it is none, or of no time zone."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None
+
+
 def began_before(plan: Plan, finals: pd.DataFrame, runs: Sequence[str]) -> str:
     """Why these runs are not covered by the date of the plan; '' if all began after it."""
     used = finals[finals["run_id"].isin(runs)]
     for started, id in sorted(zip(used["started"], used["id"], strict=True)):
-        if not started:
+        began = _moment(started)
+        if began is None:
             return f"when {id} began was not recorded"
-        if datetime.fromisoformat(started) < plan.dated:
+        if began < plan.dated:
             return f"{id} began on {started}, before the plan was written"
     return ""

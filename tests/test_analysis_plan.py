@@ -66,6 +66,8 @@ def test_all_of_quick_is_exploratory_because_its_recipe_was_chosen_by_its_result
         (lambda of: (of, CLASS.with_seeds(3)), "its nets, their recipes or their seeds are not those of the plan"),
         (lambda of: (dated(of, EARLIER), CLASS), "before the plan was written"),
         (lambda of: (dated(of, ""), CLASS), "began was not recorded"),
+        (lambda of: (dated(of, "yesterday"), CLASS), "began was not recorded"),
+        (lambda of: (dated(of, "2100-01-01T00:00:00"), CLASS), "began was not recorded"),
     ],
 )
 def test_other_seeds_or_earlier_trials_make_verdicts_exploratory(whole: Frames, change: Callable, reason: str) -> None:

@@ -14,8 +14,8 @@ from experiments.profiles import PROFILES, QUICK, Depths, profile
 from study.spec import InputError
 
 # SHA-256 over the sorted ids of every trial of every experiment but `ADDED`, computed by commit 1688b7b (smoke), where
-# quick was given six seeds, and where the recipes of class and paper were repaired; one-gpu's and those of `ADDED` by the
-# commits that added them or last changed their scales.
+# quick was given six seeds, and where the recipes of class and paper were repaired; one-gpu's and those of `ADDED` by
+# the commits that added them or last changed their scales.
 PLANS = {
     "smoke": "678757da66879091be405032148fce8895feee0b5b8251a108d524882be7d153",
     "quick": "cb246cce7a4cd4bcfdb3e102d98e4d798a7ece3747592ed92ab7fb3d38d514bf",

@@ -367,6 +367,16 @@ def curve(change: Callable[[pa.Table], pa.Table]) -> Callable[[dict[str, Any], d
     return apply
 
 
+def tagged(name: str, value: str) -> Callable[[dict[str, Any], dict[str, bytes]], None]:
+    def apply(manifest: dict[str, Any], members: dict[str, bytes]) -> None:
+        file = f"trials/{one_result(study()).trial.id}/run.json"
+        account = json.loads(members[file])
+        account["tags"][name] = value
+        members[file] = json.dumps(account).encode()
+
+    return apply
+
+
 def without(name: str) -> Callable[[dict[str, Any], dict[str, bytes]], object]:
     return lambda _, members: members.pop(f"trials/{one_result(study()).trial.id}/{name}")
 
@@ -392,6 +402,7 @@ AGAIN = "copy it again, or export it again where its trials were run"
         (without("records.parquet"), f"the curve of .* was altered after it was sealed; {AGAIN}"),
         (without("layers.parquet"), f"the layers of .* were altered after they were sealed; {AGAIN}"),
         (without("test_wrong.bits"), f"the wrong test images of .* were altered after they were sealed; {AGAIN}"),
+        (tagged("test_wrong", "many"), f"the wrong test images of .* were altered after they were sealed; {AGAIN}"),
         (specification(lambda spec: spec.update(seed=77)), f"gives the id .*-s77; {AGAIN}"),
         (specification(lambda spec: spec["model"].update(skip=1)), f"is wrong .*skip\\); {AGAIN}"),
         (specification(lambda spec: spec["model"].update(depth=21)), f"is wrong .*depth .*21 .*; {AGAIN}"),

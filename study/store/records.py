@@ -196,7 +196,9 @@ def assembled(
         verified_evaluations(evaluations, tags, name)
     wrong = None
     if "test_wrong_sha256" in tags:
-        wrong = verified_wrong(Wrong(int(tags.get("test_wrong", 0)), content(layout.WRONG) or b""), tags, name)
+        images = tags.get("test_wrong", "")
+        wrong = Wrong(int(images) if images.isdecimal() else -1, content(layout.WRONG) or b"")
+        wrong = verified_wrong(wrong, tags, name)
     return Run(run_id, trial, outcome, tags, curve, layers, evaluations, wrong)
 
 
