@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 from commands.accounts import accounts
-from commands.options import DEVICE, JSON, Choice, Selection, choosing, grouped, print_aligned, select
+from commands.options import DEVICE, JSON, PATH, Choice, Selection, choosing, grouped, print_aligned, select
 from study.execution import Execution
 from study.spec import InputError, Model, Trial, check_choice, detection_of
 from study.store.account import Outcome
@@ -56,7 +56,7 @@ class Imported:
 
 imported = grouped(
     Imported,
-    click.option("--weights", type=Path, help="Instead of trials: a state dict under torchvision's names."),
+    click.option("--weights", type=PATH, help="Instead of trials: a state dict under torchvision's names."),
     click.option("--model", default="", help=f"The net that --weights are of: {', '.join(TORCHVISION)}."),
     click.option("--stride", default="", help="Where bottlenecks of --weights stride: 3x3 (torchvision's) or first."),
 )

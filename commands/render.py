@@ -22,7 +22,7 @@ from analysis.questions import in_one_sentence
 from analysis.tables.results import table_6
 from analysis.verdicts import Verdict
 from commands import mlflow_report
-from commands.options import PROBE, RESULTS, RUN_OPTIONS, Costs, Selection, costs, selecting
+from commands.options import PATH, PROBE, RESULTS, RUN_OPTIONS, Costs, Selection, costs, selecting
 from commands.train import run_missing
 from experiments import planned
 from experiments.profiles import PAPER
@@ -51,7 +51,7 @@ def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bu
 
 
 BUNDLE = click.option(
-    "--bundle", type=Path, is_eager=True, callback=_bundle, help="Render this exported bundle instead of a store."
+    "--bundle", type=PATH, is_eager=True, callback=_bundle, help="Render this exported bundle instead of a store."
 )
 
 LECTURES = click.option(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from commands.options import PATH
 from commands.ports import HOST, free_port
 from dashboards.views import address, note, views
 from experiments.command import Command
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 @click.command("ui")
-@click.option("--storage", type=Path, default=Path("store"), help="Folder of the store (default: store).")
+@click.option("--storage", type=PATH, default=Path("store"), help="Folder of the store (default: store).")
 @click.option("--port", type=int, default=5000, help="Port to try first (default: 5000).")
 @click.option("--tracking-uri", default="", help="Describe the runs of this MLflow server, and serve nothing.")
 def ui_command(storage: Path, port: int, tracking_uri: str) -> None:

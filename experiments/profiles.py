@@ -22,6 +22,7 @@ from study.spec import (
     check_at_least,
     check_choice,
 )
+from study.store import atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +291,7 @@ def _defined(place: str) -> Profile:
     """The `Profile` that a Python file, which is executed, assigns to a variable."""
     file, _, variable = place.rpartition(":")
     try:
-        defined = runpy.run_path(file)
+        defined = runpy.run_path(str(atomic.local(file)))
     except OSError as error:
         raise InputError(
             f"profile {place} cannot be read: {error.strerror}; name an existing FILE.py:VARIABLE"

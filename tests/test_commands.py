@@ -134,6 +134,44 @@ def test_results_that_cannot_be_written_are_refused_before_anything_runs(
     assert not storage.exists()
 
 
+@pytest.mark.parametrize("command_name", ["plan", "status", "export", "run", "evaluate"])
+def test_a_place_in_a_file_is_refused_by_every_command(command: Command, tmp_path: Path, command_name: str) -> None:
+    (tmp_path / "FILE").write_text("a file")
+    more = [tmp_path / "out.zip"] if command_name == "export" else []
+    for option in ("--storage", "--data-root"):
+        for place in (tmp_path / "FILE", tmp_path / "FILE" / "below"):
+            done = command(command_name, "--profile", "smoke", option, place, *more)
+            assert done.code == 2 and done.err.count("\n") == 1 and not done.out
+            assert f"{tmp_path / 'FILE'} is a file, and {place} must be a folder; choose another place" in done.err
+
+
+def test_a_tilde_is_the_home_in_every_path(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--storage=~/x` reaches no shell, nor does `make STORE=~/x` in every shell: it made a folder called ~."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "x").mkdir(parents=True)
+    (tmp_path / "home" / "x" / "FILE").write_text("a file")
+    home = str(tmp_path / "home")
+    assert f"MiB in {home}/x, and" in command("plan", "--profile", "smoke", "--storage=~/x").out
+    assert f"{home}/x/a was" in command("status", "--data", "folder:a", "--data-root", "~/x").err
+    for words in (
+        ("run", "--storage=~/x/FILE"),
+        ("import", "~/x/FILE"),
+        ("merge", "~/x/FILE", "b", "--output", "c"),
+        ("verify", "~/x/FILE"),
+        ("plan", "--data-root=~/x/FILE"),
+    ):
+        done = command(*words)
+        assert done.code == 2 and f"{home}/x/FILE" in done.err, done.err
+    for target in ("figures", "report"):
+        assert f"{home}/x/FILE" in command(target, "--results", "~/x/FILE", entry="analysis").err
+    assert f"{home}/none" in command("ui", "--storage", "~/none", entry="dashboards").err
+    assert "~nobody-here/x names no home that is known" in command("plan", "--storage", "~nobody-here/x").err
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize("name", ["watch", "metrics"])
 def test_what_serves_a_store_refuses_a_name_that_no_store_can_have(command: Command, name: str) -> None:
     done = command(name, "--storage", "s" * 300, entry="dashboards")
