@@ -145,9 +145,7 @@ def test_a_place_in_a_file_is_refused_by_every_command(command: Command, tmp_pat
             assert f"{tmp_path / 'FILE'} is a file, and {place} must be a folder; choose another place" in done.err
 
 
-def test_a_tilde_is_the_home_in_every_path(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tilde_is_the_home_in_every_path(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--storage=~/x` reaches no shell, nor does `make STORE=~/x` in every shell: it made a folder called ~."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

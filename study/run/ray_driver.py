@@ -102,6 +102,9 @@ class _Recoveries(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.over[trial.config["trial_id"]] = self._began(trial.config["trial_id"])
         self.silent = 0
+        # Tune keeps each trial to the end, with a history of every number that it reported: 10 kB.
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
 
     def hopeless(self) -> bool:
         """Whether so many processes died before they began, and none that did begin is still there."""

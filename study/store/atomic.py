@@ -40,7 +40,9 @@ def local(where: str | Path) -> Path:
     try:
         path = Path(where).expanduser()
     except RuntimeError:
-        raise InputError(f"{where} names no home that is known; name the folder in full, or ./{where} for its own name") from None
+        raise InputError(
+            f"{where} names no home that is known; name the folder in full, or ./{where} for its own name"
+        ) from None
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from scipy import stats
 from commands.ports import free_port
 from experiments import learning_rate, planned
 from study.execution import Execution
+from study.limits import cores
 from study.store.account import has_result
 from study.store.layout import Store
 
@@ -37,6 +38,7 @@ TRIALS = int(os.environ.get("SOAK", "3000"))
 SAMPLES = 400  # of the whole run, at least; no more often than every two seconds
 WARM = 0.2  # of the time, which no line is fitted to
 STRETCHES = 20
+LOOKING_ON = ("MLflow server", "watch page")
 PROFILE = f"{Path(__file__).parent / 'short.py'}:SHORT"
 SELECT = ["--profile", PROFILE, "--experiments", learning_rate.NAME]
 ROLES = {  # by a part of the command line; the first that fits
@@ -121,7 +123,7 @@ def look(roots: dict[str, int], started: float) -> Sample:
 def looking_on(store: Path, count: int, ports: dict[str, int], log: Path) -> Iterator[dict[str, int]]:
     """The MLflow UI and the watch page, as somebody would keep them open."""
     select = [*SELECT, "--seeds", str(count)]
-    commands = {"MLflow server": ["ui"], "watch page": ["watch", *select]}
+    commands = dict(zip(LOOKING_ON, (["ui"], ["watch", *select]), strict=True))
     running = {}
     try:
         for name, words in commands.items():
@@ -197,7 +199,7 @@ def size_of(path: Path) -> int:
 
 
 def table(samples: list[Sample]) -> list[dict[str, Any]]:
-    """A row a process that lived through most of the run, and rows of what the trials took and left."""
+    """A row a process that lived through most of the run."""
     warm = [one for one in samples if one["hours"] >= WARM * samples[-1]["hours"]]
     warm = [one for one in warm if one["trials"] < samples[-1]["trials"]] or warm  # without the end of the launch
     names = {name: sum(name in one["processes"] for one in warm) for one in warm for name in one["processes"]}
@@ -221,27 +223,47 @@ def table(samples: list[Sample]) -> list[dict[str, Any]]:
     return rows
 
 
-def pace(samples: list[Sample], parts: int = 5) -> list[float]:
-    """Seconds a trial took in each part of the trials."""
+def by_parts(samples: list[Sample], value: Callable[[Sample], float], parts: int = 5) -> list[float]:
+    """How much `value` rose a trial, in each part of the trials."""
     trials = np.array([one["trials"] for one in samples])
-    seconds = 3600 * np.array([one["hours"] for one in samples])
     edges = np.linspace(trials[trials > 0].min(), trials.max(), parts + 1)
-    at = np.interp(edges, trials, seconds)
-    return [float(took / many) for took, many in zip(np.diff(at), np.diff(edges), strict=True)]
+    at = np.interp(edges, trials, [value(one) for one in samples])
+    return [float(rise / many) for rise, many in zip(np.diff(at), np.diff(edges), strict=True)]
+
+
+def seconds(sample: Sample) -> float:
+    return 3600 * float(sample["hours"])
+
+
+def processor_seconds(sample: Sample) -> float:
+    """Of the launch, without those who look on."""
+    others = (*LOOKING_ON, "rendering")
+    return sum(one["cpu"] for name, one in sample["processes"].items() if not name.startswith(others))
+
+
+def a_trial(samples: list[Sample], store: Path) -> list[dict[str, Any]]:
+    """What a trial took and left, in fifths of all trials; on disk, over all of them."""
+    count = samples[-1]["trials"]
+    rows = [
+        {"process": "a trial, s", "by fifths": _list(by_parts(samples, seconds))},
+        {"process": "a trial, s of a core", "by fifths": _list(by_parts(samples, processor_seconds))},
+        {
+            "process": "a trial, kB of mlflow.db",
+            "by fifths": _list(by_parts(samples, lambda one: 1e3 * one["database"])),
+        },
+    ]
+    for what in ("trials", "artifacts"):
+        rows.append({"process": f"a trial, kB of {what}/", "by fifths": f"{1e3 * size(store / what) / count:.1f}"})
+    return rows
+
+
+def _list(values: list[float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values)
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        samples = soak(Path(os.environ.get("SOAK_FOLDER", temporary)))
-        store = Path(os.environ.get("SOAK_FOLDER", temporary)) / "store"
-        rows = table(samples)
-        count = samples[-1]["trials"]
-        rows += [{"process": "seconds a trial, by fifths of the trials", "USS, warm (MB)": ", ".join(f"{s:.3f}" for s in pace(samples))}]
-        for what in ("trials", "artifacts"):
-            rows.append({"process": f"{what}/, kB a trial", "USS, warm (MB)": 1e3 * size(store / what) / count})
-        rows.append({"process": "mlflow.db, kB a trial", "USS, warm (MB)": 1e3 * samples[-1]["database"] / count})
-    common.write("soak", f"{count:,} trials of six updates", rows)
-
-
-if __name__ == "__main__":
-    main()
+        folder = Path(os.environ.get("SOAK_FOLDER", temporary))
+        samples = soak(folder)
+        rows = [*table(samples), *a_trial(samples, folder / "store")]
+    common.write("soak", f"{samples[-1]['trials']:,} trials of six updates, on {cores()} cores", rows)

@@ -38,6 +38,7 @@ from study.store.mlflow.tags import KIND, STUDY
 
 OUTAGES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)  # what MLflow raises where it cannot be used
 PLAIN = re.compile(r"[\w /.,+=@~-]*")  # a path that is its own address
+PAGE = 100  # runs that are asked for at a time: MLflow takes more than 100 kB of memory for each
 SQLITE_SECONDS = 20.0  # to wait for another process that writes to the database, as MLflow does
 log = logging.getLogger(__name__)
 
@@ -258,7 +259,7 @@ def _pages(mlflow: MlflowClient, experiments: Sequence[Experiment], condition: s
     token = None
     while experiments:
         names = [one.experiment_id for one in experiments]
-        page = mlflow.search_runs(names, condition, which, max_results=1000, page_token=token)
+        page = mlflow.search_runs(names, condition, which, max_results=PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:
