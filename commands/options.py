@@ -91,7 +91,7 @@ class Deciding:
     results: Path | None = None
 
 
-class LocalPath(click.ParamType):
+class LocalPath(click.ParamType[Path]):
     """A file or folder of this machine, as `atomic.local` reads it."""
 
     name = "path"

@@ -21,11 +21,12 @@ from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import atomic
 from study.store.layout import create
-from study.store.mlflow import client, decoration, reader
+from study.store.mlflow import client, configure, decoration, reader
 from study.store.mlflow.mirror import publish
 from study.store.records import add_evaluations
 
 ROOT = Path(__file__).parents[1]
+PROXIES = [form for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for form in (name, name.upper())]
 
 
 def test_a_lost_database_is_made_again_from_the_ledger(store: Execution, small: Small) -> None:
@@ -45,6 +46,46 @@ def test_a_server_that_is_not_there_is_refused(store: Execution) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="127.0.0.1:9 is out of reach"):
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         client.create_store(replace(store, tracking_uri="http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_a_proxy_that_breaks_the_tracker_is_named(store: Execution, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for other in PROXIES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv(name, "http://user:secret@127.0.0.1:9")
+    elsewhere = replace(store, tracking_uri="http://tracker.invalid:5000")
+    with pytest.raises(InputError) as refused:
+        client.create_store(elsewhere)
+    assert f"the proxy of {name.lower()}, which no_proxy=tracker.invalid goes around" in str(refused.value)
+    monkeypatch.setenv("no_proxy", "tracker.invalid")
+    with pytest.raises(InputError) as refused:
+        client.create_store(elsewhere)
+    assert "proxy" not in str(refused.value)
+    assert "proxy" not in client.problem(store, OSError("of a database"))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "then"),
+    [
+        ({}, None),
+        ({"http_proxy": "http://proxy:3128"}, "localhost,127.0.0.1,::1"),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": ".cern.ch, head"}, ".cern.ch,head,localhost,127.0.0.1,::1"),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "*"}, "*"),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "a,127.0.0.1", "NO_PROXY": "b"}, "a,127.0.0.1,localhost,::1"),
+    ],
+)
+def test_what_is_on_this_machine_is_never_asked_for_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, theirs: dict[str, str], then: str | None
+) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):  # also in a process that such a one started
+        configure()
+        assert (os.environ.get("no_proxy"), os.environ.get("NO_PROXY")) == (then, then)
 
 
 def test_a_store_of_another_version_or_another_folder_is_refused(execution: Execution, tmp_path: Path) -> None:

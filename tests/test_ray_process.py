@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,6 +122,12 @@ def test_a_machine_without_loopback_is_refused_at_once(execution: Execution, mon
     with pytest.raises(
         InputError, match=r"127.0.0.1, which this machine lacks \(Network is unreachable\); .* `ip link set lo up`, or"
     ):
+        RayProcess(execution).start()
+
+
+def test_python_without_docstrings_is_refused_at_once(execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_process, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=2)))
+    with pytest.raises(InputError, match=r"PYTHONOPTIMIZE=2\), which Ray reads .*; run it without, or .* --local"):
         RayProcess(execution).start()
 
 

@@ -285,7 +285,10 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["claims.json"]
 
 
-def test_the_lectures_run_on_the_files_of_a_report_alone(folder):
+def test_the_lectures_run_on_the_files_of_a_report_alone(folder, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("raise SystemExit('a start-up file of mine')\n")
+    for variable, value in (("PYTHONSTARTUP", str(tmp_path / "mine.py")), ("PYTHONWARNINGS", "error")):
+        monkeypatch.setenv(variable, value)
     pages = {page.stem: page.read_text() for page in report.notebooks(folder)}
     assert set(pages) == {"degradation", "shortcuts", "depth", "layer_responses", "past_the_paper"}
     manifest = json.loads((folder / "manifest.json").read_text())

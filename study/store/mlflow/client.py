@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
-from urllib.request import url2pathname
+from urllib.request import getproxies, proxy_bypass, url2pathname
 
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, RunTag, ViewType
@@ -38,6 +38,7 @@ from study.store.mlflow.tags import KIND, STUDY
 
 OUTAGES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)  # what MLflow raises where it cannot be used
 PLAIN = re.compile(r"[\w /.,+=@~-]*")  # a path that is its own address
+HTTP = ("http", "https")
 PAGE = 100  # runs that are asked for at a time: MLflow takes more than 100 kB of memory for each
 SQLITE_SECONDS = 20.0  # to wait for another process that writes to the database, as MLflow does
 log = logging.getLogger(__name__)
@@ -60,13 +61,22 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
+def problem(execution: Execution, error: BaseException) -> str:
+    """What the error says, and which proxy the server was asked through, if any."""
+    to = urlsplit(execution.tracking_uri)
+    proxies = {} if proxy_bypass(to.hostname or "") else getproxies()
+    name = next((name for name in (to.scheme, "all") if name in proxies), "") if to.scheme in HTTP else ""
+    through = f"; it was asked through the proxy of {name}_proxy, which no_proxy={to.hostname} goes around"
+    return first_line(error) + (through if name else "")
+
+
 @contextmanager
 def reaching(execution: Execution, failure: str = "is out of reach") -> Iterator[None]:
     """Turn an outage of MLflow within the block into an `InputError` that names the tracking address."""
     try:
         yield
     except OUTAGES as error:
-        raise InputError(f"tracking {tracking_address(execution)} {failure}: {first_line(error)}") from None
+        raise InputError(f"tracking {tracking_address(execution)} {failure}: {problem(execution, error)}") from None
 
 
 def create_store(execution: Execution) -> None:

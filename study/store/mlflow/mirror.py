@@ -79,8 +79,10 @@ class Mirror:
                 sealed = self._show(trial, folder)
             except client.OUTAGES as error:
                 if not self.outage:
-                    log.warning("tracking is out of reach (%s); training goes on", client.first_line(error))
-                self.outage = client.first_line(error)
+                    log.warning(
+                        "tracking is out of reach (%s); training goes on", client.problem(self.execution, error)
+                    )
+                self.outage = client.problem(self.execution, error)
                 return False
             if self.outage:
                 log.warning("tracking is back; what it missed follows")
