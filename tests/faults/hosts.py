@@ -10,6 +10,7 @@ which faults come, where and when, not which instruction they hit. `hosts_net.py
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import pwd
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -275,8 +276,9 @@ class Faults:
         *("launcher", "trial", "trial", "checkpoint", "checkpoint", "raylet", "gcs", "frozen"),
     )
 
-    def __init__(self, site: Site, chance: random.Random) -> None:
+    def __init__(self, site: Site, chance: random.Random, kinds: Sequence[str] = ()) -> None:
         self.site, self.lan, self.chance = site, site.lan, chance
+        self.kinds = itertools.cycle(kinds) if kinds else iter(lambda: chance.choice(self.KINDS), None)
 
     def inject(self, kind: str, study: Study) -> str:
         return str(getattr(self, kind)(study))
@@ -397,7 +399,7 @@ def one_study(study: Study, faults: Faults, wanted: int, counts: Counter[str]) -
         if counts["faults"] >= wanted:
             time.sleep(0.2)
             continue
-        kind, pause, starting = chance.choice(Faults.KINDS), chance.uniform(0.5, 12.0), chance.random() < 0.3
+        kind, pause, starting = next(faults.kinds), chance.uniform(0.5, 12.0), chance.random() < 0.3
         pause_until, training_until = time.monotonic() + pause, time.monotonic() + 90
         while time.monotonic() < pause_until or not (starting or study.is_training()):
             study.keep_up()
@@ -431,16 +433,17 @@ def verify(storage: Path, undisturbed: Path, seeds: int, uri: str) -> str:
     return hashlib.sha256(whole.encode()).hexdigest()
 
 
-def torment(folder: Path, wanted: int, seed: int, seeds: int = SEEDS) -> Counter[str]:
+def torment(folder: Path, wanted: int, seed: int, seeds: int = SEEDS, kinds: Sequence[str] = ()) -> Counter[str]:
     """Inject `wanted` faults; how many of each kind, and how many studies, launches and frames there were.
 
-    Raises `AssertionError` for anything lost, doubled or different.
+    `kinds`: in this order, again and again, instead of at random. Raises `AssertionError` for anything lost, doubled or
+    different.
     """
     chance, counts = random.Random(seed), Counter[str]()
     undisturbed = undisturbed_study(folder, seeds)
     with Lan(folder, seed) as lan:
         site = Site(lan)
-        faults = Faults(site, chance)
+        faults = Faults(site, chance, kinds)
         while counts["faults"] < wanted or not counts["studies"]:
             counts.update(studies=1)
             number = counts["studies"]
