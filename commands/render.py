@@ -35,7 +35,7 @@ from study.spec import InputError, Trial
 from study.store import bundle as bundles
 from study.store import provenance
 from study.store.account import RESULTS as OUTCOMES_WITH_RESULT
-from study.store.account import Outcome
+from study.store.account import Outcome, has_result
 from study.store.bundle import Bundle
 from study.store.layout import TrialFolder
 from study.store.records import Run, records_so_far
@@ -154,6 +154,12 @@ def render(
     frames, command = runs.load(selected.serves, logged), selected.command(results)
     if not bundle and (frames.finals["outcome"] == Outcome.MISSING).any():
         reader.check_experiments(selected.execution, selected.trials)
+        missing = frames.finals["id"][frames.finals["outcome"] == Outcome.MISSING]
+        if copied := sum(has_result(selected.execution.trial_folder(id)) for id in missing):
+            print(
+                f"{copied} results are in {selected.execution.storage} and not in its MLflow, as after a copy of trials"
+                f" from another store: {command.make()} shows them, and trains none of them again"
+            )
     where = bundle.path if bundle else selected.execution.tracking_uri or f"store {selected.execution.storage}"
     attempted = frames.finals["outcome"] != Outcome.MISSING
     compared = frames.finals.assign(outcome=frames.finals["outcome"].mask(attempted, Outcome.FINISHED))

@@ -14,12 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stored import TAGS, Small, evaluation, record, seal
+from stored import TAGS, Small, account, evaluation, record, seal
 
 from study.execution import Execution
 from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import atomic
+from study.store.account import Outcome, read_account, write_account
 from study.store.layout import create
 from study.store.mlflow import client, configure, decoration, reader
 from study.store.mlflow.mirror import publish
@@ -161,6 +162,26 @@ def test_a_copied_store_never_writes_to_the_one_it_is_a_copy_of(first: Execution
     launch([small(seed=2)], copy, {small(seed=2).id: TAGS}, lambda *_: None)
     assert contents(first.storage) == before
     assert len(reader.read(copy, [small(seed=seed) for seed in range(3)])) == 3
+
+
+def test_trials_copied_from_another_store_are_shown_by_the_next_launch_and_not_trained_again(
+    first: Execution, small: Small, tmp_path: Path
+) -> None:
+    other = replace(first, storage=tmp_path / "other")
+    trials = [small(), small(seed=1), small(seed=2)]
+    write_all(other, trials[1], tmp_path)
+    seal(other, trials[2], [record(4), record(8)], cohort="1")
+    write_account(other.trial_folder(small(seed=3).id), account(Outcome.RUNNING))  # copied while it ran
+    before, found = contents(other.storage), {run.trial: run for run in reader.read(first, trials)}
+    shutil.copytree(other.storage / "trials", first.storage / "trials", dirs_exist_ok=True)
+    launch(trials, first, {trial.id: TAGS for trial in trials}, lambda todo, _: pytest.fail(f"trains {todo}"))
+    merged = {run.trial: run for run in reader.read(first, trials)}
+    assert set(merged) == set(trials) and {run.outcome for run in merged.values()} == {"finished"}
+    assert merged[small()] == found[small()]
+    theirs = next(run for run in reader.read(other, trials))
+    assert merged[trials[1]].records == theirs.records and merged[trials[1]].evaluations == theirs.evaluations
+    assert read_account(first.trial_folder(small(seed=3).id)).outcome == Outcome.INTERRUPTED
+    assert contents(other.storage) == before and all_below(first)
 
 
 def test_a_moved_store_is_read_without_writing_and_its_old_place_is_never_made_again(

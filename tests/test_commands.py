@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -350,3 +351,14 @@ def test_more_seeds_extend_the_same_trials() -> None:
 )
 def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_warnings_are_no_errors_here_nor_in_processes_that_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setattr(sys, "warnoptions", ["error"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        app._no_warning_is_an_error()
+        warnings.warn("a library's", UserWarning, stacklevel=1)
+        warnings.warn("a library's", DeprecationWarning, stacklevel=1)
+    assert not sys.warnoptions and "PYTHONWARNINGS" not in os.environ

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,18 @@ def test_a_deleted_experiment_is_no_empty_report_nor_bundle(
     given = ("--profile", "smoke", "--experiments", TWO, "--storage", store.storage)
     done = command("export", *given, tmp_path / "study.zip", entry="experiments")
     assert done.code == 2 and "has been deleted" in done.err and not (tmp_path / "study.zip").exists()
+
+
+def test_results_that_were_copied_into_a_store_are_named_until_a_launch_shows_them(
+    good: Callable[..., Any], store: Execution, tmp_path: Path
+) -> None:
+    selected = select(Choice(profile="smoke", experiments=TWO), store)
+    other = tmp_path / "other"
+    client.create_store(replace(store, storage=other))
+    shutil.copytree(store.storage / "trials", other / "trials")
+    done = good("--results", tmp_path / "new", storage=other)
+    line = selected.command(tmp_path / "new").make().replace(str(store.storage), str(other))
+    assert f"{len(selected.trials)} results are in {other} and not in its MLflow" in done.out and line in done.out
 
 
 def test_a_trial_that_failed_in_a_study_is_rendered_and_a_failure_not_bad_input(
