@@ -169,6 +169,7 @@ def test_trials_copied_from_another_store_are_shown_by_the_next_launch_and_not_t
 ) -> None:
     other = replace(first, storage=tmp_path / "other")
     trials = [small(), small(seed=1), small(seed=2)]
+    client.create_store(other)
     write_all(other, trials[1], tmp_path)
     seal(other, trials[2], [record(4), record(8)], cohort="1")
     write_account(other.trial_folder(small(seed=3).id), account(Outcome.RUNNING))  # copied while it ran

@@ -359,6 +359,5 @@ def test_warnings_are_no_errors_here_nor_in_processes_that_are_started(monkeypat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         app._no_warning_is_an_error()
-        warnings.warn("a library's", UserWarning, stacklevel=1)
         warnings.warn("a library's", DeprecationWarning, stacklevel=1)
     assert not sys.warnoptions and "PYTHONWARNINGS" not in os.environ
