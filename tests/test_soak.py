@@ -27,4 +27,4 @@ def test_files_threads_and_memory_are_flat_over_short_trials(tmp_path: Path) -> 
     for name in watched:
         before, after = first["processes"][name], last["processes"][name]
         assert after["files"] <= before["files"] + 10 and after["threads"] <= before["threads"] + 10, name
-        assert 1e3 * (after["uss"] - before["uss"]) <= GROWS_KB * trials, (name, before, after)
+        assert 1e3 * (after["own"] - before["own"]) <= GROWS_KB * trials, (name, before, after)

@@ -1,9 +1,9 @@
 """A long run: thousands of trials of six updates each, and whether anything grows with them. SOAK=3000 says how many.
 
 The real command line trains them, while the MLflow UI and the watch page are open and asked for now and then. Sampled:
-memory that each process has alone (USS), its open files and threads, the launch's folders, and how many trials have a
-result. After a warm-up of a fifth of the time, straight lines are fitted; their intervals (95 %) are those of the means
-of twenty stretches of time, which a second's ups and downs do not make narrower.
+memory that each process has filled itself (not the code of libraries, of which others have a part), its open files and
+threads, and how many trials have a result. After a warm-up of a fifth of the time, straight lines are fitted; their
+intervals (95 %) are those of the means of twenty stretches of time, which no second's ups and downs make narrower.
 """
 
 import json
@@ -83,11 +83,11 @@ def role(process: psutil.Process, launcher: int) -> str:
 
 
 def sample_of(process: psutil.Process) -> dict[str, float]:
+    kept = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
     with process.oneshot():
-        memory = process.memory_full_info()
         return {
-            "uss": memory.uss / 1e6,
-            "rss": memory.rss / 1e6,
+            "own": int(kept.partition("Anonymous:")[2].split()[0]) / 1e3,
+            "rss": process.memory_info().rss / 1e6,
             "files": process.num_fds(),
             "threads": process.num_threads(),
             "cpu": sum(process.cpu_times()[:2]),
@@ -111,7 +111,7 @@ def look(roots: dict[str, int], started: float) -> Sample:
         with suppress(psutil.Error):
             first = psutil.Process(pid)
             for process in (first, *first.children(recursive=True)):
-                with suppress(psutil.Error):
+                with suppress(psutil.Error, OSError):
                     what = role(process, pid) if name == "launcher" else name
                     if name == "watch page" and process is not first:
                         what = "rendering"  # a new process each time
@@ -203,18 +203,19 @@ def table(samples: list[Sample]) -> list[dict[str, Any]]:
     warm = [one for one in samples if one["hours"] >= WARM * samples[-1]["hours"]]
     warm = [one for one in warm if one["trials"] < samples[-1]["trials"]] or warm  # without the end of the launch
     names = {name: sum(name in one["processes"] for one in warm) for one in warm for name in one["processes"]}
-    rows = []
+    rows, an_hour = [], line([one["hours"] for one in warm], [one["trials"] for one in warm]).slope
     for name in sorted(name for name, times in names.items() if times > 0.5 * len(warm)):
         there = [one for one in warm if name in one["processes"]]
         hours = [one["hours"] for one in there]
         series = {key: [one["processes"][name][key] for one in there] for key in there[0]["processes"][name]}
-        slope, files = line(hours, series["uss"]), line(hours, series["files"])
+        slope, files = line(hours, series["own"]), line(hours, series["files"])
         rows.append(
             {
                 "process": name.rpartition(" ")[0],
-                "USS, warm (MB)": series["uss"][0],
-                "at the end": series["uss"][-1],
+                "own memory, warm (MB)": series["own"][0],
+                "at the end": series["own"][-1],
                 "MB an hour": f"{slope.slope:+.2f} ± {slope.half:.2f}",
+                "kB a trial": f"{1e3 * slope.slope / an_hour:+.2f}",
                 "files": f"{series['files'][0]:.0f} to {max(series['files']):.0f} ({files.slope:+.1f} an hour)",
                 "threads": f"{series['threads'][0]:.0f} to {max(series['threads']):.0f}",
                 "CPU (% of a core)": 100 * (series["cpu"][-1] - series["cpu"][0]) / (hours[-1] - hours[0]) / 3600,
