@@ -19,7 +19,7 @@ FORMATS = (*PHOTOGRAPHS, "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow has more
 MOST_PIXELS = 2**26  # of an image: a file of kilobytes may claim any number, which are gigabytes once decoded
 
 
-def opened(source: Path | io.BytesIO, formats: Sequence[str] = FORMATS) -> "Image":
+def opened(source: Path | io.BytesIO, formats: tuple[str, ...] = FORMATS) -> "Image":
     """An image, of which no pixel is decoded yet; whatever its file is called, it has one of these formats.
 
     Raises `ValueError` for more than `MOST_PIXELS`, and what Pillow raises.
