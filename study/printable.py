@@ -10,8 +10,8 @@ import unicodedata
 
 HIDDEN = "***"
 TURNING = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of text
-# As much as an address may be: passwords that nobody quoted have slashes and at signs of their own.
-_USER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://([^\s'\"<>`]*)@")
+# A password that nobody quoted has slashes and at signs of its own; what looks like a port begins a path.
+_USER = re.compile(r"\b([A-Za-z][A-Za-z0-9+.-]*)://(?!/)([^\s/@:'\"<>`]*)(?::(?!\d+/)[^\s'\"<>`]*)?@")
 _SECRET = re.compile(r"([?&;][\w.-]*(?:password|passwd|pwd|secret|token|signature|credential)=)[^\s&;'\"<>`]*", re.I)
 _MARKDOWN = re.compile(r"[\\<|`]|\](?=[(\[])")  # what begins HTML, a cell, code; what ends the name of a link
 
@@ -20,7 +20,7 @@ def bare(text: str) -> str:
     """The text, in which addresses have no password. Of a database the user stays, of a server it may be a token."""
 
     def without(found: re.Match[str]) -> str:
-        scheme, user = found[1], found[2].partition(":")[0]
+        scheme, user = found[1], found[2]
         return f"{scheme}://" if scheme.lower().startswith("http") or not user else f"{scheme}://{user}@"
 
     return _SECRET.sub(rf"\g<1>{HIDDEN}", _USER.sub(without, text))

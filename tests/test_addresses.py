@@ -26,7 +26,8 @@ CIFAR10 = replace(SMOKE.data, name="cifar10")
         ("", "", {}),
         ("http://host:5000", "http://host:5000", {}),
         ("postgresql+psycopg2://me@host/runs", "postgresql+psycopg2://me@host/runs", {}),
-        ("sqlite:////a@b/mlflow.db", "sqlite:////a@b/mlflow.db", {}),
+        ("sqlite:////a:1@b/mlflow.db", "sqlite:////a:1@b/mlflow.db", {}),
+        ("http://host:5000/a:b@c", "http://host:5000/a:b@c", {}),
         (
             f"https://me:{SECRET}@host:5000/a",
             "https://host:5000/a",
@@ -113,6 +114,7 @@ def test_no_command_prints_the_password_of_an_address(
         (f"https://bucket/x?X-Amz-Signature={SECRET}&n=1", "https://bucket/x?X-Amz-Signature=***&n=1"),
         (f"redis://:{SECRET}@host", "redis://host"),
         ("no address: a@b, 3:4", "no address: a@b, 3:4"),
+        ("s3://bucket/run:1@2 http://host/a:b@c", "s3://bucket/run:1@2 http://host/a:b@c"),
     ],
 )
 def test_texts_are_shown_without_passwords(text: str, shown: str) -> None:

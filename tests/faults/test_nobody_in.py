@@ -75,6 +75,13 @@ def test_a_launchs_ray_listens_on_loopback_and_serves_holders_of_its_token_alone
     study.ends()
 
 
+def test_a_launch_without_ray_listens_nowhere(tmp_path: Path, start: Start) -> None:
+    study = start(tmp_path / "store", tmp_path / "log", "--local")
+    wait_until_training(execution_of(tmp_path / "store"), 1)
+    assert listening(study.alive()) == {}
+    study.ends()
+
+
 # The study's own servers
 
 
