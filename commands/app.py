@@ -18,6 +18,7 @@ import warnings
 import click
 
 from study.execution import EngineError
+from study.printable import configure_logs, printable
 from study.spec import InputError
 from study.store import mlflow
 
@@ -126,7 +127,8 @@ def main(entry: str) -> None:
     _print_anywhere()
     os.environ.update(PICTURES)  # before matplotlib is imported
     _no_warning_is_an_error()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    os.umask(os.umask(0) | 0o002)  # nothing that a command writes can be written by everybody, whatever is usual here
+    configure_logs()
     mlflow.configure()
     code = 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
@@ -144,7 +146,7 @@ def main(entry: str) -> None:
     except OSError as error:
         logging.getLogger(__name__).debug("an error of the system", exc_info=True)
         message, code = of_the_system(error)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 
