@@ -143,8 +143,11 @@ def _reading(name: str, path: Path) -> Iterator[None]:
     """Errors in the contents of a file become an `InputError` that names it."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, OverflowError, ElementTree.ParseError) as error:
-        problem = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
+    except (LookupError, TypeError, AttributeError) as error:  # a value that the format gives another type, or none
+        problem = f"lacks {error}" if isinstance(error, KeyError) else "has a value of another type than its format's"
+        raise refusal(name, f"cannot be read: {path} {problem}; get it again") from error
+    except (ValueError, OverflowError, RecursionError, ElementTree.ParseError) as error:
+        problem = f"is malformed: {error}"
         raise refusal(name, f"cannot be read: {path} {problem}; get it again") from error
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
-from study.spec import InputError, Trial
+from study.spec import InputError, Trial, is_of
 from study.store import atomic
 from study.store.layout import TrialFolder
 
@@ -81,12 +81,13 @@ def read_account(folder: Path) -> Account:
     content = atomic.read(TrialFolder(folder).account)
     if content is None:
         return Account()
-    known = {field.name for field in fields(Account)}
+    known = {field.name: field.type for field in fields(Account)}
     try:
-        values = {name: value for name, value in json.loads(content).items() if name in known}
-        return Account(**values | {"outcome": Outcome(values["outcome"])})
+        values = {name: value for name, value in atomic.decoded(content).items() if name in known}
+        values["outcome"] = Outcome(values["outcome"])
     except (ValueError, KeyError, AttributeError):
         return Account()
+    return Account(**values) if all(is_of(known[name], value) for name, value in values.items()) else Account()
 
 
 def write_account(folder: Path, account: Account) -> None:

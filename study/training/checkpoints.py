@@ -58,13 +58,22 @@ def load_together(folders: Sequence[Path], device: torch.device | str = "cpu") -
 def _load(path: Path, device: torch.device | str) -> dict[str, Any] | None:
     """The state in this file; None where it is damaged, or gone."""
     checksum, _, payload = (atomic.read(path) or b"").partition(b"\n")
+    problem = "its checksum differs"
     if hashlib.sha256(payload).hexdigest().encode() == checksum:
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-        return state
+        try:
+            state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a reader of bytes that anybody may have written raises nearly anything
+            problem = f"torch.load does not read it: {type(error).__name__}"
+        else:
+            if isinstance(state, dict):
+                return state
+            problem = "it holds no state"
     if path.exists():
         aside = path.with_suffix(".damaged")
         path.rename(aside)
-        log.warning("checkpoint %s is damaged (its checksum differs); kept as %s, using an older one", path, aside.name)
+        log.warning("checkpoint %s is damaged (%s); kept as %s, using an older one", path, problem, aside.name)
     return None
 
 
