@@ -517,7 +517,7 @@ class Trial:
 
         Raises `InputError` for unknown and missing keys.
         """
-        if "detection" in spec and issubclass(DetectionTrial, cls):
+        if isinstance(spec, Mapping) and "detection" in spec and issubclass(DetectionTrial, cls):
             return read(DetectionTrial, spec)
         return read(cls, spec)
 

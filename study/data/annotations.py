@@ -144,7 +144,7 @@ def _reading(name: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError) as error:  # a value that the format gives another type, or none
-        problem = f"lacks {error}" if isinstance(error, KeyError) else "has a value of another type than its format's"
+        problem = f"lacks {error}" if isinstance(error, KeyError) else "is malformed: a value is of another type"
         raise refusal(name, f"cannot be read: {path} {problem}; get it again") from error
     except (ValueError, OverflowError, RecursionError, ElementTree.ParseError) as error:
         problem = f"is malformed: {error}"

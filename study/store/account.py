@@ -5,6 +5,7 @@ tags seal (`study/store/records.py`). Standard library only, as commands that re
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
@@ -76,6 +77,29 @@ class Failure:
     message: str
 
 
+# Tags that are read as numbers: counts, which are whole and 1 or more, and measurements.
+COUNTS = ("cohort", "processes", "probed_gpu_bytes", "diverged_at", "started")
+MEASUREMENTS = ("seconds", "predicted_seconds", "gpu_watts")
+MEASUREMENTS += ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
+DIGITS = 15  # of the largest number that a tag may be: no time, size or count comes near it
+
+
+def sound(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags without those that should be numbers and are none: files and databases may be anybody's."""
+    return {name: value for name, value in tags.items() if _is_sound(name, value)}
+
+
+def _is_sound(name: str, value: str) -> bool:
+    if name in COUNTS:
+        return value.isascii() and value.isdigit() and len(value) <= DIGITS and int(value) > 0
+    if name in MEASUREMENTS:
+        try:
+            return 0 <= float(value) < 10**DIGITS
+        except ValueError:
+            return False
+    return True
+
+
 def read_account(folder: Path) -> Account:
     """The account in a trial's folder; its outcome is `missing` where there is none, or none that can be read."""
     content = atomic.read(TrialFolder(folder).account)
@@ -87,7 +111,9 @@ def read_account(folder: Path) -> Account:
         values["outcome"] = Outcome(values["outcome"])
     except (ValueError, KeyError, AttributeError):
         return Account()
-    return Account(**values) if all(is_of(known[name], value) for name, value in values.items()) else Account()
+    if not all(is_of(known[name], value) for name, value in values.items()):
+        return Account()
+    return Account(**values | {"tags": sound(values.get("tags", {}))})
 
 
 def write_account(folder: Path, account: Account) -> None:

@@ -141,8 +141,11 @@ def read(path: Path) -> Bundle:
         raise InputError(f"bundle {path} cannot be read ({error.strerror or error}); {AGAIN}") from None
     except zipfile.BadZipFile:
         raise InputError(f"{path} is not a zip file, or not the whole of one; {AGAIN}") from None
+    except NotImplementedError as error:  # of a zip archive that is newer than Python's reader, or damaged
+        raise InputError(f"{path} cannot be read ({error}); {AGAIN}") from None
     except _MALFORMED as error:
-        problem = f"it has no {error}" if isinstance(error, KeyError) else error
+        problem = error if isinstance(error, ValueError) else "a value is of another type"
+        problem = f"it has no {error}" if isinstance(error, KeyError) else problem
         raise InputError(f"{path}: {MANIFEST} is not as this code writes it ({problem}); {AGAIN}") from None
 
 

@@ -6,6 +6,7 @@ Does not know what a state holds.
 import hashlib
 import io
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def _load(path: Path, device: torch.device | str) -> dict[str, Any] | None:
     problem = "its checksum differs"
     if hashlib.sha256(payload).hexdigest().encode() == checksum:
         try:
-            state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # of what is then refused
+                state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a reader of bytes that anybody may have written raises nearly anything

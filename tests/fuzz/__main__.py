@@ -6,9 +6,6 @@
 import argparse
 import gc
 import sys
-import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.path.insert(1, str(Path(__file__).parents[1]))
@@ -16,65 +13,7 @@ sys.path.insert(1, str(Path(__file__).parents[1]))
 import judge  # noqa: E402
 import kinds  # noqa: E402
 import templates  # noqa: E402
-from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
-
-
-@dataclass
-class Tally:
-    """How the inputs of a kind ended."""
-
-    kind: str
-    codes: Counter[int] = field(default_factory=Counter)
-    faults: dict[str, list[str]] = field(default_factory=dict)  # by signature, the inputs
-    slowest: float = 0.0
-    seconds: float = 0.0
-
-    @property
-    def row(self) -> tuple[str, ...]:
-        inputs = sum(self.codes.values())
-        faults = sum(map(len, self.faults.values()))
-        counts = (inputs, self.codes[0], self.codes[2], self.codes[1], self.codes[130], faults)
-        return self.kind, *map(str, counts), f"{self.slowest:.1f}", f"{self.seconds:.0f}"
-
-
-HEADS = ("kind", "inputs", "code 0", "refused (2)", "code 1", "stopped (130)", "faults", "slowest s", "s")
-
-
-def fuzz(kind: str, inputs: int, number: int, box: judge.Sandbox, log: Path | None = None) -> Tally:
-    """Judge so many inputs of a kind; none of them ends the run."""
-    tally = Tally(kind)
-    _, strategy = kinds.KINDS[kind]
-
-    @seed(number)
-    @settings(
-        max_examples=inputs,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy())
-    def one(case: judge.Case) -> None:
-        ending = box.run(case)
-        tally.codes[ending.code] += 1
-        tally.slowest = max(tally.slowest, ending.seconds)
-        if not ending.faults:
-            return
-        tally.faults.setdefault(ending.signature, []).append(str(case))
-        if log is not None and len(tally.faults[ending.signature]) <= 2:
-            with log.open("a") as out:
-                print(f"== {kind}: {ending.signature}\n{case}\n{ending.err[-3000:]}\n", file=out)
-
-    began = time.monotonic()
-    one()
-    tally.seconds = time.monotonic() - began
-    return tally
-
-
-def shares(inputs: int, names: list[str]) -> dict[str, int]:
-    """How many inputs each kind has of so many."""
-    parts = {name: kinds.KINDS[name][0] for name in names}
-    return {name: max(1, round(inputs * part / sum(parts.values()))) for name, part in parts.items()}
+from sweep import HEADS, fuzz, shares  # noqa: E402
 
 
 def main() -> int:

@@ -31,6 +31,7 @@ def parsers() -> dict[str, Parser]:
 
     from study.data import annotations, folders, indexes, sources
     from study.data.detection_sets import COCO_CLASSES
+    from study.nets import weight_files, weight_names
     from study.run import timing
     from study.spec import VOC_CLASSES, InputError, Trial
     from study.store import account, atomic, bundle, heartbeat, layout, records, versions
@@ -43,6 +44,9 @@ def parsers() -> dict[str, Parser]:
     def coco(path: Path) -> object:
         with annotations._reading("coco", path):
             return annotations._coco_columns(path, COCO_CLASSES)
+
+    def weights(path: Path) -> object:
+        return weight_names.named(weight_files.read_weights(path).tensors)
 
     def curve(path: Path) -> object:
         tags = {"records": "1", "records_sha256": "x"}
@@ -84,6 +88,8 @@ def parsers() -> dict[str, Parser]:
             "000000001.checkpoint",
             [hashlib.sha256(state).hexdigest().encode() + b"\n" + state],
         ),
+        "weights": (weights, (InputError,), "x.pth", [kinds._saved({"conv1.weight": kinds.torch.ones(4, 3, 3, 3)})]),
+        "safetensors": (weights, (InputError,), "x.safetensors", [b"\x02" + bytes(7) + b"{}"]),
         "IDX": (lambda path: sources.idx(path.read_bytes()), (ValueError,), "x", [kinds._idx((2, 3))]),
         "VOC": (voc, (InputError,), "x.xml", [voc_xml]),
         "COCO": (coco, (InputError,), "x.json", [coco_json]),

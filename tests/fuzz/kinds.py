@@ -55,6 +55,11 @@ anything = st.recursive(
 )
 
 
+def typed(line: str) -> tuple[str, ...]:
+    """The words of a command line without quotes."""
+    return tuple(line.split())
+
+
 def of(*values: Any) -> SearchStrategy[Any]:
     return st.sampled_from(values)
 
@@ -186,6 +191,9 @@ USUAL: Mapping[str, SearchStrategy[str]] = {
     "until_decided": of("S41-1", "S42-4", "S42-8", "X"),
     "model": of("resnet18", "resnet50", "resnet20"),
     "stride": of("3x3", "first"),
+    "key": of("state_dict", "model", "x"),
+    "shortcut": of("A", "A-centred", "A-average", "none"),
+    "normalise": of("imagenet", "cifar10", "none", "pixel-mean", "0.5,0.5,0.5/1,1,1", "0/0", "1,2/3", "nan,0,0/1,1,1"),
     "budget": of("0", "0h", "1h", "0kWh", "5kWh", "1e9", "12H", "h"),
     "tracking_uri": of(*ADDRESSES),
     "address": of("auto", "local", "localhost:1", "ray://localhost:1"),
@@ -287,14 +295,14 @@ MAKE_VARIABLES = ("PROFILE", "EXPERIMENTS", "SEEDS", "DATA", "STORE", "RESULTS")
 
 VARIABLES: Mapping[str, list[str]] = VALUES["variables"]
 READING = (
-    ("experiments", "list"),
-    ("experiments", "plan", "--profile", TINY),
-    ("experiments", "status", "--profile", TINY),
-    ("experiments", "plan", "--profile", "smoke", "--json"),
-    ("analysis", "report", "--no-lectures", "--profile", TINY),
-    ("experiments", "export", "new.zip", "--profile", TINY),
-    ("experiments", "evaluate", "--profile", TINY, "--device", "cpu"),
-    ("experiments", "run", "--local", "--profile", TINY, "--budget", "0"),
+    typed("experiments list"),
+    typed(f"experiments plan --profile {TINY}"),
+    typed(f"experiments status --profile {TINY}"),
+    typed("experiments plan --profile smoke --json"),
+    typed(f"analysis report --no-lectures --profile {TINY}"),
+    typed(f"experiments export new.zip --profile {TINY}"),
+    typed(f"experiments evaluate --profile {TINY} --device cpu"),
+    typed(f"experiments run --local --profile {TINY} --budget 0"),
 )
 
 
@@ -358,21 +366,21 @@ def specifications() -> Cases:
 # ---------------------------------------------------------------- a store's files
 
 READ_STORE = (
-    ("experiments", "status", "--profile", TINY),
-    ("experiments", "status", "--json", "--profile", TINY),
-    ("experiments", "plan", "--profile", TINY),
-    ("experiments", "plan", "--json", "--profile", TINY, "--watts", "1", "--price", "1"),
-    ("experiments", "run", "--local", "--profile", TINY, "--budget", "0"),
-    ("experiments", "evaluate", "--profile", TINY, "--device", "cpu"),
-    ("experiments", "export", "new.zip", "--profile", TINY),
-    ("experiments", "export", "new.zip", "--weights", "all", "--profile", TINY),
-    ("experiments", "verify", "results/tiny/index.html"),
-    ("analysis", "report", "--no-lectures", "--profile", TINY),
-    ("analysis", "figures", "--no-lectures", "--profile", TINY),
-    ("experiments", "import", "bundle.zip"),
-    ("dashboards", "ui"),
-    ("dashboards", "watch", "--profile", TINY),
-    ("dashboards", "metrics", "--profile", TINY),
+    typed(f"experiments status --profile {TINY}"),
+    typed(f"experiments status --json --profile {TINY}"),
+    typed(f"experiments plan --profile {TINY}"),
+    typed(f"experiments plan --json --profile {TINY} --watts 1 --price 1"),
+    typed(f"experiments run --local --profile {TINY} --budget 0"),
+    typed(f"experiments evaluate --profile {TINY} --device cpu"),
+    typed(f"experiments export new.zip --profile {TINY}"),
+    typed(f"experiments export new.zip --weights all --profile {TINY}"),
+    typed("experiments verify results/tiny/index.html"),
+    typed(f"analysis report --no-lectures --profile {TINY}"),
+    typed(f"analysis figures --no-lectures --profile {TINY}"),
+    typed("experiments import bundle.zip"),
+    typed("dashboards ui"),
+    typed(f"dashboards watch --profile {TINY}"),
+    typed(f"dashboards metrics --profile {TINY}"),
 )
 WITHOUT_MLFLOW = READ_STORE[:5] + READ_STORE[-2:]
 JSON_FILES = ("run.json", "progress.json", "spec.json", "store.json", "launch.json", "probes.json")
@@ -615,22 +623,22 @@ def databases(draw: DrawFn) -> Case:
 
 
 MERGES = (
-    ("experiments", "merge", "bundle.zip", "whole.zip", "--output", "new.zip"),
-    ("experiments", "merge", "whole.zip", "bundle.zip", "--output", "new.zip", "--prefer", "bundle.zip"),
+    typed("experiments merge bundle.zip whole.zip --output new.zip"),
+    typed("experiments merge whole.zip bundle.zip --output new.zip --prefer bundle.zip"),
 )
 READ_BUNDLE = (
     *MERGES * 4,
-    ("experiments", "import", "bundle.zip"),
-    ("experiments", "import", "bundle.zip", "--json"),
-    ("analysis", "report", "--no-lectures", "--bundle", "bundle.zip", "--profile", TINY),
-    ("analysis", "figures", "--no-lectures", "--bundle", "bundle.zip"),
+    typed("experiments import bundle.zip"),
+    typed("experiments import bundle.zip --json"),
+    typed(f"analysis report --no-lectures --bundle bundle.zip --profile {TINY}"),
+    typed("analysis figures --no-lectures --bundle bundle.zip"),
 )
 MEMBERS = (*VALUES["members"], "a" * 300)
 
 
 @composite
 def bundles(draw: DrawFn) -> Case:
-    """A bundle whose bytes are damaged, or whose members were altered, with the manifest's digests made to fit or not."""
+    """A bundle whose bytes are damaged, or whose members were altered, with digests in the manifest that fit or not."""
     words, seed = draw(of(*READ_BUNDLE)), draw(st.integers(0, 2**20))
     action, fit, member = draw(st.integers(0, 5)), draw(mostly(st.just(True), st.just(False))), draw(of(*MEMBERS))
     big = draw(of(0, 0, 0, 2**31))
@@ -702,7 +710,7 @@ tensors = st.builds(
 @composite
 def checkpoints(draw: DrawFn) -> Case:
     """A checkpoint whose bytes or values were altered, with a checksum that fits or not; then who reads it."""
-    words = draw(of(READ_STORE[5], READ_STORE[7], ("experiments", "run", "--local", "--profile", TINY, "--seeds", "1")))
+    words = draw(of(READ_STORE[5], READ_STORE[7], typed(f"experiments run --local --profile {TINY} --seeds 1")))
     fit, seed, how = draw(mostly(st.just(True), st.just(False))), draw(st.integers(0, 2**20)), draw(st.integers(0, 4))
     value, tensor, name = (
         draw(anything),
@@ -796,18 +804,7 @@ def weights(draw: DrawFn) -> Case:
             max_size=2,
         )
     )
-    line = (
-        "experiments",
-        "evaluate",
-        "--weights",
-        name,
-        "--model",
-        "resnet18",
-        "--data",
-        "images:zoo",
-        "--device",
-        "cpu",
-    )
+    line = typed(f"experiments evaluate --weights {name} --data images:zoo --device cpu")
     return Case((*line, *(word for words in more for word in words)), files={f"cwd/{name}": raw, **_zoo()})
 
 
@@ -921,7 +918,7 @@ def _array_case(draw: DrawFn, name: str, files: Mapping[str, bytes]) -> Case:
     """Decoded with fitting checksums, or refused by a command for those that do not fit."""
     if draw(st.integers(0, 3)):
         return Case(call=partial(_decode, name, files), writes=("cwd/data",))
-    words = ("experiments", "run", "--local", "--profile", TINY, "--data", name, "--seeds", "1")
+    words = typed(f"experiments run --local --profile {TINY} --data {name} --seeds 1")
     placed = {f"cwd/data/{place}": content for place, content in files.items()}
     return Case(words, template="folders", files=placed)
 
@@ -987,23 +984,12 @@ def folders(draw: DrawFn) -> Case:
         place: content for place, content in files.items() if not any(other.startswith(f"{place}/") for other in files)
     }
     if kind == "folder":
-        words = draw(of(("experiments", "plan"), ("experiments", "run", "--local")))
+        words = draw(of(typed("experiments plan"), typed("experiments run --local")))
         line = (*words, "--profile", TINY, "--data", "folder:x", "--seeds", "1")
     else:
         raw = _saved(_weights())
         files["cwd/w.pth"] = raw
-        line = (
-            "experiments",
-            "evaluate",
-            "--weights",
-            "w.pth",
-            "--model",
-            "resnet18",
-            "--data",
-            "images:x",
-            "--device",
-            "cpu",
-        )
+        line = typed("experiments evaluate --weights w.pth --data images:x --device cpu")
     return Case(line, files=files, template="folders", edit=_link_in if not draw(st.integers(0, 9)) else None)
 
 
@@ -1042,18 +1028,7 @@ def shards(draw: DrawFn) -> Case:
         content = buffer.getvalue()
         files[f"cwd/data/x/{split}-000000.tar"] = draw(mostly(st.just(content), damaged(content), 3))
     files["cwd/w.pth"] = _saved(_weights())
-    line = (
-        "experiments",
-        "evaluate",
-        "--weights",
-        "w.pth",
-        "--model",
-        "resnet18",
-        "--data",
-        "shards:x",
-        "--device",
-        "cpu",
-    )
+    line = typed("experiments evaluate --weights w.pth --data shards:x --device cpu")
     return Case(line, files=files)
 
 
@@ -1162,7 +1137,7 @@ def results(draw: DrawFn) -> Case:
             READ_STORE[8],
             READ_STORE[9],
             READ_STORE[10],
-            ("experiments", "run", "--local", "--profile", TINY, "--until-decided", "S41-1", "--budget", "0"),
+            typed(f"experiments run --local --profile {TINY} --until-decided S41-1 --budget 0"),
         )
     )
     name, seed = draw(of(*RESULT_FILES, "manifest.json", "manifest.json")), draw(st.integers(0, 2**20))

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from study.execution import Execution
 from study.spec import THIS_VERSION, InputError, Trial
 from study.store import layout
-from study.store.account import Outcome
+from study.store.account import Outcome, sound
 from study.store.mlflow import client
 from study.store.mlflow.tags import EVALUATED, PICTURED, STATUS, STUDY
 from study.store.records import Run, assembled
@@ -47,7 +47,7 @@ def _read(
     mlflow: MlflowClient, execution: Execution, trial: Trial, candidates: Sequence[MlflowRun], records: bool
 ) -> Run:
     run, run_id = candidates[0], " and ".join(sorted(run.info.run_id for run in candidates))
-    tags = dict(run.data.tags)
+    tags = sound(run.data.tags)
     outcome = tags.get("outcome", "")
 
     def content(file: str) -> bytes | None:
