@@ -1,9 +1,11 @@
 """Checkpoints survive damage and kills, and never run code."""
 
 import hashlib
+import io
 import logging
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,21 @@ def test_what_is_no_state_is_set_aside_whatever_its_checksum(tmp_path: Path, pay
     path = tmp_path / "000000002.checkpoint"
     path.write_bytes(hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
     assert checkpoints.load_newest(tmp_path) is None and not path.exists()
+
+
+def test_a_checkpoint_that_claims_more_than_it_has_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its entries are compressed, as `torch.save` never writes them: kilobytes that become gigabytes of zeros."""
+    path = checkpoints.save(tmp_path, 1, {"net": torch.zeros(2**20)})
+    packed = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(path.read_bytes().partition(b"\n")[2])) as archive,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in archive.namelist():
+            small.writestr(name, archive.read(name))
+    content = packed.getvalue()
+    path.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    assert len(content) < 2**14 and checkpoints.load_newest(tmp_path) is None
+    assert "is damaged" in caplog.text

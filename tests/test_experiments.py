@@ -176,7 +176,7 @@ def test_a_profile_may_be_defined_in_a_file_of_its_users(tmp_path: Path) -> None
         (f"{file}:TAKEN", "is named 'quick' as one of the study's; choose another name"),
         (
             f"{tmp_path / 'none.py'}:WIDE",
-            "cannot be read .No such file or directory.; name another FILE",
+            "cannot be read .No such file or directory.; name a FILE",
         ),
         ("wide", "profile 'wide' is unknown; choose one of smoke, quick, class, one-gpu, paper"),
     ):

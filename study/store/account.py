@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
+from study.printable import printable
 from study.spec import InputError, Trial, is_of
 from study.store import atomic
 from study.store.layout import TrialFolder
@@ -79,8 +80,10 @@ class Failure:
 
 # Tags that are read as numbers: counts, which are whole and 1 or more, and measurements.
 COUNTS = ("cohort", "processes", "probed_gpu_bytes", "diverged_at", "started")
-MEASUREMENTS = ("seconds", "predicted_seconds", "gpu_watts")
-MEASUREMENTS += ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
+MEASUREMENTS = (
+    *("seconds", "predicted_seconds", "gpu_watts"),
+    *("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct"),
+)
 DIGITS = 15  # of the largest number that a tag may be: no time, size or count comes near it
 
 
@@ -94,7 +97,7 @@ def _is_sound(name: str, value: str) -> bool:
         return value.isascii() and value.isdigit() and len(value) <= DIGITS and int(value) > 0
     if name in MEASUREMENTS:
         try:
-            return 0 <= float(value) < 10**DIGITS
+            return bool(0 <= float(value) < 10**DIGITS)
         except ValueError:
             return False
     return True
@@ -113,7 +116,9 @@ def read_account(folder: Path) -> Account:
         return Account()
     if not all(is_of(known[name], value) for name, value in values.items()):
         return Account()
-    return Account(**values | {"tags": sound(values.get("tags", {}))})
+    texts = {name: printable(value) for name, value in values.items() if isinstance(value, str)}
+    tags = {printable(name): printable(value) for name, value in values.get("tags", {}).items()}
+    return Account(**values | texts | {"outcome": values["outcome"], "tags": sound(tags)})
 
 
 def write_account(folder: Path, account: Account) -> None:
@@ -124,7 +129,7 @@ def write_account(folder: Path, account: Account) -> None:
 
 def encoded(account: Account) -> bytes:
     """The content of `run.json`; without the cause where there is none, as before causes were kept."""
-    values = asdict(account)
+    values = asdict(account) | {"reason": printable(account.reason)}  # which may quote an address with its password
     if not account.cause:
         del values["cause"]
     return json.dumps(values, indent=1).encode()

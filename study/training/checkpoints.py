@@ -7,6 +7,7 @@ import hashlib
 import io
 import logging
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def load_together(folders: Sequence[Path], device: torch.device | str = "cpu") -
 def _load(path: Path, device: torch.device | str) -> dict[str, Any] | None:
     """The state in this file; None where it is damaged, or gone."""
     checksum, _, payload = (atomic.read(path) or b"").partition(b"\n")
-    problem = "its checksum differs"
-    if hashlib.sha256(payload).hexdigest().encode() == checksum:
+    problem = "its checksum, or its size, differs"
+    if hashlib.sha256(payload).hexdigest().encode() == checksum and not _expands(payload):
         try:
             with warnings.catch_warnings(action="ignore"):  # of what is then refused
                 state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
@@ -77,6 +78,15 @@ def _load(path: Path, device: torch.device | str) -> dict[str, Any] | None:
         path.rename(aside)
         log.warning("checkpoint %s is damaged (%s); kept as %s, using an older one", path, problem, aside.name)
     return None
+
+
+def _expands(payload: bytes) -> bool:
+    """Whether it claims more bytes than it has, which nothing does that `torch.save` writes."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            return sum(member.file_size for member in archive.infolist()) > len(payload)
+    except Exception:  # of a damaged archive it raises nearly anything, and so will torch.load
+        return False
 
 
 def newest_iteration(folder: Path) -> int:
