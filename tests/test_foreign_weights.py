@@ -59,6 +59,12 @@ def of_kuangliu(state: State) -> Any:
     return {"net": parallel(state), "acc": 93.02, "epoch": 1}
 
 
+def of_a_paper(state: State) -> Any:
+    """In a wrapper that nobody knows, in a list, with a convolution as classifier."""
+    state = {name: tensor[:, :, None, None] if name == "fc.weight" else tensor for name, tensor in state.items()}
+    return [{f"our_net.cnn.{name}": tensor for name, tensor in state.items()}, 3]
+
+
 def of_timm(state: State) -> Any:
     other = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     beside = {"epoch": 3, "arch": "resnet18", "args": argparse.Namespace(lr=0.1), "metric": 80.0}
@@ -96,6 +102,7 @@ CASES: dict[str, Case] = {
     "akamaster, 56 layers": (nets.AKAMASTER, (9, 9, 9), 4, of_akamaster, {}, "ResNet-56"),
     "kuangliu's names": (nets.KUANGLIU, (3, 3, 3), 8, of_kuangliu, {}, "ResNet-20 (B)"),
     "chenyaofo": (nets.CHENYAOFO, (3, 3, 3), 16, flat, {}, "ResNet-20 (B)"),
+    "another's": (nets.CHENYAOFO, (3, 3, 3), 8, of_a_paper, {}, "ResNet-20 (B)"),
     "bearpaw": (nets.BEARPAW, (5, 5, 5), 8, of_bearpaw, {}, "ResNet-32 (B)"),
     "bearpaw, bottlenecks": (nets.BEARPAW_DEEP, (3, 3, 3), 4, of_bearpaw, V15, "ResNet-29 (B) v1.5 bottleneck"),
     "D-X-Y": (nets.DXY, (3, 3, 3), 8, of_akamaster, {}, "ResNet-20"),
@@ -439,6 +446,7 @@ STATE = {"conv1.weight": torch.ones(4, 3, 3, 3)}
     [
         ("a.pth", b"", "is empty"),
         ("a.pth", b"no weights", "is no state dict, but a text"),
+        ("a.pth", b"Entry not found", "a text, as a server's error"),
         ("a.pth", b"\n<!DOCTYPE html><title>404</title>", "is no state dict, but an HTML page"),
         ("a.safetensors", b"<html>sign in</html>", "an HTML page"),
         ("a.pth", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML page"),

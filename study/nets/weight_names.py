@@ -54,11 +54,18 @@ def _table() -> dict[str, Any]:
 
 
 def unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without the wrappers before their names, and without what tools add."""
-    table = _table()
-    pattern, replacement = table["rename"][0]
-    kept = {name: tensor for name, tensor in weights.items() if not re.search(table["ignore"], name)}
-    return {re.sub(pattern, replacement, name): tensor for name, tensor in kept.items()}
+    """Weights without the wrappers before their names, and without what tools add. See `_unwrap`."""
+    kept = {name: tensor for name, tensor in weights.items() if not re.search(_table()["ignore"], name)}
+    return dict(zip(_unwrap(kept), kept.values(), strict=True))
+
+
+def _unwrap(names: Iterable[str]) -> list[str]:
+    """Names without what all of them begin with, and without known wrappers, which some may have."""
+    names = list(names)
+    while len({name.partition(".")[0] for name in names}) == 1 and all("." in name for name in names):
+        names = [name.partition(".")[2] for name in names]
+    pattern, replacement = _table()["rename"][0]
+    return [re.sub(pattern, replacement, name) for name in names]
 
 
 def named(weights: Mapping[str, Tensor]) -> Named:
@@ -71,15 +78,15 @@ def named(weights: Mapping[str, Tensor]) -> Named:
         for pattern, what in table["differ"]:
             if re.search(pattern, name):
                 raise another(f"{what} ({name})")
-    for name, tensor in kept.items():
-        ours = name
-        for pattern, replacement in table["rename"]:
+    for ours, (name, tensor) in zip(_unwrap(kept), kept.items(), strict=True):
+        for pattern, replacement in table["rename"][1:]:
             ours = re.sub(pattern, replacement, ours)
         if ours in names:
             raise another(f"{names[ours]} and {name} are two, and would be one part of a net here")
         tensors[ours], names[ours] = tensor, name
     tensors, names = _from_zero(tensors), _from_zero(names)
     _fold_biases(tensors)
+    _complete_classifier(tensors)
     for norm in {name.rpartition(".")[0] for name in names if re.search(table["folded"], names[name])}:
         tensors.setdefault(f"{norm}.running_mean", torch.zeros_like(tensors[f"{norm}.weight"]))
         tensors.setdefault(f"{norm}.running_var", torch.full_like(tensors[f"{norm}.weight"], 1 - EPSILON))
@@ -113,6 +120,14 @@ def _fold_biases(tensors: dict[str, Tensor]) -> None:
         norm = {"stem": "stem_norm"}.get(conv, conv.replace("convs", "norms").replace("shortcut.0", "shortcut.1"))
         if (mean := f"{norm}.running_mean") in tensors and tensors[mean].shape == tensors[name].shape:
             tensors[mean] = tensors[mean].double() - tensors.pop(name).double()
+
+
+def _complete_classifier(tensors: dict[str, Tensor]) -> None:
+    """A 1x1 convolution on one pixel is a linear classifier, and one without a bias has zeros."""
+    weight = tensors.get("classifier.weight")
+    if weight is not None:
+        tensors["classifier.weight"] = weight.flatten(1) if weight.shape[2:] == (1, 1) else weight
+        tensors.setdefault("classifier.bias", torch.zeros(len(weight)))
 
 
 def model_of(found: Named, *, family: str = "", stride: str = "", shortcut: str = "") -> Model:
