@@ -29,6 +29,7 @@ from study.nets.resnet import BatchNorm, Net, initialise
 from study.nets.torchvision_names import vgg_from_torchvision
 from study.nets.weight_files import read_weights
 from study.nets.weight_names import CENTRED, another, model_of, named, take, zeros_behind
+from study.printable import bare
 from study.seeds import generator
 from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
 
@@ -359,12 +360,12 @@ def torchvision_file(trial: Trial, root: Path) -> Path:
     path: Path = root / file
     urls = urls_of(file, (base,))
     if not path.is_file():
-        download(path, urls, _verified, lambda problem: InputError(f"weights {path} are missing{problem}"))
+        download(path, urls, _verified, lambda problem: InputError(bare(f"weights {path} are missing{problem}")))
     try:
         _verified(path)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"weights {path} {error}; delete it, then run again or get it from {', '.join(urls)}"
+            f"weights {path} {error}; delete it, then run again or get it from {bare(', '.join(urls))}"
         ) from error
     return path
 
