@@ -95,7 +95,12 @@ CHOICE_OPTIONS = (
     click.option("--profile", default="quick", help=f"{', '.join(p.name for p in PROFILES)} (default: quick)."),
     click.option("--experiments", default="", help="Names, separated by spaces; all if none is given."),
     click.option("--seeds", type=int, help="Seeds of every condition, instead of the profile's."),
-    click.option("--data", default="", help="Other data: digits, fashion-mnist, cifar10, cifar100 or folder:NAME."),
+    click.option(
+        "--data",
+        default="",
+        help="Other data: digits, fashion-mnist, cifar10, cifar100, folder:NAME, or photographs: imagenet, images:NAME,"
+        " shards:NAME, photographs (made here).",
+    ),
     click.option(
         "--held-out", type=int, default=0, help="Training images kept for validation: 5000 is the 45k/5k split."
     ),
