@@ -47,7 +47,8 @@ IMPATIENT = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
 }
-STUDY_SECONDS = 1800  # a small study that takes longer hangs
+FAULTS_A_STUDY = 25  # at most: it must come to its end
+QUIET_SECONDS = 600  # a small study that takes longer after its last fault hangs
 AGAIN_SECONDS = 3.0  # from one start of a service to the next
 Undo = Callable[[], object]
 
@@ -391,12 +392,12 @@ class Faults:
 
 def one_study(study: Study, faults: Faults, wanted: int, counts: Counter[str]) -> None:
     """Inject faults while any are left, until the study is complete."""
-    until = time.monotonic() + STUDY_SECONDS
-    chance, site = faults.chance, study.site
+    until = time.monotonic() + QUIET_SECONDS
+    chance, site, most = faults.chance, study.site, min(wanted, counts["faults"] + FAULTS_A_STUDY)
     while not study.complete():
         study.keep_up()
         assert time.monotonic() < until, f"hangs; see {study.launcher.log if study.launcher else site.folder}"
-        if counts["faults"] >= wanted:
+        if counts["faults"] >= most:
             time.sleep(0.2)
             continue
         kind, pause, starting = next(faults.kinds), chance.uniform(0.5, 12.0), chance.random() < 0.3
@@ -410,6 +411,7 @@ def one_study(study: Study, faults: Faults, wanted: int, counts: Counter[str]) -
             break
         if what := faults.inject(kind, study):
             counts.update((kind, "faults"))
+            until = time.monotonic() + QUIET_SECONDS
             print(f"{counts['faults']:4} {time.strftime('%H:%M:%S')} {what}", flush=True)
     site.heal()
     site.wait(site.tracking_answers, "MLflow answers")
