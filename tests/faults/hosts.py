@@ -185,8 +185,9 @@ class Site:
 
     def power_off(self, host: str) -> None:
         self.lan.up[host].power_off()
-        for key in self.running:
+        for key, process in self.running.items():
             if key[0] == host:
+                process.kill_all()  # what entered the host's namespaces from outside
                 self.held.pop(key, None)
 
     def named(self, *parts: str) -> list[psutil.Process]:
@@ -204,6 +205,11 @@ class Site:
         self.repairs = [(0.0, repair) for _, repair in self.repairs]
         self.held.clear()
         self.keep_up()
+
+    def end(self) -> None:
+        """Kill whatever is left of any host."""
+        for process in self.running.values():
+            process.kill_all()
 
 
 class Study:
@@ -376,15 +382,18 @@ class Faults:
         """A worker whose machine stands still, as one that is moved."""
         if not (host := self._worker()) or not (service := self.site.running.get((host, "ray"))):
             return ""
-        seconds, still = self._seconds(30.0), service.alive()
+        seconds, still = self._seconds(30.0), sorted(service.alive(), key=lambda process: process.create_time())
         for process in still:
             with suppress(psutil.Error):
                 process.suspend()
 
         def go_on() -> None:
-            for process in still:
+            for process in reversed(still):  # the program that entered the namespaces stops whenever its child does
                 with suppress(psutil.Error):
                     process.resume()
+            time.sleep(0.2)
+            with suppress(psutil.Error):
+                still[0].resume()
 
         self.site.later(seconds, go_on)
         return f"{host} stands still for {seconds:.0f} s"
@@ -446,18 +455,21 @@ def torment(folder: Path, wanted: int, seed: int, seeds: int = SEEDS, kinds: Seq
     with Lan(folder, seed) as lan:
         site = Site(lan)
         faults = Faults(site, chance, kinds)
-        while counts["faults"] < wanted or not counts["studies"]:
-            counts.update(studies=1)
-            number = counts["studies"]
-            site.use_database(f"study_{number}")
-            study = Study(site, folder / f"study-{number}", seeds)
-            one_study(study, faults, wanted, counts)
-            study.note_end()
-            check = ["--verify", str(study.storage), "--undisturbed", str(undisturbed), "--seeds", str(seeds)]
-            digest = lan.up["head"].run(PYTHON, __file__, *check).strip()
-            counts.update(launches=len(study.codes))
-            counts.update(f"launches that ended with {code}" for code in study.codes)
-            print(f"     study {number} is complete and equal ({digest}); launches: {study.codes}", flush=True)
+        try:
+            while counts["faults"] < wanted or not counts["studies"]:
+                counts.update(studies=1)
+                number = counts["studies"]
+                site.use_database(f"study_{number}")
+                study = Study(site, folder / f"study-{number}", seeds)
+                one_study(study, faults, wanted, counts)
+                study.note_end()
+                check = ["--verify", str(study.storage), "--undisturbed", str(undisturbed), "--seeds", str(seeds)]
+                digest = lan.up["head"].run(PYTHON, __file__, *check).strip()
+                counts.update(launches=len(study.codes))
+                counts.update(f"launches that ended with {code}" for code in study.codes)
+                print(f"     study {number} is complete and equal ({digest}); launches: {study.codes}", flush=True)
+        finally:
+            site.end()
         counts.update({f"frames {what}": number for what, number in lan.switch.frames().items()})
     return counts
 
