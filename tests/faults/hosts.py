@@ -392,8 +392,9 @@ class Faults:
                 with suppress(psutil.Error):
                     process.resume()
             time.sleep(0.2)
-            with suppress(psutil.Error):
-                still[0].resume()
+            for process in still[:1]:
+                with suppress(psutil.Error):
+                    process.resume()
 
         self.site.later(seconds, go_on)
         return f"{host} stands still for {seconds:.0f} s"
