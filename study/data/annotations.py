@@ -20,13 +20,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
-from PIL import Image
+from defusedxml import ElementTree
 
 from study.data import pasted
 from study.data.cache import cached, made
+from study.data.decoding import opened
 from study.data.detection_sets import ADVICE, COUNTS, PASTED, SECRET, SETS, DetectionSet, Format, Metric, Part
 from study.data.sources import refusal
 from study.spec import InputError, check_choice
@@ -73,6 +74,7 @@ class Annotated:
         return self.facts.metric
 
 
+MOST_XML_BYTES = 2**22  # of an image's annotation
 _Read = Iterator[tuple[Example, int]]  # with the bytes of the image's file
 
 
@@ -143,7 +145,7 @@ def _reading(name: str, path: Path) -> Iterator[None]:
     """Errors in the contents of a file become an `InputError` that names it."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, OverflowError, ElementTree.ParseError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError, ParseError) as error:
         problem = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
         raise refusal(name, f"cannot be read: {path} {problem}; get it again") from error
 
@@ -192,7 +194,9 @@ def _lacking(name: str, image_id: str, listing: Path, path: Path, folder: str) -
 
 def _voc_example(path: Path, xml: Path, classes: tuple[str, ...]) -> Example:
     # Not by torchvision's VOCDetection: it makes dictionaries of the file, checks nothing, and all below would remain.
-    tree = ElementTree.parse(xml).getroot()
+    if (size := xml.stat().st_size) > MOST_XML_BYTES:
+        raise ValueError(f"it has {size} bytes, more than the {MOST_XML_BYTES} of any image's annotation")
+    tree = ElementTree.parse(xml, forbid_dtd=True).getroot()  # nor entities, which may expand to gigabytes
     width, height = (int(_text(tree, f"size/{side}")) for side in ("width", "height"))
     _check_size("the image", width, height)
     boxes, labels, difficult = [], [], []
@@ -208,7 +212,7 @@ def _voc_example(path: Path, xml: Path, classes: tuple[str, ...]) -> Example:
     return _voc_objects(path, width, height, boxes, labels, difficult)
 
 
-def _text(element: ElementTree.Element, place: str) -> str:
+def _text(element: Element, place: str) -> str:
     text = element.findtext(place)
     if text is None:
         raise KeyError(f"{element.tag}/{place}")
@@ -226,7 +230,7 @@ def _voc_objects(
 def _size(name: str, path: Path) -> tuple[int, int]:
     """Width and height of an image without annotations, from its first bytes."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return image.size
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise refusal(name, f"has a damaged image: {path} ({error}); get it again") from error

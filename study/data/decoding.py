@@ -1,17 +1,36 @@
 """Decoding photographs: JPEG or PNG bytes become RGB pixels of the size that is wanted.
 
-Owns resizing and cropping (Sec. 3.4). Draws nothing, and knows neither files nor batches. What cannot be decoded raises
-whatever Pillow raises, which may be nearly any exception.
+Owns resizing and cropping (Sec. 3.4), and which files are opened as images at all. Draws nothing, and does not know
+batches. What cannot be decoded raises whatever Pillow raises, which may be nearly any exception.
 """
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+PHOTOGRAPHS = ("JPEG", "PNG")
+FORMATS = (*PHOTOGRAPHS, "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow has more: for EPS it starts another program
+MOST_PIXELS = 2**26  # of an image: a file of kilobytes may claim any number, which are gigabytes once decoded
+
+
+def opened(source: Path | io.BytesIO, formats: tuple[str, ...] = FORMATS) -> "Image":
+    """An image, of which no pixel is decoded yet; whatever its file is called, it has one of these formats.
+
+    Raises `ValueError` for more than `MOST_PIXELS`, and what Pillow raises.
+    """
+    from PIL import Image
+
+    image: Image.Image = Image.open(source, formats=formats)
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise ValueError(f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are decoded")
+    return image
 
 
 def whole(contents: bytes, side: int) -> np.ndarray:
@@ -43,7 +62,7 @@ def _opened(contents: bytes, side: int) -> tuple["Image", tuple[int, int]]:
     """
     from PIL import Image
 
-    image: Image.Image = Image.open(io.BytesIO(contents), formats=("JPEG", "PNG"))
+    image = opened(io.BytesIO(contents), PHOTOGRAPHS)
     shorter, longer = min(image.size), int(side * max(image.size) / min(image.size))
     size = (side, longer) if image.width == shorter else (longer, side)
     image.draft(None, (2 * size[0], 2 * size[1]))

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from study.data.cache import Images, Status, check_unchanged, digest_of_files, images
+from study.data.decoding import opened
 from study.data.sources import SUFFIXES, refusal
 from study.spec import InputError
 
@@ -120,10 +121,8 @@ def _check_sizes(name: str, paths: list[Path], images: list[np.ndarray]) -> None
 
 def _decode_image(name: str, path: Path) -> np.ndarray:
     """uint8 [1 or 3, H, W]."""
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             mode = image.mode
             pixels = np.asarray(image.convert("L" if mode in ("1", "L") else "RGB"))
     except Exception as error:  # decoders of damaged files raise nearly anything

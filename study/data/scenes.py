@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from study.data.annotations import Annotated, Example
 from study.data.annotations import load as load_annotations
 from study.data.batches import AHEAD, Decoder, Epochs, check_batch
+from study.data.decoding import opened
 from study.data.sources import check_described, refusal
 from study.seeds import generator
 from study.spec import Data, InputError, check_choice
@@ -147,7 +147,7 @@ def _decoded(name: str, example: Example) -> np.ndarray:
     # A file that is gone, or a disk, is no damaged image: it raises.
     contents = example.path.read_bytes()
     try:
-        with Image.open(io.BytesIO(contents), formats=("JPEG",)) as image:
+        with opened(io.BytesIO(contents), ("JPEG",)) as image:
             pixels = np.asarray(image.convert("RGB"))
     except MemoryError:
         raise
