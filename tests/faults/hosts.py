@@ -370,7 +370,7 @@ class Faults:
 
     def checkpoint(self, study: Study) -> str:
         process = study.worker_that_writes()
-        return self._kill([process], "trial killed while it wrote a checkpoint:") if process else ""
+        return self._kill([process], "trial, while it wrote a checkpoint,") if process else ""
 
     def raylet(self, study: Study) -> str:
         return self._kill(self.site.named("raylet/raylet "), "raylet")
