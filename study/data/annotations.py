@@ -145,8 +145,11 @@ def _reading(name: str, path: Path) -> Iterator[None]:
     """Errors in the contents of a file become an `InputError` that names it."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, OverflowError, RecursionError, ParseError) as error:
-        problem = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
+    except (LookupError, TypeError, AttributeError) as error:  # a value that the format gives another type, or none
+        problem = f"lacks {error}" if isinstance(error, KeyError) else "is malformed: a value is of another type"
+        raise refusal(name, f"cannot be read: {path} {problem}; get it again") from error
+    except (ValueError, OverflowError, RecursionError, ParseError) as error:
+        problem = f"is malformed: {error}"
         raise refusal(name, f"cannot be read: {path} {problem}; get it again") from error
 
 
