@@ -77,8 +77,8 @@ def own_scenes(name: str, root: Path) -> Found:
         notes.append(f"{count} training images have no object and are not trained on")
     if passed := found.passed_over(used):
         notes.append(f"passed over: {', '.join(passed)}")
-    labelled = ([_labelled(named, classes) for named in part] for part in (train, test))
-    return Found(*labelled, classes, notes)
+    trained_on, tested = ([_labelled(named, classes) for named in part] for part in (train, test))
+    return Found(trained_on, tested, classes, notes)
 
 
 def _labelled(named: _Named, classes: tuple[str, ...]) -> Example:
@@ -210,23 +210,20 @@ def _voc(name: str, found: Listing) -> _Read:
 def _lists(name: str, found: Listing) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Of each split the lines of its lists in ImageSets/Main, with the list; and all files of ImageSets.
 
-    `trainval` is train; where it is, `train` and `val`, its halves, are not read. Other lists, such as those of one
-    class, are not read, unless there is one list alone: 'default'.
+    With `test`, or alone, `trainval` is train, and `train` and `val`, its halves, are not read. Other lists, such as
+    those of one class, are not read, unless there is one list alone: 'default'.
     """
     texts = [file for file in found.others if file.endswith(".txt") and "imagesets" in file.lower().split("/")[:-1]]
     main = [file for file in texts if file.lower().split("/")[-2] == "main"] or [
         file for file in texts if file.lower().split("/")[-2] == "imagesets"
     ]
     named: dict[str, list[str]] = {}
+    both = [file for file in main if Path(file).stem.lower() == "trainval"]
     for file in main:
-        stem = Path(file).stem.lower()
-        if split := "trainval" if stem == "trainval" else split_of(stem):
+        if split := split_of(Path(file).stem):
             named.setdefault(split, []).append(file)
-    if "trainval" in named:
-        named.pop(TRAIN, None)
-        if TEST in named:
-            named.pop(VALIDATION, None)
-        named = {TRAIN if split == "trainval" else split: files for split, files in named.items()}
+    if both and (TEST in named or not {TRAIN, VALIDATION} <= named.keys()):
+        named = {TRAIN: both} | {split: files for split, files in named.items() if split == TEST}
     elif not named and len(main) == 1:
         named = {TRAIN: main}
     lists = {}
