@@ -6,8 +6,9 @@ weights to the reader alone. How nets are tested is `study/run/evaluate.py`, and
 """
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from click.core import ParameterSource
 from commands.accounts import accounts
 from commands.options import DEVICE, JSON, Choice, Selection, choosing, grouped, print_aligned, select
 from study.execution import Execution
-from study.spec import InputError, Model, Trial, check_choice, detection_of
+from study.spec import IMAGENET_STAGES, InputError, Trial, check_choice, detection_of
 from study.store.account import Outcome
 from study.tasks.names import (
     CENTRE,
@@ -33,7 +34,6 @@ from study.tasks.names import (
 )
 
 Row = dict[str, Any]
-TORCHVISION = tuple(f"resnet{depth}" for depth in (18, 34, 50, 101, 152))
 MEASURES = {
     TOP1: "top-1 error",
     TOP5: "top-5 error",
@@ -42,23 +42,48 @@ MEASURES = {
     MAP_50_95: "mAP@[.5, .95]",
 }
 # Options that say something about a file of weights; all others are about trials.
-OF_WEIGHTS = ("weights", "model", "stride", "protocols", "data", "data_root", "device", "threads", "as_json")
+OF_WEIGHTS = (
+    *("weights", "key", "model", "stride", "shortcut", "normalise", "protocols"),
+    *("data", "data_root", "device", "threads", "as_json"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Imported:
-    """A file of weights that no trial made, and what its net is."""
+    """A file of weights that no trial made, and what is known of its net."""
 
     weights: Path | None = None
+    key: str = ""
     model: str = ""
     stride: str = ""
+    shortcut: str = ""
+    normalise: str = ""
 
 
 imported = grouped(
     Imported,
-    click.option("--weights", type=Path, help="Instead of trials: a state dict under torchvision's names."),
-    click.option("--model", default="", help=f"The net that --weights are of: {', '.join(TORCHVISION)}."),
+    click.option(
+        "--weights",
+        type=Path,
+        help="Instead of trials: a file of weights, a state dict of PyTorch (.pth, .pt, .th, .bin) or safetensors, with"
+        " names of torchvision, timm, Hugging Face or the usual CIFAR repositories. The file tells the net.",
+    ),
+    click.option("--key", default="", help="Of --weights: the key in the file, if it holds several state dicts."),
+    click.option("--model", default="", help="Of --weights: the net, to be checked: resnet50, or plain20."),
     click.option("--stride", default="", help="Where bottlenecks of --weights stride: 3x3 (torchvision's) or first."),
+    click.option(
+        "--shortcut",
+        default="",
+        help="Of --weights whose shortcuts have no parameters: A (zeros behind the channels), A-centred (on both sides,"
+        " akamaster's), A-average, or none (plain).",
+    ),
+    click.option(
+        "--normalise",
+        default="",
+        help="How images are normalised for --weights: imagenet (default), cifar10, cifar100, caffe, none, pixel-mean"
+        " or another name of the guide on weights, or numbers: MEAN/STD of pixels in 0..1, red, green and blue with"
+        " commas between them.",
+    ),
 )
 
 
@@ -100,16 +125,16 @@ def evaluate_command(
     Exit code 1 if the weights of a finished net are not on this machine.
     """
     if imported.weights is None:
-        for name, value in (("model", imported.model), ("stride", imported.stride)):
-            if value:
-                raise InputError(f"--{name} is for --weights; leave it out, or name a file of weights")
+        for field in fields(imported):
+            if getattr(imported, field.name):
+                raise InputError(f"--{field.name} is for --weights; leave it out, or name a file of weights")
         return _of_trials(select(choice, execution), request, as_json)
     for option in context.command.params:
         given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
         if given and option.name not in OF_WEIGHTS:
             raise InputError(f"{option.opts[0]} is for trials; leave it out, or leave out --weights")
-    rows = _of_weights(imported, choice, execution, list(dict.fromkeys(request.protocols)) or [CENTRE])
-    _print({"weights": str(imported.weights), "evaluations": rows}, as_json)
+    about, rows = _of_weights(imported, choice, execution, list(dict.fromkeys(request.protocols)) or [CENTRE])
+    _print({"weights": str(imported.weights), **about, "evaluations": rows}, as_json)
     return 0
 
 
@@ -213,24 +238,53 @@ def _check_ensemble(trials: Sequence[Trial], finished: Sequence[Trial]) -> None:
         )
 
 
-def _of_weights(imported: Imported, choice: Choice, execution: Execution, protocols: Sequence[str]) -> list[Row]:
-    """Test a file of weights."""
+def _of_weights(
+    imported: Imported, choice: Choice, execution: Execution, protocols: Sequence[str]
+) -> tuple[dict[str, Any], list[Row]]:
+    """Test a file of weights: what its net is and how images are normalised, and the numbers."""
     assert imported.weights is not None
-    check_choice("model", imported.model, TORCHVISION)
-    depth = int(imported.model.removeprefix("resnet"))
-    if depth >= 50 and not imported.stride:
+    family, depth = _named_net(imported)
+    if not choice.data:
+        raise InputError(
+            "--weights are tested on data of their own: say --data imagenet, or --data images:NAME, shards:NAME,"
+            " folder:NAME, cifar10, cifar100 or fashion-mnist"
+        )
+    from study.run.evaluate import IMAGENET, Foreign, tested_weights  # with torch: a second for a wrong option
+
+    foreign = Foreign(
+        path=imported.weights,
+        key=imported.key,
+        family=family,
+        depth=depth,
+        stride=imported.stride,
+        shortcut=imported.shortcut,
+        normalise=imported.normalise or IMAGENET,
+    )
+    about, rows = tested_weights(foreign, choice.data, protocols, execution)
+    about["normalise"]["by_default"] = not imported.normalise
+    return about, rows
+
+
+def _named_net(imported: Imported) -> tuple[str, int]:
+    """Family and depth of --model; '' and 0 if it is left out. Raises `InputError` for a name or a stride of no net."""
+    if not imported.model:
+        return "", 0
+    match = re.fullmatch(r"(resnet|plain)([1-9]\d{0,4})", imported.model)
+    if not match:
+        raise InputError(
+            f"model {imported.model!r} is unknown; choose one of resnet18, resnet34, resnet50, resnet101, resnet152, or"
+            " resnet or plain and another depth, as plain20; or leave it out: the weights tell"
+        )
+    family, depth = ("plain" if match[1] == "plain" else "residual"), int(match[2])
+    if depth in IMAGENET_STAGES["bottleneck"] and not imported.stride:
         raise InputError(
             f"weights do not say where the bottlenecks of {imported.model} stride; say --stride 3x3, as"
             " torchvision's, or --stride first, as the paper's"
         )
-    model = Model.imagenet(family="residual", depth=depth, shortcut="B", stride=imported.stride or "first")
-    if not choice.data:
-        raise InputError("--weights are tested on data of their own: say --data imagenet, or --data images:NAME")
-    from study.data.arrays import describe  # with torch: seconds before a wrong option is refused
-    from study.run.evaluate import tested_weights
-
-    data = describe(choice.data, execution.data_root, normalise="imagenet")  # as torchvision's nets are fed
-    return tested_weights(imported.weights, model, data, protocols, execution)
+    if imported.stride:
+        kind = "basic" if depth in IMAGENET_STAGES["basic"] else "bottleneck"
+        check_choice(f"stride of a {kind} block", imported.stride, ("first", "3x3")[: 1 + (kind == "bottleneck")])
+    return family, depth
 
 
 def _print(answer: dict[str, Any], as_json: bool) -> None:
@@ -249,8 +303,27 @@ def _print(answer: dict[str, Any], as_json: bool) -> None:
             lines.append((*about, *numbers, str(row["images"])))
         print_aligned(lines)
         print()
+    if "normalise" in answer:
+        _print_net(answer)
     for id, why in answer.get("without_weights", {}).items():
         print(f"not tested: {id}: {why}")
     if "profile" in answer:
         new, not_finished = sum(row["new"] for row in rows), len(answer["not_finished"])
         print(f"{new} tested, {len(rows) - new} were already, {not_finished} trials are not finished")
+
+
+def _print_net(answer: dict[str, Any]) -> None:
+    """What was tested: the net as its file tells, and by whose constants images were normalised."""
+    net, normalise = answer["net"], answer["normalise"]
+    facts = [f"shortcut {net['shortcut']}" + (f" (by names of {net['shortcut_by']})" if "shortcut_by" in net else "")]
+    facts += [f"stride {net['stride']}"] if net["block"] == "bottleneck" else []
+    facts += [f"width {net['width']}", f"{net['classes']} classes"]
+    facts += [f"key {net['key']}"] if net["key"] else []
+    facts += [f"not used: {', '.join(net['other_keys'])} (--key)"] if net["other_keys"] else []
+    print(f"net: {net['title']}, {', '.join(facts)}")
+    numbers = ""
+    if "mean" in normalise:
+        mean, std = ("/".join(f"{value:.4g}" for value in normalise[name]) for name in ("mean", "std"))
+        numbers = f"; mean {mean}, std {std} of pixels in 0..1, {normalise['order']}"
+    other = "; the default, --normalise names others" if normalise["by_default"] else ""
+    print(f"normalised: {normalise['name']} ({normalise['whose']}){numbers}{other}")

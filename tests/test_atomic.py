@@ -21,6 +21,19 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
     assert [found.name for found in tmp_path.iterdir()] == ["file"]  # what was half written takes no room
 
 
+def test_writers_of_one_number_on_two_hosts_do_not_write_into_each_others_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 17)  # in containers numbers begin at 1
+    path = tmp_path / "file"
+    with atomic.replacing(path) as here, atomic.replacing(path) as there:
+        here.write_bytes(b"from here")
+        there.write_bytes(b"from there")
+        assert here != there
+    assert path.read_bytes() == b"from here"  # who ends last
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_is_not_there_reads_as_none(tmp_path: Path) -> None:
     assert atomic.read(tmp_path / "nothing") is None
     (tmp_path / "file").write_bytes(b"")

@@ -4,6 +4,7 @@ No container engine, Kubernetes or Slurm is needed, nor started: what can be ask
 asked (click's parsers, Ray's schema, MLflow's host check, bash), the rest is compared.
 """
 
+import copy
 import json
 import os
 import re
@@ -14,12 +15,17 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
+import jsonschema
+import kubernetes_validate.utils as kubernetes
 import pytest
 import yaml
+from kuberay import SCHEMAS
+from kubernetes_validate.utils import schema_contents as read_schema
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -208,34 +214,86 @@ def test_every_image_is_pinned_and_ours_has_the_projects_version() -> None:
 
 # --- Kubernetes
 
-POD = {
-    *("automountServiceAccountToken", "containers", "enableServiceLinks", "securityContext"),
-    *("terminationGracePeriodSeconds", "tolerations", "volumes"),
-}
-CLUSTER = {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"}
-HEAD = {"serviceType", "rayStartParams", "template"}
-WORKERS = {"groupName", "replicas", "minReplicas", "maxReplicas", "rayStartParams", "template"}
-JOB = {
-    *("entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"),
-    "rayClusterSpec",
-}
+KUBERNETES_VERSION = "1.34"
+LABELS = {"app"}
+FREE = ("labels", "matchLabels", "rayStartParams", "limits", "requests", "drop")  # keys below are the user's
+
+
+@cache
+def kubernetes_schema(filename: str, version: str) -> Any:
+    return read_schema(filename, version)
+
+
+def validate(one: dict[str, Any]) -> None:
+    """Raise `jsonschema.ValidationError` where Kubernetes, or KubeRay, would not take the resource as it is written."""
+    if one["kind"] not in SCHEMAS:
+        kubernetes.validate(one, KUBERNETES_VERSION, strict=True)
+        return
+    jsonschema.validate(one, SCHEMAS[one["kind"]])
+    cluster = one["spec"]["rayClusterSpec"] if one["kind"] == "RayJob" else one["spec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": one["metadata"], "template": group["template"]}
+        kubernetes.validate(pod, KUBERNETES_VERSION, strict=True)
+
+
+def misspelt(one: Any) -> Iterator[tuple[str, Any]]:
+    """The resource with one field misspelt, for each of its fields; what an anchor repeats counts once."""
+    left, seen = [one], set[int]()
+    while left:
+        within = left.pop()
+        if id(within) in seen or not isinstance(within, (dict, list)):
+            continue
+        seen.add(id(within))
+        if isinstance(within, list):
+            left += within
+            continue
+        left += [value for key, value in within.items() if key not in FREE]
+        for key in within.keys() - LABELS:
+            whole = copy.deepcopy(one, copies := {})
+            place = copies[id(within)]
+            place[f"{key}s"] = place.pop(key)
+            yield key, whole
+
+
+@pytest.fixture
+def schemas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes, "schema_contents", kubernetes_schema)  # which would be read for each resource
+
+
+@pytest.mark.usefixtures("schemas")
+@pytest.mark.parametrize("file", KUBERNETES)
+def test_kubernetes_and_kuberay_know_every_field(file: str) -> None:
+    for one in documents(file):
+        assert one["kind"] == "Namespace" or one["metadata"]["namespace"] == "study"
+        validate(one)
+        wrong = list(misspelt(one))
+        assert len(wrong) >= 5
+        for field, whole in wrong:
+            with pytest.raises((jsonschema.ValidationError, kubernetes.SchemaNotFoundError, KeyError)):
+                validate(whole)
+                pytest.fail(f"{field} misspelt in {one['kind']} of {file} is not noticed", pytrace=False)
+
+
+@pytest.mark.usefixtures("schemas")
+@pytest.mark.parametrize(
+    ("field", "value"), [("replicas", "4"), ("groupName", 1), ("rayStartParams", {"num-cpus": 0}), ("template", [])]
+)
+def test_kuberay_takes_no_value_of_another_type(field: str, value: Any) -> None:
+    (one,) = documents("raycluster.yaml")
+    one["spec"]["workerGroupSpecs"][0][field] = value
+    with pytest.raises(jsonschema.ValidationError):
+        validate(one)
 
 
 @pytest.mark.parametrize("file", KUBERAY)
-def test_kuberay_knows_every_field(file: str) -> None:
+def test_the_files_of_kuberay_are_what_they_are_for(file: str) -> None:
     (one,) = documents(file)
-    assert one["apiVersion"] == "ray.io/v1" and one["metadata"]["namespace"] == "study"
     assert one["kind"] == {"rayjob.yaml": "RayJob", "raycluster.yaml": "RayCluster"}[file]
     if one["kind"] == "RayJob":
-        assert set(one["spec"]) <= JOB and one["spec"]["shutdownAfterJobFinishes"] is True
-        assert one["spec"]["submissionMode"] in ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
-    head, *workers = groups(file)
-    assert set(ray_cluster(file)) == CLUSTER and set(head) == HEAD and all(set(one) == WORKERS for one in workers)
-    for pod in pods(file):
-        assert set(pod) <= POD and len(pod["containers"]) == 1
-        (container,) = pod["containers"]
-        assert set(container) == {"name", "image", "env", "resources", "securityContext", "volumeMounts"}
-    assert [pod["containers"][0]["name"] for pod in pods(file)] == ["ray-head", *["ray-worker"] * len(workers)]
+        assert one["spec"]["shutdownAfterJobFinishes"] is True
+    assert all(len(pod["containers"]) == 1 for pod in pods(file))
+    workers = ["ray-worker"] * (len(groups(file)) - 1)
+    assert [pod["containers"][0]["name"] for pod in pods(file)] == ["ray-head", *workers]
 
 
 def test_the_two_ray_clusters_are_the_same() -> None:

@@ -190,7 +190,7 @@ def test_an_ensemble_is_kept_once_with_the_first_of_its_nets(trained: Execution,
             ("--weights", "w.pth", "--model", "resnet18", "--data", "cifar10", "--protocol", TEN_CROP),
             "is for photographs, and",
         ),
-        (("--weights", "w.pth", "--model", "resnet18", "--data", "cifar10"), "w.pth is no state dict"),
+        (("--weights", "w.pth", "--model", "resnet18", "--data", "cifar10"), "w.pth is missing: there is no such file"),
         (("--weights", "w.pth", "--model", "resnet18", "--trials", "a"), "--trials is for trials"),
     ],
 )

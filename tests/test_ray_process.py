@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,3 +182,24 @@ def test_ray_is_started_again_where_its_folder_was_removed(
         ray.run([trial], execution, {trial.id: {}}, lambda: False)
     assert "was removed while it ran); starting it again for the 1 trials that are left" in caplog.text
     assert not (execution.storage / "again").exists()
+
+
+def node(cpus: float, alive: bool = True) -> dict[str, Any]:
+    return {"NodeID": f"{cpus}-{alive}", "Alive": alive, "Resources": {"CPU": cpus} if cpus else {}}
+
+
+def test_a_launch_waits_for_nodes_that_join_after_the_head(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from study.run import ray_driver
+
+    head, gone, joined = node(0), node(2, alive=False), node(2)
+    answers = iter([[head], [head, gone], [head, gone, joined]])
+    monkeypatch.setattr(ray_driver.ray, "nodes", lambda: next(answers))
+    monkeypatch.setattr(ray_driver, "NODE_POLL_SECONDS", 0.0)
+    assert ray_driver._able_nodes() == [joined]
+    assert caplog.text.count("waiting up to 120 s for one") == 1
+    monkeypatch.setattr(ray_driver.ray, "nodes", lambda: [head, gone])
+    monkeypatch.setattr(ray_driver, "NODE_SECONDS", 0.0)
+    with pytest.raises(InputError, match="no node of the cluster has a CPU for trials; start one"):
+        ray_driver._able_nodes()

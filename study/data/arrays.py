@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from study.data import batches, cache, indexes
 from study.data.cache import Images
+from study.data.constants import Constants
 from study.data.folders import folder_of_images
 from study.data.photographs import SCALES, SIZE, Photographs, for_size
 from study.data.sources import SHAPES, check_described, checksum, decode
@@ -101,6 +102,12 @@ class Dataset:
         kept, held = batches.held_out(self.spec, len(self.true_labels))
         labels, device = batches.training_labels(self.spec, self.true_labels, seed), self.train_labels.device
         return replace(self, train_labels=labels[kept].to(device), validation_labels=labels[held].to(device))
+
+    def normalised_by(self, constants: Constants) -> "Dataset":
+        """This data set with pixels normalised by constants. Raises `InputError` for those of other channels."""
+        values = constants.as_loaded(self.spec.channels)
+        mean, scale = (torch.tensor(value, dtype=torch.float32, device=self.mean.device) for value in values)
+        return replace(self, mean=mean, scale=scale)
 
     def count(self, split: str) -> int:
         """Number of images of 'train', 'validation' or 'test'."""

@@ -20,6 +20,7 @@ from torch.nn import functional
 from study.data import batches, indexes
 from study.data.batches import AHEAD, Decoder, Epochs
 from study.data.cache import cached, file_name
+from study.data.constants import Constants
 from study.data.decoding import cropped, whole
 from study.data.indexes import Index
 from study.data.sources import check_described
@@ -114,6 +115,15 @@ class Photographs:
         }
         other._epochs = Epochs(self.spec.name, self.count("train"), other._splits["train"].shuffled)
         other._decoder = Decoder(self._decoder.threads)
+        return other
+
+    def normalised_by(self, constants: Constants) -> "Photographs":
+        """This data set for testing, with pixels normalised by constants."""
+        other = copy.copy(self)
+        mean, scale = constants.as_loaded(3)
+        other.mean = torch.tensor(np.broadcast_to(mean, self.mean.shape), dtype=torch.float32, device=self.device)
+        other.mean = _channels_last(other.mean)
+        other.scale = torch.tensor(scale.ravel(), dtype=torch.float32, device=self.device)
         return other
 
     def count(self, split: str) -> int:

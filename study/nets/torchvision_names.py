@@ -9,10 +9,10 @@ pixel where ours and torchvision's begin one before it: their weights would give
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from study.nets.resnet import Net
+from study.nets.weight_names import named, take
 from study.spec import InputError, Model
 
 _BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(convs|norms|shortcut)\.(\d+)\.(.*)")
@@ -38,20 +38,8 @@ def to_torchvision(net: Net) -> dict[str, Tensor]:
 
 
 def from_torchvision(net: Net, weights: Mapping[str, Tensor]) -> None:
-    """Load weights under torchvision's names. Raises `InputError` unless they are those of such a net."""
-    names = {torchvision_name(name): name for name in net.state_dict()}
-    tensors = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
-    if wrong := sorted(set(names) ^ set(tensors)):
-        raise InputError(f"the weights are of another net: {', '.join(wrong[:4])} {'...' if len(wrong) > 4 else ''}")
-    shapes = {name: tensor.shape for name, tensor in net.state_dict().items()}
-    if other := [name for name, tensor in tensors.items() if tensor.shape != shapes[names[name]]]:
-        raise InputError(
-            f"{other[0]} is {tuple(tensors[other[0]].shape)}, and {tuple(shapes[names[other[0]]])} in the net;"
-            " name the net, and the classes, that the weights are of"
-        )
-    with torch.no_grad():
-        for name, tensor in net.state_dict().items():
-            tensor.copy_(tensors[torchvision_name(name)])
+    """Load weights under torchvision's names, or others that are known. Raises `InputError` unless they are its."""
+    take(net, named(weights))
 
 
 def vgg_from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ Owns which weights a trial's net has and that its numbers are kept with it; impo
 of them is kept. How a net is tested is its task's (`study/tasks/`).
 """
 
-import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from study.data.arrays import load
+from study.data.arrays import describe, load
+from study.data.constants import MEASURED
+from study.data.constants import constants as constants_of
 from study.execution import Execution
 from study.nets.evaluation import memory_format
 from study.nets.resnet import BatchNorm, Net
-from study.nets.torchvision_names import from_torchvision
+from study.nets.weight_files import Weights, read_weights
+from study.nets.weight_names import CENTRED, another, model_of, named, take, zeros_behind
 from study.run.machine import check_precision, device_of, set_up_torch
-from study.spec import Data, InputError, Model, Trial
+from study.spec import InputError, Trial
 from study.store.layout import TrialFolder
 from study.store.records import add_evaluations, read_evaluations, table_digest
 from study.tasks.kinds import task_of
@@ -27,6 +30,7 @@ from study.tasks.protocols import check_protocol, errors_pct, probabilities, spl
 from study.tasks.task import Row, evaluations
 from study.training import checkpoints
 
+IMAGENET = "imagenet"  # the normalisation of most repositories
 Nets = tuple[Trial, ...]  # one, or those of an ensemble
 
 
@@ -148,27 +152,82 @@ def _placed(net: nn.Module, device: torch.device, precision: str) -> Any:
     return net.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
-def tested_weights(path: Path, model: Model, data: Data, protocols: Sequence[str], execution: Execution) -> list[Row]:
-    """How well a net does with the weights of a file, a state dict under torchvision's names.
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """A file of weights that no trial made, and what is known of their net; '' is what the file has to tell."""
 
-    Raises `InputError` for a file that is none, weights of another net, and data that are missing.
+    path: Path
+    key: str = ""  # where in the file they are
+    family: str = ""  # 'plain' or 'residual'
+    depth: int = 0
+    stride: str = ""
+    shortcut: str = ""
+    normalise: str = IMAGENET
+
+
+def tested_weights(
+    foreign: Foreign, name: str, protocols: Sequence[str], execution: Execution
+) -> tuple[dict[str, Any], list[Row]]:
+    """What net the weights of a file are of and how its images were normalised; and how well it does on a data set.
+
+    Raises `InputError` for a file that is none, weights of another net than is named, and data that are missing, or of
+    other classes or channels.
     """
+    constants = constants_of(foreign.normalise)
+    data = describe(name, execution.data_root, normalise="pixel-mean" if constants else foreign.normalise)
     for protocol in protocols:
         check_protocol(protocol, data)
+    if constants:
+        constants.as_loaded(data.channels)
+    weights = read_weights(foreign.path, foreign.key)
+    net, about = _net_of(weights, foreign)
+    channels, classes = net.stem.in_channels, net.classifier.out_features
+    if channels != data.channels:
+        raise InputError(f"{foreign.path} takes images of {channels} channels, and {name} has {data.channels}")
+    if classes != data.classes:
+        raise InputError(
+            f"{foreign.path} tells {classes} classes apart, and {name} has {data.classes}; choose data of its classes"
+        )
+    if constants and constants.blue_first and channels == 3:
+        with torch.no_grad():
+            net.stem.weight.copy_(net.stem.weight.flip(1))
     device = device_of(execution)
     set_up_torch(execution)
-    net = Net(model, data.channels, data.classes, lambda channels: BatchNorm(channels, 1)).eval()
-    try:
-        from_torchvision(net, torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"{path} is no state dict ({reason}); save one by torch.save(net.state_dict(), PATH)"
-        ) from None
-    net, images_of = _placed(net, device, "fp32"), load(data, execution.data_root, device)
+    net, images_of = _placed(net.eval(), device, "fp32"), load(data, execution.data_root, device)
+    images_of = images_of.normalised_by(constants) if constants else images_of
     rows = []
     for protocol in protocols:
         (errors, _), images = errors_pct(probabilities([net], images_of, protocol, device))
-        about = {"net": model.title, "data": data.name, "split": split_of(data), "protocol": protocol}
-        rows.append(about | {"images": images} | errors)
-    return rows
+        tested = {"net": about["title"], "data": data.name, "split": split_of(data), "protocol": protocol}
+        rows.append(tested | {"images": images} | errors)
+    normalised: dict[str, Any] = {
+        "name": foreign.normalise,
+        "whose": constants.whose if constants else MEASURED[foreign.normalise],
+    }
+    if constants:
+        order = "blue, green, red" if constants.blue_first else "red, green, blue"
+        normalised |= {"mean": constants.mean, "std": constants.std, "order": order}
+    return {"net": about, "normalise": normalised}, rows
+
+
+def _net_of(weights: Weights, foreign: Foreign) -> tuple[Net, dict[str, Any]]:
+    """The net of the weights, on the CPU, and what is known of it."""
+    found = named(weights.tensors)
+    model = model_of(found, family=foreign.family, stride=foreign.stride, shortcut=foreign.shortcut)
+    if foreign.depth not in (0, model.depth):
+        raise another(f"{model.title}, and not one of {foreign.depth} layers; leave out --model, or name another file")
+    if "classifier.weight" not in found.tensors:
+        raise InputError(f"{weights.path} has no classifier by any name known here, so there is nothing to evaluate")
+    option = foreign.shortcut or (found.option_a if model.shortcut == "A" else "")
+    if option == CENTRED:
+        zeros_behind(found, model)
+    classes, channels = len(found.tensors["classifier.weight"]), found.shape("stem.weight")[1]
+    with torch.device("meta"):
+        take(Net(model, channels, classes, lambda width: BatchNorm(width, 1)), found)  # compares, and makes nothing
+    net = Net(model, channels, classes, lambda width: BatchNorm(width, 1))
+    take(net, found)
+    about = {"title": model.title, "family": model.family, "depth": model.depth, "width": model.width}
+    about |= {"block": model.block, "stride": model.stride, "shortcut": option or model.shortcut, "classes": classes}
+    about |= {"shortcut_by": found.whose} if option and not foreign.shortcut else {}
+    about |= {"key": weights.key, "other_keys": list(weights.others)}
+    return net, about

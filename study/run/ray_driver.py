@@ -7,6 +7,7 @@ of a trial. Does not decide which trials are run, nor when Ray is started again.
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -35,7 +36,8 @@ if TYPE_CHECKING:  # with torch, which the driver need not load
 
 SILENT_DEATHS = 6  # of processes in a row before their first word: whatever kills them kills all
 ACTOR_DEATHS = 100  # of one trial; after so many deaths without progress the cause is permanent
-NODE_SECONDS = 120.0  # for every node to answer
+NODE_SECONDS = 120.0  # for a node to join that has a CPU, and for every node to answer
+NODE_POLL_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
@@ -291,7 +293,7 @@ def _nodes(execution: Execution) -> list[Node]:
         except OSError as error:
             return str(error), 0
 
-    able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
+    able = _able_nodes()
     asked = [
         ray.remote(check)
         .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
@@ -312,10 +314,24 @@ def _nodes(execution: Execution) -> list[Node]:
     return nodes
 
 
+def _able_nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster that live and have a CPU for trials. They may join after the head: it waits for one.
+
+    Raises `InputError` where none joins.
+    """
+    until, waits = time.monotonic() + NODE_SECONDS, False
+    while not (able := [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]):
+        if time.monotonic() > until:
+            raise InputError("no node of the cluster has a CPU for trials; start one with `ray start --num-cpus N`")
+        if not waits:
+            log.warning("no node of the cluster has a CPU for trials yet; waiting up to %d s for one", NODE_SECONDS)
+        waits = True
+        time.sleep(NODE_POLL_SECONDS)
+    return able
+
+
 def _share(cohort: Cohort, execution: Execution, nodes: list[Node], gpu_bytes: int) -> Share:
     """What the cohort takes of the largest node. Raises `InputError` where no node has that much."""
-    if not nodes:
-        raise InputError("no node of the cluster has a CPU for trials; start one with `ray start --num-cpus N`")
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus))
     if execution.device == "cpu":
         largest = replace(largest, gpus=0)

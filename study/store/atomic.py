@@ -7,6 +7,7 @@ own tools do (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL
 
 import errno
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     Leaves nothing behind where the block raises. For file systems; an object store has `write`. Raises `OSError`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")  # an orphan of a killed launch may write here, too
+    # A name of its own: an orphan of a killed launch may write here, too, from a host where it has the same number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         yield temporary
         if durable:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -122,10 +122,10 @@ def execution_of(where: str | Path, tracking_uri: str = "") -> Execution:
     return Execution(storage=atomic.place(where), data_root=ROOT / "data", tracking_uri=tracking_uri)
 
 
-def training(execution: Execution, least: int = 60) -> list[Trial]:
+def training(execution: Execution, least: int = 60, trials: Sequence[Trial] = TRIALS) -> list[Trial]:
     """The trials that some process trains now, past iteration `least`."""
     found = []
-    for trial in TRIALS:
+    for trial in trials:
         folder = execution.trial_folder(trial.id)
         account, progress = read_account(folder), heartbeat.read(folder)
         if account.outcome == "running" and progress is not None and progress.launch == account.launch:
@@ -157,10 +157,10 @@ def seconds_until_it_goes_on(execution: Execution, trial: Trial, before: int) ->
     return time.monotonic() - began
 
 
-def results(execution: Execution) -> Results:
+def results(execution: Execution, trials: Sequence[Trial] = TRIALS) -> Results:
     """Outcome, every record and the final weights of every trial."""
     found = {}
-    for run in reader.read(execution, TRIALS):
+    for run in reader.read(execution, trials):
         state = load_newest(execution.trial_folder(run.trial.id) / "checkpoints")
         assert state is not None, f"{run.trial.id} has no final weights"
         tables = [table and table.to_pylist() for table in (run.records, run.layers)]
@@ -168,10 +168,10 @@ def results(execution: Execution) -> Results:
     return found
 
 
-def complete_and_equal(execution: Execution, undisturbed: Results) -> bool:
+def complete_and_equal(execution: Execution, undisturbed: Results, trials: Sequence[Trial] = TRIALS) -> bool:
     """Every trial has the undisturbed records and weights bit for bit, in one run that is over, no point doubled."""
-    ours = results(execution)
-    assert set(ours) == set(undisturbed) == {trial.id for trial in TRIALS}
+    ours = results(execution, trials)
+    assert set(ours) == set(undisturbed) == {trial.id for trial in trials}
     for id, (outcome, tables, weights) in undisturbed.items():
         assert ours[id][:2] == (outcome, tables), f"{id} has other records or layers"
         assert set(ours[id][2]) == set(weights)
