@@ -100,8 +100,9 @@ CHOICE_OPTIONS = (
     click.option(
         "--data",
         default="",
-        help="Other data: digits, fashion-mnist, cifar10, cifar100 or folder:NAME; photographs: imagenet, images:NAME,"
-        " shards:NAME, photographs (made here); for detection-* voc:NAME or coco:NAME. NAME is a folder of --data-root.",
+        help="Other data: digits, fashion-mnist, cifar10, cifar100 or folder:NAME; or photographs: imagenet,"
+        " images:NAME, shards:NAME, photographs (made here); for detection-* voc:NAME or coco:NAME. NAME is a folder of"
+        " --data-root.",
     ),
     click.option(
         "--held-out", type=int, default=0, help="Training images kept for validation: 5000 is the 45k/5k split."

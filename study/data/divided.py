@@ -64,15 +64,17 @@ def for_testing(file: str) -> bool:
 
 
 def _splits(name: str, found: Listing, tested: tuple[str, str]) -> dict[str, str]:
-    """The folder of each split: one with a usual name that holds images in folders, not images. A class may be called
-    'train', too. {} if there are none."""
+    """The folder of each split: one with a usual name that holds images in folders; {} if there are none.
+
+    A class, which holds images, may be called 'train', too.
+    """
     direct = {file.partition("/")[0] for file in found.images if file.count("/") == 1}
     holding = {file.partition("/")[0] for file in found.images if file.count("/") > 1}
     tops = {folder for folder in found.folders if "/" not in folder}
-    if tops and direct and all(split_of(folder) for folder in tops):
+    if direct and not holding and all(map(split_of, tops)):
         raise _out_of_place(name, found, next(file for file in found.images if file.count("/") == 1), "SPLIT/CLASS/")
     splits: dict[str, str] = {}
-    for folder in sorted(holding - direct):
+    for folder in sorted(holding):
         if split := split_of(folder):
             if split in splits:
                 raise refusal(name, f"has two folders of one split in {found.folder}: {splits[split]} and {folder}")

@@ -195,8 +195,8 @@ def _voc(name: str, found: Listing) -> _Read:
         width, height = _size(name, found.path(near[0]), objects.size)
         boxes, difficult = objects.boxes, objects.difficult
         example = Example.of_voc(found.path(near[0]), width, height, boxes, difficult, [0] * len(boxes))
-        for split in splits:
-            by_split.setdefault(split, []).append(_Named(near[0], example, objects.names))
+        for one in splits:
+            by_split.setdefault(one, []).append(_Named(near[0], example, objects.names))
     notes = []
     if lists and (count := len(files) - len(split_of_file)):
         notes.append(f"{count} annotated images are in no list")
