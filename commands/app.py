@@ -17,6 +17,7 @@ import sys
 import click
 
 from study.execution import EngineError
+from study.printable import configure_logs, printable
 from study.spec import InputError
 from study.store import mlflow
 
@@ -122,7 +123,8 @@ app = click.Group(commands=[experiments, analysis, dashboards], help="Everything
 def main(entry: str) -> None:
     """Run the command line of `python -m ENTRY` and exit with the study's exit codes."""
     _print_anywhere()
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    os.umask(os.umask(0) | 0o002)  # nothing that a command writes can be written by everybody, whatever is usual here
+    configure_logs()
     mlflow.configure()
     code = 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
@@ -140,7 +142,7 @@ def main(entry: str) -> None:
     except OSError as error:
         logging.getLogger(__name__).debug("an error of the system", exc_info=True)
         message, code = of_the_system(error)
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -4,6 +4,7 @@ Each group of options is decorated once and reaches its command as one dataclass
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,7 @@ import click
 from experiments import EXPERIMENTS, name_of, planned
 from experiments.command import Command
 from experiments.profiles import PROFILES, Profile, profile
+from study.addresses import apart
 from study.data.detection_sets import is_scenes
 from study.execution import Execution
 from study.spec import InputError, Trial, detection_of
@@ -54,7 +56,7 @@ class Selection:
         options = {
             "held-out": str(choice.held_out or ""),
             "data-root": "" if execution.data_root == DATA_ROOT else str(execution.data_root),
-            "tracking-uri": without_password(execution.tracking_uri),
+            "tracking-uri": execution.tracking_uri,
         }
         return Command(
             profile=choice.profile,
@@ -93,6 +95,19 @@ class Deciding:
     results: Path | None = None
 
 
+def without_password(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The tracking address without its password, which goes where MLflow looks for it."""
+    address, variables = apart(value)
+    os.environ.update(variables)
+    return address
+
+
+TRACKING_URI = click.option(
+    "--tracking-uri",
+    default="",
+    callback=without_password,
+    help="An MLflow server, instead of the store's own database.",
+)
 CHOICE_OPTIONS = (
     click.option("--profile", default="quick", help=f"{', '.join(p.name for p in PROFILES)} (default: quick)."),
     click.option("--experiments", default="", help="Names, separated by spaces; all if none is given."),
@@ -112,7 +127,7 @@ CHOICE_OPTIONS = (
 PLACE_OPTIONS = (
     click.option("--data-root", type=Path, default=DATA_ROOT, help="Where data sets are kept (default: data)."),
     click.option("--storage", default="store", help="Folder of the store, or s3://bucket/folder (default: store)."),
-    click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database."),
+    TRACKING_URI,
     click.option("--cpus", type=int, default=0, help="Cores to fill (default: all that this process may use)."),
     click.option("--processes", type=int, default=1, help="Processes that share each batch of a trial (default: 1)."),
     click.option("--threads", type=int, default=1, help="CPU threads of each process (default: 1)."),
@@ -337,13 +352,6 @@ def _without_trials(chosen: Profile, name: str) -> str:
     others = [other.name for other in PROFILES if other.name != chosen.name and planned(other, [name])]
     where = f"it has some in {', '.join(others)}: --profile {others[0]}" if others else "nor in any other; leave it out"
     return f"experiment {name} has no trial in profile {chosen.name}; {where}"
-
-
-def without_password(address: str) -> str:
-    """The address of a server as it may be shown and kept: without user and password."""
-    scheme, separator, rest = address.partition("://")
-    host, slash, path = rest.partition("/")
-    return scheme + separator + host.rpartition("@")[2] + slash + path
 
 
 def print_aligned(lines: Sequence[tuple[str, ...]]) -> None:

@@ -1,14 +1,17 @@
-"""The watch page over HTTP: on loopback, read only, for names of this machine alone.
+"""Pages and metrics over HTTP: on loopback, read only, for names of this machine alone unless others are allowed.
 
 Owns addresses, headers and who is answered. What is shown is a `Site`.
 """
 
+import ipaddress
 import mimetypes
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import click
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,6 +23,12 @@ from commands.ports import listening
 
 # A page of another name, which might be made to resolve to this machine (DNS rebinding), must not read this one.
 NAMES = ("127.0.0.1", "localhost", "[::1]")
+ALLOWED_HOSTS = click.option(
+    "--allowed-hosts",
+    default="",
+    callback=lambda _, __, names: tuple(name.strip() for name in names.split(",") if name.strip()),
+    help="Further names, with commas between them, by which browsers may call this server (default: this machine's).",
+)
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "frame-ancestors 'self'",
@@ -45,8 +54,17 @@ class ThisMachine:
     Starlette's TrustedHostMiddleware does not know addresses of IPv6 in brackets.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, allowed: Collection[str] = ()) -> None:
+        self.app, self.names = app, {*NAMES, *allowed}
+
+    def knows(self, host: str) -> bool:
+        """Whether requests to this name are answered. Addresses are no names that could resolve to another machine."""
+        name = host if host in self.names or host.endswith("]") else host.rpartition(":")[0] or host
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return name in self.names
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: Message) -> None:
@@ -56,14 +74,16 @@ class ThisMachine:
             await send(message)
 
         host = Request(scope).headers.get("Host", "")
-        if host in NAMES or host.rpartition(":")[0] in NAMES:
+        if self.knows(host):
             await self.app(scope, receive, send_with_headers)
         else:
-            refusal = PlainTextResponse("this server answers to 127.0.0.1 and localhost only\n", 403)
+            names = ", ".join(sorted(self.names))
+            text = f"this server answers to the names {names} only; start it with --allowed-hosts NAME for another\n"
+            refusal = PlainTextResponse(text, 403)
             await refusal(scope, receive, send_with_headers)
 
 
-def application(site: Site) -> ASGIApp:
+def application(site: Site, allowed: Collection[str] = ()) -> ASGIApp:
     """`/` is the page, `/status.json` its live numbers, and below `/page/` are the rendered files."""
 
     def page(request: Request) -> Response:
@@ -85,25 +105,31 @@ def application(site: Site) -> ASGIApp:
     routes = [Route("/", page), Route("/status.json", status), Route("/page/{path:path}", file)]
     routed = Starlette(routes=routes, exception_handlers={404: not_found})
     routed.router.redirect_slashes = False
-    return ThisMachine(routed)
+    return ThisMachine(routed, allowed)
 
 
 @contextmanager
-def serving(site: Site, first: int) -> Iterator[int]:
+def serving(site: Site, first: int, allowed: Collection[str] = ()) -> Iterator[int]:
     """Serve the site on loopback while the block runs; yields the port, `first` or the next free one."""
+    with listening(first) as bound, serving_at(bound, application(site, allowed)):
+        yield int(bound.getsockname()[1])
+
+
+@contextmanager
+def serving_at(bound: socket.socket, app: ASGIApp) -> Iterator[None]:
+    """Serve the application at this socket while the block runs."""
     config = uvicorn.Config(
-        application(site),
+        app,
         lifespan="off",
         access_log=False,  # a line every two seconds would hide what matters
         log_level="error",
         timeout_graceful_shutdown=1,
     )
-    with listening(first) as bound:
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
-        thread.start()
-        try:
-            yield int(bound.getsockname()[1])
-        finally:
-            server.should_exit = True
-            thread.join()
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join()

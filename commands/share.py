@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from commands.options import JSON, STORAGE, Selection, selecting
+from commands.options import JSON, STORAGE, TRACKING_URI, Selection, selecting
 from experiments import most_seeds
 from experiments.profiles import profile
 from study.execution import Execution
@@ -70,7 +70,7 @@ def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -
 @click.command("import")
 @click.argument("path", metavar="BUNDLE", type=Path)
 @STORAGE
-@click.option("--tracking-uri", default="", help="An MLflow server, instead of the store's own database.")
+@TRACKING_URI
 @JSON
 def import_command(path: Path, storage: str, tracking_uri: str, as_json: bool) -> int:
     """Add a bundle's results to a store that lacks them. Exit code 1 if the store has other results of a trial."""
@@ -114,9 +114,14 @@ def merge_command(paths: Sequence[Path], output: Path, prefer: Path | None, as_j
 
 def _travelling(run: Run, execution: Execution) -> Run:
     """The run with the tags that mean the same elsewhere, and when it started."""
-    tags = {name: value for name, value in run.tags.items() if name not in OWN and not name.startswith("mlflow.")}
+    tags = _tags_elsewhere(run)
     started = read_account(execution.trial_folder(run.trial.id)).started
     return replace(run, tags=tags | ({"started": str(started)} if started else {}))
+
+
+def _tags_elsewhere(run: Run) -> dict[str, str]:
+    """Its tags but those that a store, or MLflow, says of its own runs."""
+    return {name: value for name, value in run.tags.items() if name not in OWN and not name.startswith("mlflow.")}
 
 
 def _last_state(run: Run, execution: Execution) -> Path:
@@ -197,7 +202,7 @@ def _seal(run: Run, incoming: Bundle, execution: Execution) -> None:
         path.unlink(missing_ok=True)  # of an unfinished attempt; MLflow would show them as this run's
     exported = int(datetime.fromisoformat(incoming.manifest["when"]).timestamp() * 1000)
     origin = {"imported_from": incoming.path.name, "imported_run": run.run_id}
-    tags = {"profile": incoming.profile, **run.tags, **origin, "storage": str(execution.storage.absolute())}
+    tags = {"profile": incoming.profile, **_tags_elsewhere(run), **origin, "storage": str(execution.storage.absolute())}
     account = Account(started=int(run.tags.get("started", exported)), tags=tags)
     seal_result(folder, run.outcome, run.records, account, run.layers, wrong=run.wrong)
     last = run.records.to_pylist()[-1]

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import click
 
+from commands.options import without_password
 from commands.ports import HOST, free_port
+from commands.server import ALLOWED_HOSTS, NAMES
 from dashboards.views import address, note, views
 from experiments.command import Command
 from experiments.profiles import PROFILES
@@ -33,8 +35,14 @@ log = logging.getLogger(__name__)
 @click.command("ui")
 @click.option("--storage", type=Path, default=Path("store"), help="Folder of the store (default: store).")
 @click.option("--port", type=int, default=5000, help="Port to try first (default: 5000).")
-@click.option("--tracking-uri", default="", help="Describe the runs of this MLflow server, and serve nothing.")
-def ui_command(storage: Path, port: int, tracking_uri: str) -> None:
+@click.option(
+    "--tracking-uri",
+    default="",
+    callback=without_password,
+    help="Describe the runs of this MLflow server, and serve nothing.",
+)
+@ALLOWED_HOSTS
+def ui_command(storage: Path, port: int, tracking_uri: str, allowed_hosts: tuple[str, ...]) -> None:
     """Serve the MLflow UI on loopback until Ctrl-C."""
     if not tracking_uri and not is_store(storage):
         first = Command(store=str(storage)).make()
@@ -46,7 +54,7 @@ def ui_command(storage: Path, port: int, tracking_uri: str) -> None:
     for line in described(Execution(storage=storage, data_root=storage, tracking_uri=tracking_uri), server):
         print(line, flush=True)
     if not tracking_uri:
-        serve(storage, server)
+        serve(storage, server, allowed_hosts)
 
 
 def described(execution: Execution, server: str) -> list[str]:
@@ -66,7 +74,7 @@ def described(execution: Execution, server: str) -> list[str]:
     return lines
 
 
-def serve(storage: Path, server: str) -> None:
+def serve(storage: Path, server: str, allowed: tuple[str, ...] = ()) -> None:
     """Become the server of the store's database and artifacts; of a read-only store, serve a copy of its database."""
     from study.store.mlflow.client import address as address_of
     from study.store.mlflow.client import readable, rebase
@@ -77,6 +85,8 @@ def serve(storage: Path, server: str) -> None:
     words = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", port, "--workers", "1"]
     words += ["--backend-store-uri", address_of(database)]
     words += ["--default-artifact-root", Store(store).artifacts.as_uri(), "--no-serve-artifacts"]
+    if allowed:  # instead of MLflow's own, which are those of this machine and of private networks
+        words += ["--allowed-hosts", ",".join(name + port for name in (*NAMES, *allowed) for port in ("", ":*"))]
     os.environ.update(QUIET)
     if database == own:
         os.execv(sys.executable, words)  # so that nothing outlives Ctrl-C

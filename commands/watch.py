@@ -24,7 +24,7 @@ from analysis.templates import environment
 from commands.onlooker import Onlooker, tracked
 from commands.options import Choice, Selection, select, selecting
 from commands.ports import HOST
-from commands.server import serving
+from commands.server import ALLOWED_HOSTS, serving
 from commands.standing import WAITING, Standing
 from study.execution import Execution
 from study.store.account import Outcome
@@ -40,11 +40,12 @@ RUNNING_SECONDS = 600.0  # after which curves of running trials alone are worth 
 @click.command("watch")
 @selecting()
 @click.option("--port", type=int, default=8000, help="Port to try first (default: 8000).")
-def watch_command(selected: Selection, port: int) -> None:
+@ALLOWED_HOSTS
+def watch_command(selected: Selection, port: int, allowed_hosts: tuple[str, ...]) -> None:
     """Serve the study page on loopback, refreshed from the store while trials run, until Ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="study-page-") as folder, tracked(selected) as tracker:
         site = Site(selected, Path(folder), Onlooker(selected, tracker))
-        with serving(site, port) as port:
+        with serving(site, port, allowed_hosts) as port:
             print(f"study page: http://{HOST}:{port} (Ctrl-C stops it)", flush=True)
             try:
                 site.keep()

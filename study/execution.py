@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from study.addresses import ELSEWHERE, check_bare
 from study.limits import cores
 from study.spec import InputError, Trial, check_at_least, check_choice, detection_of
 from study.store.layout import Store
@@ -41,6 +42,7 @@ class Execution:
     launch: str = ""  # name of the launch that a worker belongs to; its launcher sets it
 
     def __post_init__(self) -> None:
+        check_bare("tracking-uri", self.tracking_uri, ELSEWHERE)
         check_choice("device", self.device, ("auto", "cpu", "cuda"))
         check_at_least("cohort", self.cohort, 0)
         check_at_least("processes", self.processes, 1)

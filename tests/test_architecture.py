@@ -23,6 +23,8 @@ LIGHT = (
     "study/spec.py",
     "study/execution.py",
     "study/limits.py",
+    "study/printable.py",
+    "study/addresses.py",
     "study/cost.py",
     "study/tasks/names.py",
     "study/store/layout.py",

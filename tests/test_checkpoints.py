@@ -1,8 +1,11 @@
 """Checkpoints survive damage and kills, and never run code."""
 
+import hashlib
+import io
 import logging
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -52,3 +55,21 @@ def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
     with pytest.raises(pickle.UnpicklingError):
         checkpoints.load_newest(tmp_path)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_checkpoint_that_claims_more_than_it_has_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its entries are compressed, as `torch.save` never writes them: kilobytes that become gigabytes of zeros."""
+    path = checkpoints.save(tmp_path, 1, {"net": torch.zeros(2**20)})
+    packed = io.BytesIO()
+    with (
+        zipfile.ZipFile(io.BytesIO(path.read_bytes().partition(b"\n")[2])) as archive,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in archive.namelist():
+            small.writestr(name, archive.read(name))
+    content = packed.getvalue()
+    path.write_bytes(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+    assert len(content) < 2**14 and checkpoints.load_newest(tmp_path) is None
+    assert "is damaged" in caplog.text

@@ -303,3 +303,25 @@ def test_commands_in_a_copied_and_in_a_moved_store_leave_the_old_place_alone(tmp
     command("analysis", "figures", *both, "--storage", moved, "--results", tmp_path / "results")
     assert not copy.exists()
     assert all_below(Execution(storage=moved, data_root=tmp_path))
+
+
+def test_a_database_that_names_other_places_lets_nothing_of_them_into_the_store(
+    first: Execution, small: Small, tmp_path: Path
+) -> None:
+    """A store may be somebody else's, and be shared again: what it names must be the folder of the same run."""
+    private = tmp_path / "home" / ".ssh"
+    private.mkdir(parents=True)
+    (private / "id").write_text("private")
+    write_all(first, small(seed=1), tmp_path)
+    (run,) = reader.read(first, [small(seed=1)])
+    disguised = tmp_path / "theirs" / "artifacts" / run.run_id
+    disguised.mkdir(parents=True)
+    linked = tmp_path / "their links" / "artifacts" / run.run_id / "artifacts"
+    linked.mkdir(parents=True)
+    (linked / "id").symlink_to(private / "id")
+    (disguised / "artifacts").symlink_to(private)
+    for place in (private, disguised / "artifacts", linked):
+        with contextlib.closing(sqlite3.connect(first.storage / "mlflow.db")) as connection, connection:
+            connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (place.as_uri(), run.run_id))
+        client.settle(first)
+        assert not list(first.storage.rglob("id"))

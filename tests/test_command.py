@@ -1,6 +1,7 @@
 """Commands that are printed for people select what they say: each is typed again, through make, and plans its ids."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -76,9 +77,12 @@ def test_a_line_selects_the_same_ids_store_and_results(choice: Choice, place: di
     assert (again.choice, again.execution, there) == (choice, execution, results)
 
 
-def test_a_password_is_in_no_printed_line() -> None:
-    execution = Execution(storage=Path("store"), data_root=Path("data"), tracking_uri="https://me:secret@host:5000/a")
-    assert "ARGS='--tracking-uri https://host:5000/a'" in select(Choice(), execution).command().make()
+def test_a_password_is_in_no_printed_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "")
+    again, _ = typed("make report ARGS='--tracking-uri https://me:secret@host:5000/a'")
+    assert "ARGS='--tracking-uri https://host:5000/a'" in again.command().make()
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "secret"
 
 
 def test_every_gap_names_the_line_that_fills_it(tmp_path: Path) -> None:

@@ -121,6 +121,37 @@ def test_bad_input_is_one_line(tmp_path: Path, option: str, says: str) -> None:
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
 
 
+def test_metrics_are_told_to_allowed_names_alone(tmp_path: Path) -> None:
+    """A web page whose name is made to resolve to this machine reads nothing; Prometheus may call by an address."""
+    command = [sys.executable, "-m", "dashboards", "metrics", "--profile", "smoke", "--port", "0"]
+    command += ["--storage", str(tmp_path / "none"), "--allowed-hosts", "node-1,node-2"]
+    server = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    try:
+        assert server.stdout
+        port = int(server.stdout.readline().split("/")[2].rpartition(":")[2])
+        asked = {"evil.example": 403, "127.0.0.1.evil.example": 403, f"node-2:{port}": 200, f"10.1.2.3:{port}": 200}
+        for host, code in asked.items():
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+            connection.request("GET", "/metrics", headers={"Host": host})
+            reply = connection.getresponse()
+            text = reply.read().decode()
+            assert reply.status == code and ("degradation_trials{" if code == 200 else "--allowed-hosts NAME") in text
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_names_are_escaped_in_labels(execution: Execution, small: Small) -> None:
+    trial = small()
+    write_account(execution.trial_folder(trial.id), Account(outcome=Outcome.FAILED, cause='a"} 1\n\\b'))
+    exporter = exporter_of(execution, [trial], Tracked(), time.monotonic)
+    registry = CollectorRegistry()
+    registry.register(exporter)
+    lines = generate_latest(registry).decode().splitlines()
+    (line,) = (line for line in lines if line.startswith("degradation_failed_trials{"))
+    assert line == r'degradation_failed_trials{profile="smoke",reason="a\"} 1\n\\b"} 1.0'
+
+
 def expressions() -> list[str]:
     """What the panels of the Grafana dashboard ask for, of the quick profile."""
     dashboard = json.loads((GRAFANA / "degradation-study.json").read_text())

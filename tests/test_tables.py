@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 from planted import FIVE_DEPTHS, SEEDS, frames, tabled
 
 from analysis import paper, paper_numbers, reproduced, tables
@@ -435,3 +436,24 @@ def test_detectors_are_listed_by_protocol_and_only_where_they_are_planned():
     assert table.text["detection mAP"].tolist() == ["1.00, n 1", "70.00, n 1"]
     (nothing,) = detection.detectors(replace(both, evaluations=both.evaluations.iloc[:0]))
     assert nothing.text.empty and list(nothing.text.columns) == ["detector", "condition", "split", "protocol"]
+
+
+def test_names_are_text_in_every_form_of_a_table(tmp_path):
+    hostile = [
+        "=cmd|'/C calc'!A0",
+        "+1",
+        "@SUM(A1)",
+        "-2+3",
+        "\t=1",
+        "<script>alert(1)</script>",
+        "[x](http://e) ![y](//e)",
+    ]
+    text = pd.DataFrame({"net": hostile})
+    printing.write(printing.Table("t", "T", text.assign(n=-1.5), text, []), tmp_path)
+    with (tmp_path / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["net"] for row in rows] == [f"'{name}" for name in hostile[:5]] + hostile[5:]
+    assert {row["n"] for row in rows} == {"-1.5"}
+    html = MarkdownIt().enable("table").render((tmp_path / "t.md").read_text())
+    assert html.count("<td") == len(hostile)
+    assert not re.search("<(script|a|img)", html)

@@ -11,8 +11,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import files
+from study.printable import in_markdown
 
 DASH = "—"
+FORMULAS = "=+-@\t\r\n"  # with which a cell begins that a spreadsheet does not take for text
 SENTENCE = 60  # characters; a column with a longer cell breaks its lines in LaTeX
 
 
@@ -40,7 +42,7 @@ def write(table: Table, folder: Path) -> list[Path]:
     """Write the numbers as CSV, and the print with its footnotes as Markdown and LaTeX."""
     notes = "".join(f"\n{note}\n" for note in table.notes)
     return [
-        files.write(folder / f"{table.name}.csv", table.numbers.to_csv(index=False)),
+        files.write(folder / f"{table.name}.csv", table.numbers.map(_no_formula).to_csv(index=False)),
         files.write(folder / f"{table.name}.md", markdown(table.text) + notes),
         files.write(folder / f"{table.name}.tex", latex(table.text) + _escaped(notes)),
     ]
@@ -48,8 +50,13 @@ def write(table: Table, folder: Path) -> list[Path]:
 
 def markdown(text: pd.DataFrame) -> str:
     """A data frame of strings as a Markdown table."""
-    escaped = text.map(lambda cell: cell.replace("|", r"\|"))
+    escaped = text.map(in_markdown)
     return f"{escaped.to_markdown(index=False, disable_numparse=True)}\n"
+
+
+def _no_formula(cell: object) -> object:
+    """A text that a spreadsheet would compute, or run, begins with a quote, as spreadsheets have it."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in FORMULAS and cell else cell
 
 
 def latex(text: pd.DataFrame) -> str:

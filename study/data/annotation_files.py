@@ -9,13 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, ParseError
 
 import numpy as np
+from defusedxml import ElementTree
 
 from study.data.listing import shown
 from study.data.sources import refusal
 
+MOST_XML_BYTES = 2**22  # of an image's annotation
 FARTHEST = 2**24  # pixels that a corner may be from the image's: beyond it float32 skips whole numbers
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels from the corner of the image, the last two exclusive
 
@@ -91,7 +93,7 @@ def reading(name: str, path: Path, mend: str = "get it again") -> Iterator[None]
         yield
     except (
         *(LookupError, TypeError, ValueError, OverflowError, AttributeError),
-        *(RecursionError, ElementTree.ParseError, OSError),
+        *(RecursionError, ParseError, OSError),
     ) as error:
         problem = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
         raise refusal(name, f"cannot be read: {shown(path)} {problem}; {mend}") from error
@@ -120,7 +122,9 @@ def voc_contents(path: Path) -> VocContents:
     Corners, inclusive and counted from 1, become xmin - 1, ymin - 1, xmax, ymax.
     """
     # Not by torchvision's VOCDetection: it makes dictionaries of the file, checks nothing, and all below would remain.
-    tree = ElementTree.parse(path).getroot()
+    if (size_in_bytes := path.stat().st_size) > MOST_XML_BYTES:
+        raise ValueError(f"it has {size_in_bytes} bytes, more than the {MOST_XML_BYTES} of any image's annotation")
+    tree = ElementTree.parse(path, forbid_dtd=True).getroot()  # nor entities, which may expand to gigabytes
     if tree.tag != "annotation":
         raise ValueError(f"it is of another format: its root is <{tree.tag}>, and VOC's is <annotation>")
     size = None
@@ -139,7 +143,7 @@ def voc_contents(path: Path) -> VocContents:
     return VocContents((tree.findtext("filename") or "").strip(), size, tuple(names), boxes, difficult)
 
 
-def _text(element: ElementTree.Element, place: str) -> str:
+def _text(element: Element, place: str) -> str:
     text = element.findtext(place)
     if text is None:
         raise KeyError(f"{element.tag}/{place}")

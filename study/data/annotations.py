@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from study.data import pasted
 from study.data.annotation_files import Example, check_size, coco_contents, reading, voc_contents
 from study.data.cache import cached, made
+from study.data.decoding import opened
 from study.data.detection_sets import (
     ADVICE,
     COUNTS,
@@ -196,7 +196,7 @@ def _voc_example(path: Path, xml: Path, classes: tuple[str, ...]) -> Example:
 def _size(name: str, path: Path) -> tuple[int, int]:
     """Width and height of an image without annotations, from its first bytes."""
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             return image.size
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise refusal(name, f"has a damaged image: {path} ({error}); get it again") from error

@@ -1,11 +1,12 @@
 """Decoding images: bytes become grey or RGB pixels; of photographs, of the size that is wanted.
 
-Owns resizing and cropping (Sec. 3.4). Draws nothing, and knows neither files nor batches. What cannot be decoded raises
-whatever Pillow raises, which may be nearly any exception.
+Owns resizing and cropping (Sec. 3.4), and which files are opened as images at all. Draws nothing, and does not know
+batches. What cannot be decoded raises whatever Pillow raises, which may be nearly any exception.
 """
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -13,16 +14,26 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # what a file is, its first bytes tell, not its name
 ORIENTATION = 0x0112  # EXIF's tag: how a camera was held
 _GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L")  # modes of Pillow
+# What a file is, its first bytes tell, not its name. Pillow has more formats: for EPS it starts another program.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+MOST_PIXELS = 2**26  # of an image: a file of kilobytes may claim any number, which are gigabytes once decoded
 
 
-def opened(file: BinaryIO) -> "Image":
-    """An image of one of `FORMATS`, whose pixels are not read yet; the first of several. Raises nearly anything."""
+def opened(source: Path | BinaryIO, formats: tuple[str, ...] = FORMATS) -> "Image":
+    """An image, of which no pixel is decoded yet, the first of several; whatever its file is called, it has one of
+    these formats.
+
+    Raises `ValueError` for more than `MOST_PIXELS`, and what Pillow raises.
+    """
     from PIL import Image
 
-    return Image.open(file, formats=FORMATS)
+    image: Image.Image = Image.open(source, formats=formats)
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise ValueError(f"it has {image.width} x {image.height} pixels, and at most {MOST_PIXELS:,} are decoded")
+    return image
 
 
 def orientation(image: "Image") -> int:

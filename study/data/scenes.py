@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from study.data.annotation_files import Example
@@ -162,7 +161,7 @@ def _decoded(name: str, example: Example) -> np.ndarray:
             with opened(io.BytesIO(contents)) as image:
                 pixels = np.asarray(eight_bits(fitting(image, example.width, example.height)).convert("RGB"))
         else:
-            with Image.open(io.BytesIO(contents), formats=("JPEG",)) as image:
+            with opened(io.BytesIO(contents), ("JPEG",)) as image:
                 pixels = np.asarray(image.convert("RGB"))
     except MemoryError:
         raise

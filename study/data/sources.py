@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from study.data.downloads import download, urls_of
+from study.printable import bare
 from study.seeds import generator
 from study.spec import Data, InputError, check_choice
 
@@ -110,7 +112,7 @@ def checksum(name: str) -> str | None:
 def refusal(name: str, problem: str) -> InputError:
     """The error for data that cannot be used, as one line."""
     line = f"data set {name} {problem}; PROFILE=quick runs on the embedded digits without any download"
-    return InputError(" ".join(line.split()))
+    return InputError(bare(" ".join(line.split())))
 
 
 def check_described(spec: Data, root: Path, facts: dict[str, object]) -> None:
@@ -145,6 +147,18 @@ def _synthetic(spec: Data) -> list[np.ndarray]:
     return [part.numpy() for part in (images[:count], labels[:count], images[count:], labels[count:])]
 
 
+class _Arrays(pickle.Unpickler):
+    """Reads pickles of plain values and NumPy's arrays, which is what CIFAR's files are; others could run any code."""
+
+    NAMES = (("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"))
+
+    def find_class(self, module: str, name: str) -> Any:
+        made = name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        if not made and (module, name) not in self.NAMES:
+            raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+        return super().find_class(module, name)
+
+
 # Not by torchvision's readers of IDX and CIFAR: they take unpacked files only, so neither Debian's nor an archive in a
 # data root that cannot be written, and they read a file again after its MD5 was checked.
 
@@ -176,8 +190,7 @@ def _cifar(name: str, root: Path) -> list[np.ndarray]:
         with tarfile.open(fileobj=io.BytesIO(contents)) as tar:
             members = [tar.extractfile(file) for file in files]
             parts = [member.read() for member in members if member]
-    # Unpickling can run any code; these bytes are the ones whose MD5 was just checked.
-    batches = [pickle.loads(part, encoding="latin1") for part in parts]
+    batches = [_Arrays(io.BytesIO(part), encoding="latin1").load() for part in parts]
     images = [np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32) for batch in batches]
     labels = [np.asarray(batch[cifar.labels], np.int64) for batch in batches]
     return [np.concatenate(images[:-1]), np.concatenate(labels[:-1]), images[-1], labels[-1]]

@@ -25,6 +25,7 @@ from study.data.batches import IMAGENET_MEAN, IMAGENET_STD
 from study.data.downloads import download, urls_of
 from study.nets.resnet import BatchNorm, Net, initialise
 from study.nets.torchvision_names import from_torchvision, vgg_from_torchvision
+from study.printable import bare
 from study.seeds import generator
 from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
 
@@ -326,12 +327,12 @@ def torchvision_file(trial: Trial, root: Path) -> Path:
     path: Path = root / file
     urls = urls_of(file, (base,))
     if not path.is_file():
-        download(path, urls, _verified, lambda problem: InputError(f"weights {path} are missing{problem}"))
+        download(path, urls, _verified, lambda problem: InputError(bare(f"weights {path} are missing{problem}")))
     try:
         _verified(path)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"weights {path} {error}; delete it, then run again or get it from {', '.join(urls)}"
+            f"weights {path} {error}; delete it, then run again or get it from {bare(', '.join(urls))}"
         ) from error
     return path
 

@@ -23,6 +23,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from study.execution import EngineError, Execution
+from study.printable import configure_logs, printable
 from study.run import processes
 from study.run.local import Tags
 from study.run.processes import RayDied
@@ -119,7 +120,7 @@ class RayProcess:
         error, tails = last_words(self.scratch)
         kept = Store(self.execution.storage).ray_log
         with suppress(OSError):
-            atomic.write(kept, tails.encode(), durable=False)
+            atomic.write(kept, printable(tails).encode(), durable=False)
         cause = f" ({error})" if with_error and error else ""
         return EngineError(
             f"{reason}{cause}; the ends of Ray's logs are in {kept}; --local trains without Ray, one trial at a time"
@@ -144,7 +145,7 @@ def _main(execution: Execution, scratch: Path, launcher: Connection) -> None:
     signal.signal(END_RAY, lambda *_: sys.exit(0))
     with suppress(OSError, AttributeError):  # Linux: end with the launcher, however it ends
         ctypes.CDLL(None).prctl(1, END_RAY)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    configure_logs()
     from study.run import ray_driver  # here: ray takes a second to import, and only this process needs it
 
     try:
@@ -256,6 +257,8 @@ def set_environment(execution: Execution) -> None:
             # Other users of this machine stay out.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            # Other machines, too: Ray of one machine listens on loopback, which Ray has as a setting of desktops alone.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             # The death of Ray's control service is final here; waiting a minute for another would be in vain.
             "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
             # Tune's actors have an environment of their own, so they would never be idle workers started before.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
+from study.printable import printable
 from study.spec import InputError, Trial
 from study.store import atomic
 from study.store.layout import TrialFolder
@@ -84,8 +85,10 @@ def read_account(folder: Path) -> Account:
     known = {field.name for field in fields(Account)}
     try:
         values = {name: value for name, value in json.loads(content).items() if name in known}
-        return Account(**values | {"outcome": Outcome(values["outcome"])})
-    except (ValueError, KeyError, AttributeError):
+        texts = {name: printable(value) for name, value in values.items() if isinstance(value, str)}
+        tags = {printable(name): printable(str(value)) for name, value in values.get("tags", {}).items()}
+        return Account(**values | texts | {"outcome": Outcome(values["outcome"]), "tags": tags})
+    except (ValueError, KeyError, AttributeError, RecursionError):
         return Account()
 
 
@@ -97,7 +100,7 @@ def write_account(folder: Path, account: Account) -> None:
 
 def encoded(account: Account) -> bytes:
     """The content of `run.json`; without the cause where there is none, as before causes were kept."""
-    values = asdict(account)
+    values = asdict(account) | {"reason": printable(account.reason)}  # which may quote an address with its password
     if not account.cause:
         del values["cause"]
     return json.dumps(values, indent=1).encode()

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
+from study.addresses import check_bare
 from study.spec import InputError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -22,6 +23,7 @@ def place(where: str | Path) -> Path:
     """The path of a local folder, or of a URL. Raises `InputError` for a URL that this installation cannot open."""
     if "://" not in str(where):
         return readable_name(Path(where))
+    check_bare("storage", str(where), "give it in the variables of its tools, as AWS_SECRET_ACCESS_KEY")
     from upath import UPath
 
     try:

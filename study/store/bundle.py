@@ -11,6 +11,7 @@ Knows neither torch nor MLflow, so that results can be read where these are not 
 import hashlib
 import io
 import json
+import re
 import shlex
 import zipfile
 import zlib
@@ -33,6 +34,10 @@ WHERE = (  # tags that tell one run of a trial from another
     *("machine", "device", "processes", "threads", "segments", "compiled", "deterministic", "data_digest"),
     *("python", "torch", "torchvision", "ray", "mlflow", "numpy", "git_commit", "git_patch"),
 )
+MOST_BYTES = 2**26  # of a member but weights, which are not compressed
+MOST_GROWTH = 100  # how many times the bytes of a bundle its members may have together
+NAME = re.compile(r"[^/\\:]+")  # of a profile, and not FILE.py:VARIABLE, which would be executed
+ID = re.compile(r"[A-Za-z0-9_.+-]+")
 AGAIN = "copy it again, or export it again where its trials were run"
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError)  # that reading a member may raise
 _MALFORMED = (KeyError, TypeError, AttributeError, ValueError)  # that trusting a manifest may raise
@@ -248,7 +253,10 @@ def _pieces(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _bundle(archive: zipfile.ZipFile, path: Path) -> Bundle:
+    _check_sizes(archive, path)
     manifest = _manifest(archive, path)
+    if not NAME.fullmatch(manifest["profile"]):  # it will be looked up as if it had been typed
+        raise InputError(f"{path}: {manifest['profile']!r} cannot be the name of a profile; {AGAIN}")
     for name, digest in manifest["members"].items():
         _check(archive, name, digest, path)
     scope = manifest["scope"]
@@ -263,15 +271,17 @@ def _bundle(archive: zipfile.ZipFile, path: Path) -> Bundle:
 
 def _runs(archive: zipfile.ZipFile, manifest: dict[str, Any], path: Path) -> Iterator[Run]:
     """The runs as they were exported. Raises `InputError` for a specification of another id, and altered tables."""
-    store = Store(cast(Path, zipfile.Path(archive)))
+    store, ids = Store(cast(Path, zipfile.Path(archive))), [entry["id"] for entry in manifest["trials"]]
+    if len(set(ids)) < len(ids):
+        raise InputError(f"{path} has a trial twice; {AGAIN}")
     old = old_bundles.Contents(archive, manifest["members"]) if manifest["format"] == 1 else None
     for entry in manifest["trials"]:
         id = entry["id"]
-        if Path(id).name != id:  # importing would write outside the store
+        if not ID.fullmatch(id):  # importing would write outside the store
             raise InputError(f"{path}: the id {id} cannot be the name of a folder; {AGAIN}")
         try:
             trial = Trial.from_dict(entry["spec"] if old else json.loads(atomic.read(store.trial(id).spec) or b""))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: the specification of {id} is wrong ({error}); {AGAIN}") from None
         if trial.id != id:
             raise InputError(f"{path}: the specification of {id} gives the id {trial.id}; {AGAIN}")
@@ -301,6 +311,19 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
             f" {PROTOCOL}; read it with the code that wrote it (commit {manifest['code']})"
         )
     return manifest
+
+
+def _check_sizes(archive: zipfile.ZipFile, path: Path) -> None:
+    """Raise `InputError` for members that grow beyond reason. More than it claims is never read of a member."""
+    members = archive.infolist()
+    for member in members:
+        if member.file_size > MOST_BYTES and member.compress_type != zipfile.ZIP_STORED:
+            raise InputError(
+                f"{path}: {member.filename} has {member.file_size:,} bytes, more than results have; {AGAIN}"
+            )
+    together, stored = sum(member.file_size for member in members), path.stat().st_size
+    if together > MOST_GROWTH * stored:
+        raise InputError(f"{path}, of {stored:,} bytes, would grow to {together:,}: that is no bundle; {AGAIN}")
 
 
 def _check(archive: zipfile.ZipFile, name: str, digest: str, path: Path) -> None:

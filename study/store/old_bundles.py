@@ -7,17 +7,15 @@ evaluations.parquet     a row an evaluation, with its trial's id; not in the old
 weights/ID.checkpoint   the last state of the trials chosen
 """
 
-import io
 import zipfile
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from study.spec import Trial
 from study.store.account import Outcome
 from study.store.layout import EVALUATIONS, LAYERS, RECORDS
-from study.store.records import Run, assembled, columns, parquet
+from study.store.records import Run, assembled, columns, parquet, read_table
 
 TABLES = {RECORDS: "curves.parquet", LAYERS: "layers.parquet", EVALUATIONS: "evaluations.parquet"}  # by file of a trial
 
@@ -27,9 +25,7 @@ class Contents:
 
     def __init__(self, archive: zipfile.ZipFile, members: dict[str, str]) -> None:
         self.tables = {
-            file: pq.read_table(io.BytesIO(archive.read(name)))
-            for file, name in TABLES.items()
-            if name in members or file == RECORDS
+            file: read_table(archive.read(name)) for file, name in TABLES.items() if name in members or file == RECORDS
         }
 
     def run(self, entry: dict[str, Any], trial: Trial) -> Run:

@@ -58,6 +58,8 @@ LAYERS = pa.schema(
 # training images, about as many as the moving averages (momentum 0.1) remember.
 RECALIBRATED = ("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct")
 RECALIBRATION_BATCHES = 20
+MOST_BYTES = 2**28  # of a table in memory; the longest curve that is planned has a fifth of it
+MOST_FILE_BYTES = 2**26  # of its file
 # Of these columns, whose values are in study/tasks/names.py, every evaluation has its own values.
 EVALUATION_KEY = ("split", "protocol", "measure", "nets")
 EVALUATIONS = pa.schema(
@@ -169,6 +171,46 @@ def parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def read_table(content: bytes) -> pa.Table:
+    """The table of a Parquet file, which may be anybody's: nothing in it grows beyond `MOST_BYTES`.
+
+    Raises `pa.ArrowException` for other files. Numbers and texts alone, stored as here: other compressions, and nested
+    values, turn a file of kilobytes into gigabytes, and repeating one text does, too.
+    """
+    if len(content) > MOST_FILE_BYTES:
+        raise pa.ArrowInvalid(f"it has {len(content):,} bytes, more than {MOST_FILE_BYTES:,}")
+    schema = pq.read_schema(io.BytesIO(content))
+    texts = [field.name for field in schema if not pa.types.is_primitive(field.type)]
+    if odd := [name for name in texts if not _is_text(schema.field(name).type)]:
+        raise pa.ArrowInvalid(f"its column {odd[0]!r} has neither numbers nor texts")
+    file = pq.ParquetFile(io.BytesIO(content), read_dictionary=texts)
+    groups = [file.metadata.row_group(group) for group in range(file.metadata.num_row_groups)]
+    chunks = [group.column(column) for group in groups for column in range(group.num_columns)]
+    if odd := sorted({chunk.compression for chunk in chunks} - {"SNAPPY", "UNCOMPRESSED"}):
+        raise pa.ArrowInvalid(f"it is compressed by {odd[0]}")
+    stored = sum(chunk.total_uncompressed_size for chunk in chunks)
+    _check_bytes(max(stored, 8 * sum(group.num_rows for group in groups) * len(schema)))
+    table = file.read()
+    _check_bytes(table.nbytes + sum(_text_bytes(table[name]) for name in texts))
+    return table.cast(schema)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def _text_bytes(column: pa.ChunkedArray) -> int:
+    """Of all texts of a column of dictionaries, before they are written out."""
+    parts = [part for part in column.chunks if pa.types.is_dictionary(part.type)]
+    return sum(pc.sum(pc.take(pc.binary_length(part.dictionary), part.indices)).as_py() or 0 for part in parts)
+
+
+def _check_bytes(count: int) -> None:
+    if count > MOST_BYTES:
+        raise pa.ArrowInvalid(f"it takes {count:,} bytes of memory, more than {MOST_BYTES:,}")
+
+
 def assembled(
     run_id: str, trial: Trial, outcome: Outcome, tags: dict[str, str], content: Callable[[str], bytes | None], name: str
 ) -> Run:
@@ -182,7 +224,7 @@ def assembled(
     def table(file: str) -> pa.Table | None:
         data = content(file)
         try:
-            return None if data is None else pq.read_table(io.BytesIO(data))
+            return None if data is None else read_table(data)
         except pa.ArrowException as error:
             raise InputError(f"{file} of {name} cannot be read ({str(error).splitlines()[0]})") from None
 
@@ -211,13 +253,13 @@ def run_in(folder: Path, trial: Trial, run_id: str = "") -> Run:
 def read_records(folder: Path) -> pa.Table:
     """The curve of a result, not verified; empty if there is none."""
     content = atomic.read(TrialFolder(folder).records)
-    return COLUMNS.empty_table() if content is None else pq.read_table(io.BytesIO(content))
+    return COLUMNS.empty_table() if content is None else read_table(content)
 
 
 def records_so_far(folder: Path) -> pa.Table:
     """The curve of a trial without a result, as its checkpoints kept it; empty if there is none."""
     content = atomic.read(TrialFolder(folder).records_so_far)
-    return read_records(folder) if content is None else pq.read_table(io.BytesIO(content))  # older code kept it there
+    return read_records(folder) if content is None else read_table(content)  # older code kept it there
 
 
 def problem_of(folder: Path, trial: Trial, account: Account) -> str:
@@ -233,7 +275,7 @@ def problem_of(folder: Path, trial: Trial, account: Account) -> str:
 def read_layers(folder: Path) -> pa.Table | None:
     """What the layers do, not verified; None if it was not measured."""
     content = atomic.read(TrialFolder(folder).layers)
-    return None if content is None else pq.read_table(io.BytesIO(content))
+    return None if content is None else read_table(content)
 
 
 def add_evaluations(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -260,7 +302,7 @@ def add_evaluations(folder: Path, rows: list[dict[str, Any]]) -> None:
 def read_evaluations(folder: Path) -> pa.Table | None:
     """How the net was tested beyond its curve; None if it was not."""
     content = atomic.read(TrialFolder(folder).evaluations)
-    return None if content is None else pq.read_table(io.BytesIO(content))
+    return None if content is None else read_table(content)
 
 
 def joined_evaluations(first: pa.Table | None, second: pa.Table | None) -> pa.Table | None:

@@ -6,6 +6,7 @@ Does not know what a state holds.
 import hashlib
 import io
 import logging
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,27 @@ def load_together(folders: Sequence[Path], device: torch.device | str = "cpu") -
 def _load(path: Path, device: torch.device | str) -> dict[str, Any] | None:
     """The state in this file; None where it is damaged, or gone."""
     checksum, _, payload = (atomic.read(path) or b"").partition(b"\n")
-    if hashlib.sha256(payload).hexdigest().encode() == checksum:
+    if hashlib.sha256(payload).hexdigest().encode() == checksum and not _expands(payload):
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
         return state
     if path.exists():
         aside = path.with_suffix(".damaged")
         path.rename(aside)
-        log.warning("checkpoint %s is damaged (its checksum differs); kept as %s, using an older one", path, aside.name)
+        log.warning(
+            "checkpoint %s is damaged (its checksum, or its size, differs); kept as %s, using an older one",
+            path,
+            aside.name,
+        )
     return None
+
+
+def _expands(payload: bytes) -> bool:
+    """Whether it claims more bytes than it has, which nothing does that `torch.save` writes."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+            return sum(member.file_size for member in archive.infolist()) > len(payload)
+    except zipfile.BadZipFile:
+        return False
 
 
 def newest_iteration(folder: Path) -> int:

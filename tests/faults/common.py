@@ -199,17 +199,18 @@ def free_port() -> int:
 class MLflowServer:
     """MLflow's server on loopback, which can be killed and started again."""
 
-    def __init__(self, folder: Path, database: str) -> None:
+    def __init__(self, folder: Path, database: str, *options: str, **environment: str) -> None:
         self.folder, self.database, self.port = folder, database, free_port()
+        self.options, self.environment = options, environment
         self.uri = f"http://127.0.0.1:{self.port}"
         self.processes: Processes | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", self.database]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
+        command += ["--artifacts-destination", str(self.folder / "artifacts"), *self.options]
         quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        self.processes = Processes(command, self.folder / "mlflow-server.log", **quiet)
+        self.processes = Processes(command, self.folder / "mlflow-server.log", **quiet, **self.environment)
         wait_for(self.answers, "the MLflow server answers")
 
     def answers(self) -> bool:

@@ -31,6 +31,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from sqlalchemy.exc import SQLAlchemyError
 
 from study.execution import Execution
+from study.printable import printable
 from study.spec import InputError
 from study.store import atomic, heartbeat, layout
 from study.store.layout import Store
@@ -39,6 +40,12 @@ from study.store.mlflow.tags import KIND, STUDY
 OUTAGES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)  # what MLflow raises where it cannot be used
 PLAIN = re.compile(r"[\w /.,+=@~-]*")  # a path that is its own address
 SQLITE_SECONDS = 20.0  # to wait for another process that writes to the database, as MLflow does
+REFUSALS = {  # what a server that is reached may answer, and what its user can do
+    "Invalid Host header": "it does not answer to this name; `mlflow server --allowed-hosts NAME,NAME:*` allows names",
+    "error code 401": "it asks for a user: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or name them in"
+    " ~/.mlflow/credentials",
+    "error code 403": "this user may not do that; the server's administrator can allow it",
+}
 log = logging.getLogger(__name__)
 
 
@@ -55,8 +62,11 @@ def tracking_address(execution: Execution) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """An error in at most 200 characters of one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """An error in at most 200 characters of one line, without passwords; what a refusal means, for its user."""
+    for sign, meaning in REFUSALS.items():
+        if isinstance(error, MlflowException) and sign in str(error):
+            return meaning
+    return printable((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
 
 
 @contextmanager
@@ -190,11 +200,16 @@ def rebase(database: Path, storage: Path, commit: bool = True) -> list[tuple[str
 
 
 def _bring(old: Path, new: Path) -> None:
-    """Copy the files that only the old folder has, where that can be read."""
+    """Copy the files that only the old folder has, where that can be read, and is the folder of the same run.
+
+    A database may be anybody's: no other place that it names is read, nor one that a link leads to.
+    """
+    if old.resolve().parts[-3:] != new.parts[-3:]:
+        return
     with contextlib.suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         for path in sorted(old.rglob("*")):
             copy = new / path.relative_to(old)
-            if path.is_file() and not copy.exists():
+            if path.is_file() and not path.is_symlink() and not copy.exists():
                 atomic.write(copy, path.read_bytes())
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from mlflow.entities import Metric
 
 from study.execution import Execution
+from study.printable import as_code, in_markdown
 from study.spec import Trial
 from study.store.account import RESULTS, Account, Outcome
 from study.store.finals import final_mean
@@ -59,7 +60,7 @@ def finals(trial: Trial, account: Account, records: Sequence[Mapping[str, Any]])
 
 def trial_note(trial: Trial, account: Account, finals: Mapping[str, float]) -> str:
     """The description of a result's run, in Markdown."""
-    tags = account.tags
+    tags = {name: in_markdown(value) for name, value in account.tags.items()}
     diverged = f"diverged at iteration {tags.get('diverged_at', '?')}"
     outcome = diverged if account.outcome == Outcome.DIVERGED else "finished"
     lines = [f"**{trial.title}** on {trial.data.label}, seed {trial.seed}: {outcome}.", ""]
@@ -74,7 +75,7 @@ def trial_note(trial: Trial, account: Account, finals: Mapping[str, float]) -> s
     lines.append(f"- code {tags.get('git_commit', 'unknown')[:12]} ({tags.get('git_patch', 'unknown')}); {setting}")
     if "data_digest" in tags:
         lines.append(f"- images {tags['data_digest'][:12]} (SHA-256)")
-    again = f"Again, in a new store: `{tags['again']}`. " if "again" in tags else ""
+    again = f"Again, in a new store: {as_code(account.tags['again'])}. " if "again" in tags else ""
     lines += ["", f"{again}The trial is `{trial.id}`."]
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from study.execution import Execution
+from study.printable import printable
 from study.spec import THIS_VERSION, InputError, Trial
 from study.store import layout
 from study.store.account import Outcome
@@ -47,7 +48,7 @@ def _read(
     mlflow: MlflowClient, execution: Execution, trial: Trial, candidates: Sequence[MlflowRun], records: bool
 ) -> Run:
     run, run_id = candidates[0], " and ".join(sorted(run.info.run_id for run in candidates))
-    tags = dict(run.data.tags)
+    tags = {printable(name): printable(value) for name, value in run.data.tags.items()}
     outcome = tags.get("outcome", "")
 
     def content(file: str) -> bytes | None:
