@@ -318,6 +318,7 @@ def _print_net(answer: dict[str, Any]) -> None:
     facts = [f"shortcut {net['shortcut']}" + (f" (by names of {net['shortcut_by']})" if "shortcut_by" in net else "")]
     facts += [f"stride {net['stride']}"] if net["block"] == "bottleneck" else []
     facts += [f"width {net['width']}", f"{net['classes']} classes"]
+    facts += [f"restricted to the {net['restricted_to']} of these images"] if "restricted_to" in net else []
     facts += [f"key {net['key']}"] if net["key"] else []
     facts += [f"not used: {', '.join(net['other_keys'])} (--key)"] if net["other_keys"] else []
     print(f"net: {net['title']}, {', '.join(facts)}")
