@@ -82,7 +82,8 @@ def reason(account: Account) -> str:
 def compared(known: Accounts, trials: Sequence[Trial]) -> list[tuple[float, float]]:
     """(predicted, taken) seconds of those trials that were predicted before they ran, and finished."""
     tags = [known[trial.id].tags for trial in trials if trial.id in known and _finished(known[trial.id])]
-    return [(float(one["predicted_seconds"]), float(one["seconds"])) for one in tags if "predicted_seconds" in one]
+    both = [one for one in tags if {"predicted_seconds", "seconds"} <= one.keys()]
+    return [(float(one["predicted_seconds"]), float(one["seconds"])) for one in both]
 
 
 def _finished(account: Account) -> bool:

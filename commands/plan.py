@@ -95,7 +95,8 @@ def _cohorts_to_run(selected: Selection, known: Accounts, nodes: list[Node]) -> 
 def _measured_watts(selected: Selection, known: Accounts) -> float | None:
     """Mean power of a GPU while the trials that have finished ran on it; None where none of them could read it."""
     tags = [known[trial.id].tags for trial in selected.trials if has_result(known, trial)]
-    measured = [(float(one["seconds"]), float(one["gpu_watts"])) for one in tags if "gpu_watts" in one]
+    both = [one for one in tags if {"seconds", "gpu_watts"} <= one.keys()]
+    measured = [(float(one["seconds"]), float(one["gpu_watts"])) for one in both]
     total = sum(seconds for seconds, _ in measured)
     return sum(seconds * watts for seconds, watts in measured) / total if total else None
 

@@ -4,6 +4,7 @@ How large an experiment is in each profile, its depths, seeds and rates, is stat
 """
 
 import runpy
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
@@ -317,10 +318,15 @@ def _defined(place: str) -> Profile:
     file, _, variable = place.rpartition(":")
     try:
         defined = runpy.run_path(file)
-    except OSError as error:
+    except Exception as error:  # the file is a person's program
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        lines = [line.lineno for line in traceback.extract_tb(error.__traceback__) if line.filename == file]
+        where = f", line {lines[-1]}" if lines else ""
         raise InputError(
-            f"profile {place} cannot be read: {error.strerror}; name an existing FILE.py:VARIABLE"
+            f"profile {place} cannot be read ({reason}{where}); name a FILE.py:VARIABLE that can"
         ) from None
+    except SystemExit:
+        raise InputError(f"profile {place} cannot be read: {file} ends Python; name a FILE.py:VARIABLE") from None
     if not isinstance(own := defined.get(variable), Profile):
         raise InputError(f"{file} has no profile {variable}; assign a Profile to it")
     return own

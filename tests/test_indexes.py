@@ -218,6 +218,7 @@ def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     for members, why in (
         ({"1.jpg": jpeg(0)}, "1 lacks its image or its label"),
         ({"1.jpg": jpeg(0), "1.cls": b"cat"}, "has a label 'cat' in 1.cls"),
+        ({"1.jpg": jpeg(0), "1.cls": b"9" * 30}, "has a label '99999999999999999999' in 1.cls"),
         ({"1.jpg": jpeg(0), "1.cls": b"3"}, "no training image of class number 2"),
     ):
         path.write_bytes(tar(members))

@@ -91,12 +91,11 @@ def reading(name: str, path: Path, mend: str = "get it again") -> Iterator[None]
     """Errors in the contents of a file become an `InputError` that names it."""
     try:
         yield
-    except (
-        *(LookupError, TypeError, ValueError, OverflowError, AttributeError),
-        *(RecursionError, ParseError, OSError),
-    ) as error:
-        problem = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed: {error}"
+    except (LookupError, TypeError, AttributeError) as error:  # a value that the format gives another type, or none
+        problem = f"lacks {error}" if isinstance(error, KeyError) else "is malformed: a value is of another type"
         raise refusal(name, f"cannot be read: {shown(path)} {problem}; {mend}") from error
+    except (ValueError, OverflowError, RecursionError, ParseError, OSError) as error:
+        raise refusal(name, f"cannot be read: {shown(path)} is malformed: {error}; {mend}") from error
 
 
 def check_size(what: str, width: int, height: int) -> None:

@@ -378,9 +378,9 @@ def _shard_source(name: str, folder: Path, shards: list[Path]) -> _Source:
                     elif suffix == ".cls":
                         file.seek(member.offset)
                         text = file.read(member.length).decode(errors="replace").strip()
-                        if not text.isdecimal():
+                        if not text.isdecimal() or len(text) > 6:
                             raise refusal(
-                                name, f"has a label {text!r} in {member.name} of {path}, not a number 0, 1, ..."
+                                name, f"has a label {text[:20]!r} in {member.name} of {path}, not a number 0, 1, ..."
                             )
                         labels[key] = int(text)
             if unlabelled := images.keys() ^ labels.keys():

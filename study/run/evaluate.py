@@ -79,8 +79,13 @@ class Testing:
                 self.lacking[trial.id] = lack
                 continue
             assert saved is not None
-            nets[trial] = net = _placed(task_of(trial).build(trial), self.device, trial.recipe.precision)
-            net.load_state_dict(saved["net"])
+            net = _placed(task_of(trial).build(trial), self.device, trial.recipe.precision)
+            try:
+                net.load_state_dict(saved["net"])
+            except (KeyError, TypeError, AttributeError, RuntimeError):
+                self.lacking[trial.id] = "the weights of the newest state are not those of its net"
+                continue
+            nets[trial] = net
         return nets
 
     def _measure(self, nets: dict[Trial, Any], protocol: str, new: Sequence[Nets]) -> None:
@@ -144,7 +149,10 @@ def lack_of(saved: dict[str, Any] | None, tags: dict[str, str], schema: pa.Schem
     """Why a state is not the one that was sealed with the result; '' if it is."""
     if saved is None:
         return "its weights are not in this store"
-    records = pa.Table.from_pylist(saved["records"], schema=schema)
+    try:
+        records = pa.Table.from_pylist(saved["records"], schema=schema)
+    except (KeyError, TypeError, ValueError, AttributeError, pa.ArrowException):
+        return "the newest state is not one of a trial"
     return "" if table_digest(records) == tags["records_sha256"] else "the newest state is not the one it ended with"
 
 

@@ -6,12 +6,13 @@ own tools do (for S3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL
 """
 
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from study.addresses import check_bare
 from study.spec import InputError
@@ -95,6 +96,14 @@ def read(path: Path) -> bytes | None:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def decoded(content: bytes) -> Any:
+    """The value of a JSON file. Raises `ValueError` for anything else, and where it is nested too deep to be read."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def is_full(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, RunTag, ViewType
 from mlflow.entities import Run as MlflowRun
@@ -37,7 +38,8 @@ from study.store import atomic, heartbeat, layout
 from study.store.layout import Store
 from study.store.mlflow.tags import KIND, STUDY
 
-OUTAGES = (MlflowException, SQLAlchemyError, sqlite3.Error, OSError)  # what MLflow raises where it cannot be used
+# What MLflow raises where it cannot be used; alembic, of a database of another version, or with tables missing.
+OUTAGES = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
 PLAIN = re.compile(r"[\w /.,+=@~-]*")  # a path that is its own address
 SQLITE_SECONDS = 20.0  # to wait for another process that writes to the database, as MLflow does
 REFUSALS = {  # what a server that is reached may answer, and what its user can do
