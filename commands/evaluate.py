@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 
 from commands.accounts import accounts
-from commands.options import DEVICE, JSON, Choice, Selection, choosing, grouped, print_aligned, select
+from commands.options import DEVICE, JSON, PATH, Choice, Selection, choosing, grouped, print_aligned, select
 from study.execution import Execution
 from study.printable import printable
 from study.spec import IMAGENET_STAGES, InputError, Trial, check_choice, detection_of
@@ -65,7 +65,7 @@ imported = grouped(
     Imported,
     click.option(
         "--weights",
-        type=Path,
+        type=PATH,
         help="Instead of trials: a file of weights, a state dict of PyTorch (.pth, .pt, .th, .bin) or safetensors, with"
         " names of torchvision, timm, Hugging Face or the usual CIFAR repositories. The file tells the net.",
     ),

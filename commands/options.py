@@ -93,6 +93,18 @@ class Deciding:
     results: Path | None = None
 
 
+class LocalPath(click.ParamType[Path]):
+    """A file or folder of this machine, as `atomic.local` reads it."""
+
+    name = "path"
+
+    def convert(self, value: str | Path, parameter: click.Parameter | None, context: click.Context | None) -> Path:
+        return atomic.local(value)
+
+
+PATH = LocalPath()
+
+
 def without_password(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """The tracking address without its password, which goes where MLflow looks for it."""
     address, variables = apart(value)
@@ -122,7 +134,7 @@ CHOICE_OPTIONS = (
 )
 # Each of the following is a field of `Execution`.
 PLACE_OPTIONS = (
-    click.option("--data-root", type=Path, default=DATA_ROOT, help="Where data sets are kept (default: data)."),
+    click.option("--data-root", type=PATH, default=DATA_ROOT, help="Where data sets are kept (default: data)."),
     click.option("--storage", default="store", help="Folder of the store, or s3://bucket/folder (default: store)."),
     TRACKING_URI,
     click.option("--cpus", type=int, default=0, help="Cores to fill (default: all that this process may use)."),
@@ -181,8 +193,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable ou
 PROBE = click.option("--probe", is_flag=True, help="First time some updates of each condition: better predictions.")
 RESULTS = click.option(
     "--results",
-    type=Path,
-    callback=lambda _, __, path: atomic.readable_name(path),
+    type=PATH,
     default=Path("results"),
     help="Folder of results (default: results).",
 )
@@ -220,10 +231,11 @@ def choosing(*more: Decorator) -> Decorator:
                 raise InputError(
                     f"storage {place} cannot hold the tracking database; name an MLflow server with --tracking-uri"
                 )
-            try:
-                place.exists()  # raises for a name that is too long, and where this user must not look
+            try:  # raises for a name that is too long, and where this user must not look
+                for folder in (place, execution["data_root"]):
+                    atomic.check_folder(folder)
             except OSError as error:
-                raise InputError(f"storage {place} cannot be used ({error.strerror}); choose another place") from None
+                raise InputError(f"{folder} cannot be used ({error.strerror}); choose another place") from None
             return command(choice=choice, execution=Execution(**execution), **values)
 
         return _with((*CHOICE_OPTIONS, *PLACE_OPTIONS, *more), wrapped)
@@ -274,7 +286,7 @@ deciding = grouped(
         help="Instead of everything: add seeds of what the claim compares until it is decided.",
     ),
     click.option("--max-seeds", type=int, help="With --until-decided: the most seeds, which sets the rule."),
-    click.option("--results", type=Path, help="With --until-decided: folder of results (default: results)."),
+    click.option("--results", type=PATH, help="With --until-decided: folder of results (default: results)."),
 )
 
 

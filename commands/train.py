@@ -49,6 +49,10 @@ def run_missing(selected: Selection, costs: Costs, probe: bool, console: Console
     missing = [trial for trial in selected.trials if not has_result(known, trial)]
     for trial in missing:
         console.print(f"no result: {trial.id} {reason(known.get(trial.id, Account()))}", markup=False, soft_wrap=True)
+    for trial in selected.trials:
+        short = known[trial.id].tags.get("out_of_memory", "") if trial not in missing else ""
+        if short and trial.id in plan.placed:  # Ray's workers log it where nobody looks
+            console.print(f"{trial.id} has a result, but ran {short}", markup=False, soft_wrap=True)
     if off := accuracy(compared(known, [trial for trial in selected.trials if trial.id in plan.placed])):
         console.print(off, soft_wrap=True)
     console.print(f"{len(selected.serves) - len(missing)} of {len(selected.serves)} trials have a result")

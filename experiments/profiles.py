@@ -23,6 +23,7 @@ from study.spec import (
     check_at_least,
     check_choice,
 )
+from study.store import atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,7 +290,8 @@ def profile(name: str) -> Profile:
 
 def _defined(place: str) -> Profile:
     """The `Profile` that a Python file, which is executed, assigns to a variable."""
-    file, _, variable = place.rpartition(":")
+    typed, _, variable = place.rpartition(":")
+    file = str(atomic.local(typed))
     try:
         defined = runpy.run_path(file)
     except Exception as error:  # the file is a person's program
