@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from commands import sets
 from commands.accounts import accounts, other_versions, plain_versions, versions_line
 from commands.budget import check_budget, figure, free_bytes, most_bytes, size, totals
 from commands.options import (
@@ -60,11 +61,12 @@ def plan_command(selected: Selection, costs: Costs, hardware: Hardware, probe: b
             "trials": rows(plan, selected.serves),
             **totals(plan, costs),
             "other_versions": plain_versions(others),
+            "data": sets.as_json(selected),
         }
         print(json.dumps(content, indent=2))
         return
     print_aligned(table(plan))
-    print("", *sentences(plan, selected.execution.storage, costs), sep="\n")
+    print("", *sets.set_lines(selected), *sentences(plan, selected.execution.storage, costs), sep="\n")
     if others:
         print(versions_line(others))
 

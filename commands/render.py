@@ -211,7 +211,7 @@ def of_bundle(selected: Selection, bundle: Bundle | None) -> Selection:
         return selected
     choice, data = selected.choice, bundle.scope.data
     if data and selected.profile.name == bundle.profile and not choice.data and not choice.held_out:
-        own, chosen = selected.profile.data, selected.profile.with_data(data)
+        own, chosen = selected.profile.data, selected.profile.on_data(data)
         choice = replace(choice, data="" if data.name == own.name else data.name, held_out=data.held_out)
         serves = planned(chosen, choice.experiments.split())
         selected = replace(selected, profile=chosen, serves=serves, choice=choice)

@@ -56,7 +56,8 @@ def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -
             f" {selected.command().make()}"
         )
     weights = _chosen_weights(chosen, runs, execution)
-    scope = Scope(selected.choice.experiments, selected.choice.seeds, selected.profile.data)
+    data = selected.profile.scenes or selected.profile.data
+    scope = Scope(selected.choice.experiments, selected.choice.seeds, data)
     commit = provenance.tags()["git_commit"]
     bundle.write(out, runs, selected.profile.name, weights, scope=scope, code=commit)
     has = {run.trial.id for run in runs}
