@@ -120,4 +120,4 @@ def test_a_test_of_each_threat_fails_without_its_defence(tmp_path: Path, threat:
     where = f"{path_of(name).relative_to(ROOT)}::{test}"
     there = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run([*words, where], cwd=tmp_path, env=there, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 1 and " failed" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 1 and "FAILED " in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
