@@ -69,7 +69,7 @@ def test_a_file_that_would_start_another_program_is_no_image(tmp_path: Path) -> 
         write(tmp_path / f"zoo/cat/{number}.png", (tmp_path / "it.eps").read_bytes())
     with Image.open(tmp_path / "zoo/cat/0.png") as image:
         assert image.format == "EPS"
-    with pytest.raises(InputError, match="damaged image: .*0.png"):
+    with pytest.raises(InputError, match=r"damaged image: .*0.png \(cannot identify image file"):
         arrays.describe("folder:zoo", tmp_path)
 
 
