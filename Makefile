@@ -7,11 +7,12 @@ STORE ?= store
 RESULTS ?= results
 ARGS ?=
 BENCH ?=
+FUZZ ?= 20000
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 
 RUN := .venv/bin/python -m
 # The shell takes what a person typed from its environment: in a recipe, quotes and the like would be syntax.
-export PROFILE EXPERIMENTS SEEDS DATA STORE RESULTS
+export PROFILE EXPERIMENTS SEEDS DATA STORE RESULTS FUZZ
 SELECT = --profile "$$PROFILE" --experiments "$$EXPERIMENTS" --storage "$$STORE" \
   $(if $(SEEDS),--seeds "$$SEEDS") $(if $(DATA),--data "$$DATA") $(ARGS)
 RENDER = --results "$$RESULTS" $(SELECT)
@@ -20,11 +21,11 @@ RENDER = --results "$$RESULTS" $(SELECT)
 OWN := import os, sys; sys.exit(sys.prefix == sys.base_prefix or not os.path.samefile(sys.prefix, ".venv"))
 
 .DEFAULT_GOAL := help
-.PHONY: help degradation-study test test-all ui watch figures report notebooks plan status bench docs lint clean
+.PHONY: help degradation-study test test-all fuzz ui watch figures report notebooks plan status bench docs lint clean
 
 help:  ## Print the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
-	@echo "Variables: PROFILE=smoke|quick|class|one-gpu|paper EXPERIMENTS=\"a b\" SEEDS=n DATA=name STORE=folder RESULTS=folder BENCH=name"
+	@echo "Variables: PROFILE=smoke|quick|class|one-gpu|paper EXPERIMENTS=\"a b\" SEEDS=n DATA=name STORE=folder RESULTS=folder BENCH=name FUZZ=n"
 
 .venv/ready: pyproject.toml constraints.txt
 	$(if $(strip $(PYTHON)),,$(error no Python was found; name one: make PYTHON=/path/to/python3.11))
@@ -46,6 +47,9 @@ test: .venv/ready  ## The fast test suite
 
 test-all: .venv/ready  ## With the slow, fault, browser and server suites
 	@.venv/bin/python -m pytest
+
+fuzz: .venv/ready  ## FUZZ inputs of every kind, and as many for each parser: no traceback, no hang, no write outside
+	@.venv/bin/python tests/fuzz "$$FUZZ" && .venv/bin/python tests/fuzz/guided.py "$$FUZZ"
 
 ui: .venv/ready  ## The MLflow UI on loopback over the study's store
 	@exec $(RUN) dashboards ui --storage "$$STORE"

@@ -15,6 +15,7 @@ from study.store.account import Account, Outcome, read_account
 from study.store.layout import Store
 from study.store.records import Run, problem_of
 
+SHOWN = ("cohort", "device", "predicted_seconds", "processes", "seconds")  # tags that a standing is made of
 READERS = 16  # threads that read accounts: those of an object store take their time
 
 
@@ -73,6 +74,11 @@ def as_account(run: Run) -> Account:
     )
 
 
+def for_standing(account: Account) -> Account:
+    """Without the tags that no standing shows: whoever looks on for days has one a trial."""
+    return replace(account, tags={name: account.tags[name] for name in SHOWN if name in account.tags})
+
+
 def reason(account: Account) -> str:
     """Why a trial has no result, in one line: how often it failed, and the last reason."""
     lines = account.reason.strip().splitlines()
@@ -82,7 +88,8 @@ def reason(account: Account) -> str:
 def compared(known: Accounts, trials: Sequence[Trial]) -> list[tuple[float, float]]:
     """(predicted, taken) seconds of those trials that were predicted before they ran, and finished."""
     tags = [known[trial.id].tags for trial in trials if trial.id in known and _finished(known[trial.id])]
-    return [(float(one["predicted_seconds"]), float(one["seconds"])) for one in tags if "predicted_seconds" in one]
+    both = [one for one in tags if {"predicted_seconds", "seconds"} <= one.keys()]
+    return [(float(one["predicted_seconds"]), float(one["seconds"])) for one in both]
 
 
 def _finished(account: Account) -> bool:

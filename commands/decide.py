@@ -180,7 +180,7 @@ def _over_budget(spent: Iterable[Forecast], plan: Plan, costs: Costs) -> str:
 def _taken(plan: Plan, known: Accounts) -> Iterator[Forecast]:
     """The forecasts of the trials that the plan ran, with the seconds that they took."""
     for forecast in plan.todo:
-        yield replace(forecast, seconds=float(known[forecast.trial.id].tags["seconds"]))
+        yield replace(forecast, seconds=float(known[forecast.trial.id].tags.get("seconds", forecast.seconds)))
 
 
 def _line(seen: Seen) -> str:

@@ -11,10 +11,12 @@ a default (every constructor call names every field), and it never changes.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar, get_origin
+from types import UnionType
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin
 
 SCHEMA = 3  # raise when a field is removed, renamed, or added without a neutral value
 PROTOCOL = 1  # raise when the same fields come to mean other numbers; list the ids it invalidates in CHANGELOG.md
@@ -58,21 +60,58 @@ def written(part: Any) -> dict[str, Any]:
 
 def read(kind: type[Part], spec: Mapping[str, Any]) -> Part:
     """The inverse of `written`, also after a trip through JSON. Unknown and missing keys raise `InputError`."""
+    if not isinstance(spec, Mapping):
+        raise InputError(f"{kind.__name__} is {_short(spec)}; it must be an object with its fields")
     known = {field.name: field for field in fields(kind)}  # type: ignore[arg-type]
     left_out = {name: field.metadata[NEUTRAL] for name, field in known.items() if NEUTRAL in field.metadata}
     wrong = set(spec) - set(known) | set(known) - set(spec) - set(left_out)
     if wrong:
-        names = ", ".join(sorted(wrong))
+        names = ", ".join(sorted(map(str, wrong)))
         raise InputError(f"{kind.__name__} has other fields than its specification: {names}")
     values = dict(left_out)
     for name, value in spec.items():
         kind_of_field: Any = known[name].type
         if isinstance(kind_of_field, type) and is_dataclass(kind_of_field):
             value = read(kind_of_field, value)
-        elif get_origin(kind_of_field) is tuple:  # JSON has lists alone
-            value = tuple(value)
+        elif get_origin(kind_of_field) is tuple:
+            if not isinstance(value, list | tuple):  # JSON has lists alone
+                raise InputError(f"{name} is {_short(value)}; it must be a list of whole numbers")
+            value = tuple(_checked(f"each of {name}", number, int) for number in value)
+        else:
+            value = _checked(name, value, kind_of_field)
         values[name] = value
     return kind(**values)
+
+
+def _checked(what: str, value: Any, kind: type) -> Any:
+    """The value of a field. Raises `InputError` unless it is of its kind."""
+    if not is_of(kind, value):
+        raise InputError(f"{what} is {_short(value)}; it must be {_KINDS[kind]}")
+    return value
+
+
+def is_of(kind: Any, value: object) -> bool:
+    """Whether a value from a JSON file is of a field's type; a whole number stands for a float, too."""
+    if isinstance(kind, UnionType):
+        return any(is_of(one, value) for one in get_args(kind))
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(is_of(get_args(kind)[1], one) for one in value.values())
+    if kind in (int, float):
+        number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        return number and -LARGEST <= value <= LARGEST  # type: ignore[operator]
+    return isinstance(value, kind)
+
+
+LARGEST = 2**62  # that a number in a JSON file may be: no count, time or size comes near it
+_KINDS: Mapping[type, str] = {
+    **{str: "text", bool: "true or false"},
+    **{int: f"a whole number up to {LARGEST}", float: f"a finite number up to {LARGEST}"},
+}
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def check_choice(what: str, value: object, allowed: Iterable[Any]) -> None:
@@ -479,7 +518,7 @@ class Trial:
 
         Raises `InputError` for unknown and missing keys.
         """
-        if "detection" in spec and issubclass(DetectionTrial, cls):
+        if isinstance(spec, Mapping) and "detection" in spec and issubclass(DetectionTrial, cls):
             return read(DetectionTrial, spec)
         return read(cls, spec)
 
@@ -491,7 +530,8 @@ class Detection:
     """
 
     # What the backbone starts from: 'random', 'torchvision' (its ImageNet weights), or the condition (an id without its
-    # seed), of classifiers or detectors, from whose final nets those of the same seeds start.
+    # seed), of classifiers or detectors, from whose final nets those of the same seeds start; or 'imagenet:FILE', a
+    # classifier that others trained, normalised so (`study/data/normalisations.yaml`), in weights/ below the data root.
     weights: str
     # BatchNorm in the detector: 'frozen' statistics and affine, as in the paper; 'frozen-affine', whose affine is
     # trained; 'batch' statistics over `recipe.bn_batch` images, synchronised where these are the whole batch; or
@@ -512,6 +552,17 @@ class Detection:
             check_at_least(what, getattr(self, what), 1)
         if not self.weights:
             raise InputError(f"weights '' name nothing; choose {RANDOM}, {TORCHVISION} or the condition of trials")
+        if self.weights_file and not re.fullmatch(r"[^/]+-[0-9a-f]{8,64}\.[a-z]+", self.weights_file[1]):
+            raise InputError(
+                f"weights {self.weights!r} name a file without its checksum; call it NAME-DIGITS.pth, with the first 8"
+                " digits of its SHA-256 or more, as torchvision does"
+            )
+
+    @property
+    def weights_file(self) -> tuple[str, str] | None:
+        """How the classifier of others was fed whose file the backbone starts from, and the name of the file."""
+        normalise, colon, file = self.weights.partition(":")
+        return (normalise, file) if colon else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -539,7 +590,8 @@ class DetectionTrial(Trial):
     @property
     def needs(self) -> tuple[str, ...]:
         weights = self.detection.weights
-        return () if weights in (RANDOM, TORCHVISION) else (f"{weights}-s{self.seed}",)
+        of_trials = weights not in (RANDOM, TORCHVISION) and not self.detection.weights_file
+        return (f"{weights}-s{self.seed}",) if of_trials else ()
 
     @property
     def label(self) -> str:

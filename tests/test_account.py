@@ -69,3 +69,24 @@ def test_a_reader_may_find_a_trial_unusable_but_no_account_may_be_so(tmp_path: P
     for outcome in (Outcome.UNUSABLE, Outcome.MISSING):
         with pytest.raises(AssertionError):
             write_account(tmp_path, replace(Account(), outcome=outcome))
+
+
+@pytest.mark.parametrize(
+    "values", [{"tags": ["seconds"]}, {"tags": {"seconds": 3}}, {"started": "now"}, {"failures": 1.5}, {"pid": True}]
+)
+def test_an_account_whose_values_have_other_types_is_missing(tmp_path: Path, values: dict[str, object]) -> None:
+    TrialFolder(tmp_path).account.write_text(json.dumps(TRAINED | values))
+    assert read_account(tmp_path) == Account()
+
+
+def test_tags_that_are_no_numbers_where_numbers_must_be_are_left_out(tmp_path: Path) -> None:
+    wrong = {"seconds": "abc", "cohort": "0", "processes": "-1", "predicted_seconds": "nan", "gpu_watts": "1e400"}
+    kept = {"seed": "x", "diverged_at": "7", "recalibrated_test_error_pct": "3.5"}
+    TrialFolder(tmp_path).account.write_text(json.dumps(TRAINED | {"tags": wrong | kept}))
+    account = read_account(tmp_path)
+    assert account.tags == kept and account.cohort == 1
+
+
+def test_a_file_that_is_nested_too_deep_is_no_account(tmp_path: Path) -> None:
+    TrialFolder(tmp_path).account.write_text("[" * 100_000)
+    assert read_account(tmp_path) == Account()

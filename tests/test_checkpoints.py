@@ -51,10 +51,18 @@ def test_pickled_code_is_not_executed(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple:
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    checkpoints.save(tmp_path, 1, {"iteration": Evil()})
-    with pytest.raises(pickle.UnpicklingError):
-        checkpoints.load_newest(tmp_path)
+    saved(tmp_path, 1)
+    checkpoints.save(tmp_path, 2, {"iteration": Evil()})
+    older = checkpoints.load_newest(tmp_path)
+    assert older is not None and older["iteration"] == 1 and (tmp_path / "000000002.damaged").exists()
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("payload", [b"", b"PK\x03\x04", pickle.dumps([1]), b"<html>"])
+def test_what_is_no_state_is_set_aside_whatever_its_checksum(tmp_path: Path, payload: bytes) -> None:
+    path = tmp_path / "000000002.checkpoint"
+    path.write_bytes(hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
+    assert checkpoints.load_newest(tmp_path) is None and not path.exists()
 
 
 def test_a_checkpoint_that_claims_more_than_it_has_is_set_aside(

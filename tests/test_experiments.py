@@ -176,9 +176,25 @@ def test_a_profile_may_be_defined_in_a_file_of_its_users(tmp_path: Path) -> None
         (f"{file}:TAKEN", "is named 'quick' as one of the study's; choose another name"),
         (
             f"{tmp_path / 'none.py'}:WIDE",
-            "cannot be read: No such file or directory; name an existing FILE",
+            "cannot be read .No such file or directory.; name a FILE",
         ),
         ("wide", "profile 'wide' is unknown; choose one of smoke, quick, class, one-gpu, paper"),
     ):
         with pytest.raises(InputError, match=message):
             profile(place)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("X = 1\nimport nothing_of_this_name\n", "ModuleNotFoundError: No module named .*, line 2"),
+        ("X = (\n", "SyntaxError: "),
+        ("X = 1 / 0\n", "ZeroDivisionError: division by zero, line 1"),
+        ("raise SystemExit(3)\n", "ends Python"),
+    ],
+)
+def test_a_profiles_file_that_fails_is_named_with_its_line(tmp_path: Path, content: str, reason: str) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(content)
+    with pytest.raises(InputError, match=f"profile {file}:X cannot be read.*{reason}"):
+        profile(f"{file}:X")

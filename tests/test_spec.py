@@ -326,3 +326,31 @@ def test_average_pooling_is_named_apart_from_the_papers_option_a() -> None:
 def test_a_trial_lives_in_one_folder_named_by_its_id() -> None:
     execution = Execution(storage=Path("store"), data_root=Path("data"))
     assert execution.trial_folder(RESNET110.id) == Path("store/trials") / RESNET110.id
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "rule"),
+    [
+        ("model", None, "it must be an object"),
+        ("model.depth", "20", "a whole number"),
+        ("model.depth", True, "a whole number"),
+        ("model.depth", 10**30, "a whole number up to"),
+        ("data.name", 3, "text"),
+        ("data.flip", 1, "true or false"),
+        ("recipe.learning_rate", float("inf"), "a finite number"),
+        ("recipe.drops", 3, "a list of whole numbers"),
+        ("recipe.drops", [3, "4"], "each of drops is '4'"),
+    ],
+)
+def test_a_specification_whose_values_have_other_types_is_refused(place: str, value: object, rule: str) -> None:
+    spec = json.loads(json.dumps(next(iter(planned(QUICK))).to_dict()))
+    *outer, name = place.split(".")
+    (spec[outer[0]] if outer else spec)[name] = value
+    with pytest.raises(InputError, match=rule):
+        Trial.from_dict(spec)
+
+
+@pytest.mark.parametrize("spec", [None, 3, [], "text"])
+def test_a_specification_is_an_object(spec: Any) -> None:
+    with pytest.raises(InputError, match="Trial is .*; it must be an object"):
+        Trial.from_dict(spec)

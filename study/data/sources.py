@@ -96,9 +96,14 @@ def decode(spec: Data, root: Path) -> list[np.ndarray]:
             return digits()
         case "synthetic":
             return _synthetic(spec)
-        case "fashion-mnist":
-            return _fashion_mnist(root)
-    return _cifar(spec.name, root)
+    try:
+        return _fashion_mnist(root) if spec.name == "fashion-mnist" else _cifar(spec.name, root)
+    except InputError:
+        raise
+    except Exception as error:  # formats that can hold anything, read by decoders that raise nearly anything
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        problem = f"cannot be decoded ({reason}); delete its files in {root}, then run again"
+        raise refusal(spec.name, problem) from error
 
 
 def checksum(name: str) -> str | None:
@@ -172,9 +177,18 @@ def _fashion_mnist(root: Path) -> list[np.ndarray]:
 
 
 def _idx(root: Path, file: str) -> np.ndarray:
-    """The IDX format: 2 zero bytes, the type, the number of dimensions, sizes as big-endian integers, uint8 values."""
     raw = root / "FashionMNIST" / "raw"
     contents = _obtain("fashion-mnist", file, [raw / file, DEBIAN / f"{file}.gz", raw / f"{file}.gz"])
+    return idx(contents)
+
+
+def idx(contents: bytes) -> np.ndarray:
+    """The IDX format: 2 zero bytes, the type, the number of dimensions, sizes as big-endian integers, uint8 values.
+
+    Raises `ValueError` for anything else.
+    """
+    if contents[:3] != b"\0\0\x08" or len(contents) < 4:
+        raise ValueError("it does not begin as an IDX file of bytes does")
     dimensions = contents[3]
     sizes = np.frombuffer(contents, ">i4", dimensions, offset=4)
     return np.frombuffer(contents, np.uint8, offset=4 + 4 * dimensions).reshape(sizes)

@@ -149,13 +149,13 @@ def _took(trials: Iterable[Trial], accounts: Accounts, on_gpu: bool) -> Iterable
     for trial in trials:
         account = accounts.get(trial.id, Account())
         ran_on_gpu = account.tags.get("device", "cpu").startswith("cuda")
-        if account.outcome == Outcome.FINISHED and ran_on_gpu == on_gpu:
+        if account.outcome == Outcome.FINISHED and ran_on_gpu == on_gpu and "seconds" in account.tags:
             yield trial, float(account.tags["seconds"])
 
 
 def _as_it_ran(trial: Trial, account: Account, on_gpu: bool) -> float:
     """Seconds by constants, in its cohort and with its number of processes."""
-    images = trial.recipe.batch // int(account.tags.get("processes", "1"))
+    images = max(1, trial.recipe.batch // int(account.tags.get("processes", "1")))
     return _by_constants(trial, on_gpu, account.cohort, images)
 
 

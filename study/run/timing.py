@@ -11,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.execution import Execution
 from study.run import placement
-from study.spec import InputError, Recipe, Trial
+from study.spec import InputError, Recipe, Trial, is_of
 from study.store import atomic, provenance
 from study.store.layout import Store
 
@@ -317,7 +317,10 @@ def load(root: Path) -> dict[tuple[Any, ...], Probe]:
     """The probes under `root` by their keys. What cannot be read is measured anew."""
     content = atomic.read(Store(root).probes)
     try:
-        return {probe.key: probe for probe in (Probe(**values) for values in json.loads(content or b"[]"))}
+        probes = [Probe(**values) for values in atomic.decoded(content or b"[]")]
+        if not all(is_of(field.type, getattr(probe, field.name)) for probe in probes for field in fields(probe)):
+            raise ValueError("a value is of another type than a probe's")
+        return {probe.key: probe for probe in probes}
     except (ValueError, TypeError):
         log.warning("%s cannot be read; it is left out", Store(root).probes)
         return {}

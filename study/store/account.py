@@ -5,12 +5,13 @@ tags seal (`study/store/records.py`). Standard library only, as commands that re
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 
 from study.printable import printable
-from study.spec import InputError, Trial
+from study.spec import InputError, Trial, is_of
 from study.store import atomic
 from study.store.layout import TrialFolder
 
@@ -77,19 +78,47 @@ class Failure:
     message: str
 
 
+# Tags that are read as numbers: counts, which are whole and 1 or more, and measurements.
+COUNTS = ("cohort", "processes", "probed_gpu_bytes", "diverged_at", "started")
+MEASUREMENTS = (
+    *("seconds", "predicted_seconds", "gpu_watts"),
+    *("recalibrated_clean_train_error_pct", "recalibrated_test_error_pct"),
+)
+DIGITS = 15  # of the largest number that a tag may be: no time, size or count comes near it
+
+
+def sound(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags without those that should be numbers and are none: files and databases may be anybody's."""
+    return {name: value for name, value in tags.items() if _is_sound(name, value)}
+
+
+def _is_sound(name: str, value: str) -> bool:
+    if name in COUNTS:
+        return value.isascii() and value.isdigit() and len(value) <= DIGITS and int(value) > 0
+    if name in MEASUREMENTS:
+        try:
+            return bool(0 <= float(value) < 10**DIGITS)
+        except ValueError:
+            return False
+    return True
+
+
 def read_account(folder: Path) -> Account:
     """The account in a trial's folder; its outcome is `missing` where there is none, or none that can be read."""
     content = atomic.read(TrialFolder(folder).account)
     if content is None:
         return Account()
-    known = {field.name for field in fields(Account)}
+    known = {field.name: field.type for field in fields(Account)}
     try:
-        values = {name: value for name, value in json.loads(content).items() if name in known}
-        texts = {name: printable(value) for name, value in values.items() if isinstance(value, str)}
-        tags = {printable(name): printable(str(value)) for name, value in values.get("tags", {}).items()}
-        return Account(**values | texts | {"outcome": Outcome(values["outcome"]), "tags": tags})
-    except (ValueError, KeyError, AttributeError, RecursionError):
+        values = {name: value for name, value in atomic.decoded(content).items() if name in known}
+        values["outcome"] = Outcome(values["outcome"])
+    except (ValueError, KeyError, AttributeError):
         return Account()
+    if not all(is_of(known[name], value) for name, value in values.items()):
+        return Account()
+    texts = {name: printable(value) for name, value in values.items() if isinstance(value, str)}
+    tags = {printable(name): printable(value) for name, value in values.get("tags", {}).items()}
+    return Account(**values | texts | {"outcome": values["outcome"], "tags": sound(tags)})
 
 
 def write_account(folder: Path, account: Account) -> None:

@@ -146,8 +146,12 @@ def read(path: Path) -> Bundle:
         raise InputError(f"bundle {path} cannot be read ({error.strerror or error}); {AGAIN}") from None
     except zipfile.BadZipFile:
         raise InputError(f"{path} is not a zip file, or not the whole of one; {AGAIN}") from None
+    except NotImplementedError as error:  # of a zip archive that is newer than Python's reader, or damaged
+        raise InputError(f"{path} cannot be read ({error}); {AGAIN}") from None
     except _MALFORMED as error:
-        raise InputError(f"{path}: {MANIFEST} is not as this code writes it ({error!r}); {AGAIN}") from None
+        problem = error if isinstance(error, ValueError) else "a value is of another type"
+        problem = f"it has no {error}" if isinstance(error, KeyError) else problem
+        raise InputError(f"{path}: {MANIFEST} is not as this code writes it ({problem}); {AGAIN}") from None
 
 
 def merge(bundles: Sequence[Bundle]) -> tuple[list[Run], list[Conflict]]:
@@ -280,8 +284,8 @@ def _runs(archive: zipfile.ZipFile, manifest: dict[str, Any], path: Path) -> Ite
         if not ID.fullmatch(id):  # importing would write outside the store
             raise InputError(f"{path}: the id {id} cannot be the name of a folder; {AGAIN}")
         try:
-            trial = Trial.from_dict(entry["spec"] if old else json.loads(atomic.read(store.trial(id).spec) or b""))
-        except (ValueError, RecursionError) as error:
+            trial = Trial.from_dict(entry["spec"] if old else atomic.decoded(atomic.read(store.trial(id).spec) or b""))
+        except ValueError as error:
             raise InputError(f"{path}: the specification of {id} is wrong ({error}); {AGAIN}") from None
         if trial.id != id:
             raise InputError(f"{path}: the specification of {id} gives the id {trial.id}; {AGAIN}")
@@ -299,7 +303,7 @@ def _manifest(archive: zipfile.ZipFile, path: Path) -> dict[str, Any]:
     if MANIFEST not in archive.namelist():
         raise InputError(f"{path} has no {MANIFEST}: it is no bundle; `python -m experiments export` writes bundles")
     try:
-        manifest: dict[str, Any] = json.loads(archive.read(MANIFEST))
+        manifest: dict[str, Any] = atomic.decoded(archive.read(MANIFEST))
     except (*_DAMAGE, ValueError):
         raise InputError(f"{path}: {MANIFEST} is damaged; {AGAIN}") from None
     if not 1 <= manifest["format"] <= FORMAT:

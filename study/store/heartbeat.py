@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from study.execution import Execution
+from study.spec import is_of
 from study.store import atomic
 from study.store.account import Outcome
 from study.store.layout import Store, TrialFolder
@@ -51,13 +52,15 @@ def write(folder: Path, progress: Progress) -> None:
 
 def read(folder: Path, launch: str = "") -> Progress | None:
     """The trial's last progress; None if there is none yet, or none in the launch that is asked for."""
-    known = {field.name for field in fields(Progress)}
+    known = {field.name: field.type for field in fields(Progress)}
     try:
-        values = json.loads(atomic.read(TrialFolder(folder).progress) or b"{}")
+        values = atomic.decoded(atomic.read(TrialFolder(folder).progress) or b"{}")
         values = {name: value for name, value in values.items() if name in known}
         if "outcome" in values:
             values["outcome"] = Outcome(values["outcome"])
     except (ValueError, AttributeError):
+        return None
+    if not all(is_of(known[name], value) for name, value in values.items()):
         return None
     progress = Progress(**values)
     return progress if values and launch in ("", progress.launch) else None
@@ -119,7 +122,11 @@ class Leash:
         elif time.monotonic() - self.at > SILENCE_SECONDS:
             return Pull.REPLACED
         try:
-            launch = json.loads(atomic.read(self.path) or b"{}").get("launch", self.name)
-        except (OSError, ValueError):  # out of reach for a moment; a dead launcher is known by its silence
+            launch = atomic.decoded(atomic.read(self.path) or b"{}").get("launch", self.name)
+        except (
+            OSError,
+            ValueError,
+            AttributeError,
+        ):  # out of reach for a moment; a dead launcher is known by its silence
             return None
         return None if launch == self.name else Pull.REPLACED

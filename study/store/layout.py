@@ -162,7 +162,7 @@ def is_store(root: Path) -> bool:
             if others:
                 raise InputError(f"{root} is not a store (it has no store.json); choose an empty or a new folder")
             return False
-        version = json.loads(content)["version"]
+        version = atomic.decoded(content)["version"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, InputError):
             raise

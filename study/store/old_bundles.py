@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from study.spec import Trial
-from study.store.account import Outcome
+from study.store.account import Outcome, sound
 from study.store.layout import EVALUATIONS, LAYERS, RECORDS
 from study.store.records import Run, assembled, columns, parquet, read_table
 
@@ -32,7 +32,7 @@ class Contents:
         """Raises `InputError` for a curve, or layers, that were altered."""
         seals = {"records": entry["records"], "records_sha256": entry["sha256"]}
         outcome = Outcome(entry["outcome"])
-        tags = entry["tags"] | (seals if outcome.is_result else {})
+        tags = sound(entry["tags"]) | (seals if outcome.is_result else {})
         return assembled(entry["run_id"], trial, outcome, tags, lambda file: self._content(trial, file), trial.id)
 
     def _content(self, trial: Trial, file: str) -> bytes | None:

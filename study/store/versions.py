@@ -3,7 +3,6 @@
 Knows folders and specifications; knows neither accounts nor results.
 """
 
-import json
 from collections import Counter
 from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ def version(folder: Path) -> Version | None:
     """Of the id that a trial's folder is named by; None without a readable specification that this id belongs to."""
     content = atomic.read(TrialFolder(folder).spec)
     try:
-        spec = json.loads(content or b"null")
+        spec = atomic.decoded(content or b"null")
     except ValueError:
         return None
     return version_of(folder.name, spec) if isinstance(spec, dict) else None

@@ -6,6 +6,7 @@ Does not know what a state holds.
 import hashlib
 import io
 import logging
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,17 +60,23 @@ def load_together(folders: Sequence[Path], device: torch.device | str = "cpu") -
 def _load(path: Path, device: torch.device | str) -> dict[str, Any] | None:
     """The state in this file; None where it is damaged, or gone."""
     checksum, _, payload = (atomic.read(path) or b"").partition(b"\n")
+    problem = "its checksum, or its size, differs"
     if hashlib.sha256(payload).hexdigest().encode() == checksum and not _expands(payload):
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
-        return state
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of what is then refused
+                state = torch.load(io.BytesIO(payload), map_location=device, weights_only=True)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a reader of bytes that anybody may have written raises nearly anything
+            problem = f"torch.load does not read it: {type(error).__name__}"
+        else:
+            if isinstance(state, dict):
+                return state
+            problem = "it holds no state"
     if path.exists():
         aside = path.with_suffix(".damaged")
         path.rename(aside)
-        log.warning(
-            "checkpoint %s is damaged (its checksum, or its size, differs); kept as %s, using an older one",
-            path,
-            aside.name,
-        )
+        log.warning("checkpoint %s is damaged (%s); kept as %s, using an older one", path, problem, aside.name)
     return None
 
 
@@ -78,7 +85,7 @@ def _expands(payload: bytes) -> bool:
     try:
         with zipfile.ZipFile(io.BytesIO(payload)) as archive:
             return sum(member.file_size for member in archive.infolist()) > len(payload)
-    except zipfile.BadZipFile:
+    except Exception:  # of a damaged archive it raises nearly anything, and so will torch.load
         return False
 
 

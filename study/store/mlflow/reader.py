@@ -11,7 +11,7 @@ from study.execution import Execution
 from study.printable import printable
 from study.spec import THIS_VERSION, InputError, Trial
 from study.store import layout
-from study.store.account import Outcome
+from study.store.account import Outcome, sound
 from study.store.mlflow import client
 from study.store.mlflow.tags import EVALUATED, PICTURED, STATUS, STUDY
 from study.store.records import Run, assembled
@@ -38,9 +38,9 @@ def iterate(execution: Execution, trials: Iterable[Trial], records: bool = True)
     with client.reaching(execution):
         for run in client.search(mlflow, wanted):
             runs.setdefault(run.data.tags["trial_id"], []).append(run)
-    for trial_id, candidates in runs.items():
+    for trial_id in list(runs):
         with client.reaching(execution):
-            run_read = _read(mlflow, execution, wanted[trial_id], candidates, records)
+            run_read = _read(mlflow, execution, wanted[trial_id], runs.pop(trial_id), records)
         yield run_read
 
 
@@ -48,7 +48,7 @@ def _read(
     mlflow: MlflowClient, execution: Execution, trial: Trial, candidates: Sequence[MlflowRun], records: bool
 ) -> Run:
     run, run_id = candidates[0], " and ".join(sorted(run.info.run_id for run in candidates))
-    tags = {printable(name): printable(value) for name, value in run.data.tags.items()}
+    tags = sound({printable(name): printable(value) for name, value in run.data.tags.items()})
     outcome = tags.get("outcome", "")
 
     def content(file: str) -> bytes | None:
