@@ -5,19 +5,23 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from study.execution import EngineError, Execution
 from study.run import processes, ray_process
 from study.run.ray_process import RayProcess, check_loopback, last_words, make_scratch
 from study.spec import InputError, Trial
+from study.store.account import Account
 
 
 @pytest.fixture
@@ -203,3 +207,36 @@ def test_a_launch_waits_for_nodes_that_join_after_the_head(
     monkeypatch.setattr(ray_driver, "NODE_SECONDS", 0.0)
     with pytest.raises(InputError, match="no node of the cluster has a CPU for trials; start one"):
         ray_driver._able_nodes()
+
+
+def test_a_silent_process_is_killed_whichever_host_of_its_name_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from study.run import ray_driver
+
+    asked: list[str] = []
+
+    class Here:
+        """A function that Ray is to run on a node, run here."""
+
+        def __init__(self, function: Callable[[], None]) -> None:
+            self.function = function
+
+        def options(self, scheduling_strategy: Any, **more: Any) -> "Here":
+            asked.append(scheduling_strategy.node_id)
+            return self
+
+        def remote(self) -> None:
+            self.function()
+
+    ids = [f"{number:056x}" for number in range(4)]
+    names, lives = ["copy", "copy", "other", "copy"], [True, True, True, False]
+    nodes = [
+        {"NodeID": id, "Alive": alive, "NodeManagerHostname": host}
+        for id, host, alive in zip(ids, names, lives, strict=True)
+    ]
+    monkeypatch.setattr(ray_driver, "ray", SimpleNamespace(nodes=lambda: nodes, remote=Here))
+    process = subprocess.Popen(["sleep", "60"])
+    started = psutil.Process(process.pid).create_time()
+    ray_driver._kill(Account(host="copy", pid=process.pid, process_started=started - 1))  # of that number, another
+    assert process.poll() is None
+    ray_driver._kill(Account(host="copy", pid=process.pid, process_started=started))
+    assert process.wait(10) == -signal.SIGKILL and asked == 2 * ids[:2]

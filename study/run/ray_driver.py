@@ -217,11 +217,10 @@ def _kill(account: Account) -> None:
             if process.create_time() == account.process_started:
                 process.kill()
 
-    for node in ray.nodes():
+    for node in ray.nodes():  # machines that were copied may share a name
         if node["Alive"] and node["NodeManagerHostname"] == account.host:
             place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
             ray.remote(kill).options(num_cpus=0, scheduling_strategy=place).remote()
-            return
 
 
 def _peers() -> "Peers":

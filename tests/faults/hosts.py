@@ -47,7 +47,8 @@ IMPATIENT = {
     "RAY_health_check_timeout_ms": "2000",
     "RAY_gcs_rpc_server_reconnect_timeout_s": "20",
 }
-STUDY_SECONDS = 1800  # a small study that takes longer hangs
+FAULTS_A_STUDY = 25  # at most: it must come to its end
+QUIET_SECONDS = 600  # a small study that takes longer after its last fault hangs
 AGAIN_SECONDS = 3.0  # from one start of a service to the next
 Undo = Callable[[], object]
 
@@ -184,8 +185,9 @@ class Site:
 
     def power_off(self, host: str) -> None:
         self.lan.up[host].power_off()
-        for key in self.running:
+        for key, process in self.running.items():
             if key[0] == host:
+                process.kill_all()  # what entered the host's namespaces from outside
                 self.held.pop(key, None)
 
     def named(self, *parts: str) -> list[psutil.Process]:
@@ -203,6 +205,11 @@ class Site:
         self.repairs = [(0.0, repair) for _, repair in self.repairs]
         self.held.clear()
         self.keep_up()
+
+    def end(self) -> None:
+        """Kill whatever is left of any host."""
+        for process in self.running.values():
+            process.kill_all()
 
 
 class Study:
@@ -363,7 +370,7 @@ class Faults:
 
     def checkpoint(self, study: Study) -> str:
         process = study.worker_that_writes()
-        return self._kill([process], "trial killed while it wrote a checkpoint:") if process else ""
+        return self._kill([process], "trial, while it wrote a checkpoint,") if process else ""
 
     def raylet(self, study: Study) -> str:
         return self._kill(self.site.named("raylet/raylet "), "raylet")
@@ -375,13 +382,17 @@ class Faults:
         """A worker whose machine stands still, as one that is moved."""
         if not (host := self._worker()) or not (service := self.site.running.get((host, "ray"))):
             return ""
-        seconds, still = self._seconds(30.0), service.alive()
+        seconds, still = self._seconds(30.0), sorted(service.alive(), key=lambda process: process.create_time())
         for process in still:
             with suppress(psutil.Error):
                 process.suspend()
 
         def go_on() -> None:
-            for process in still:
+            for process in reversed(still):  # the program that entered the namespaces stops whenever its child does
+                with suppress(psutil.Error):
+                    process.resume()
+            time.sleep(0.2)
+            for process in still[:1]:
                 with suppress(psutil.Error):
                     process.resume()
 
@@ -391,12 +402,12 @@ class Faults:
 
 def one_study(study: Study, faults: Faults, wanted: int, counts: Counter[str]) -> None:
     """Inject faults while any are left, until the study is complete."""
-    until = time.monotonic() + STUDY_SECONDS
-    chance, site = faults.chance, study.site
+    until = time.monotonic() + QUIET_SECONDS
+    chance, site, most = faults.chance, study.site, min(wanted, counts["faults"] + FAULTS_A_STUDY)
     while not study.complete():
         study.keep_up()
         assert time.monotonic() < until, f"hangs; see {study.launcher.log if study.launcher else site.folder}"
-        if counts["faults"] >= wanted:
+        if counts["faults"] >= most:
             time.sleep(0.2)
             continue
         kind, pause, starting = next(faults.kinds), chance.uniform(0.5, 12.0), chance.random() < 0.3
@@ -410,6 +421,7 @@ def one_study(study: Study, faults: Faults, wanted: int, counts: Counter[str]) -
             break
         if what := faults.inject(kind, study):
             counts.update((kind, "faults"))
+            until = time.monotonic() + QUIET_SECONDS
             print(f"{counts['faults']:4} {time.strftime('%H:%M:%S')} {what}", flush=True)
     site.heal()
     site.wait(site.tracking_answers, "MLflow answers")
@@ -444,18 +456,21 @@ def torment(folder: Path, wanted: int, seed: int, seeds: int = SEEDS, kinds: Seq
     with Lan(folder, seed) as lan:
         site = Site(lan)
         faults = Faults(site, chance, kinds)
-        while counts["faults"] < wanted or not counts["studies"]:
-            counts.update(studies=1)
-            number = counts["studies"]
-            site.use_database(f"study_{number}")
-            study = Study(site, folder / f"study-{number}", seeds)
-            one_study(study, faults, wanted, counts)
-            study.note_end()
-            check = ["--verify", str(study.storage), "--undisturbed", str(undisturbed), "--seeds", str(seeds)]
-            digest = lan.up["head"].run(PYTHON, __file__, *check).strip()
-            counts.update(launches=len(study.codes))
-            counts.update(f"launches that ended with {code}" for code in study.codes)
-            print(f"     study {number} is complete and equal ({digest}); launches: {study.codes}", flush=True)
+        try:
+            while counts["faults"] < wanted or not counts["studies"]:
+                counts.update(studies=1)
+                number = counts["studies"]
+                site.use_database(f"study_{number}")
+                study = Study(site, folder / f"study-{number}", seeds)
+                one_study(study, faults, wanted, counts)
+                study.note_end()
+                check = ["--verify", str(study.storage), "--undisturbed", str(undisturbed), "--seeds", str(seeds)]
+                digest = lan.up["head"].run(PYTHON, __file__, *check).strip()
+                counts.update(launches=len(study.codes))
+                counts.update(f"launches that ended with {code}" for code in study.codes)
+                print(f"     study {number} is complete and equal ({digest}); launches: {study.codes}", flush=True)
+        finally:
+            site.end()
         counts.update({f"frames {what}": number for what, number in lan.switch.frames().items()})
     return counts
 
