@@ -637,6 +637,13 @@ def test_what_does_not_go_with_the_weights_is_refused_in_one_line(
     assert message in err
 
 
+def test_a_key_steers_no_terminal(pictures: Path, command: Command, tmp_path: Path) -> None:
+    torch.save({"net\x1b[2J": Net(nets.AKAMASTER, (1, 1, 1), 4, classes=7).state_dict()}, tmp_path / "net.th")
+    where = ("--weights", tmp_path / "net.th", "--data-root", pictures, "--data", "folder:pictures")
+    code, out, _ = command("evaluate", *where)
+    assert code == 0 and "key net\\x1b[2J\n" in out and "\x1b" not in out
+
+
 def test_help_names_all_data_that_weights_are_tested_on(command: Command) -> None:
     code, out, _ = command("evaluate", "--help")
     words = " ".join(out.split())

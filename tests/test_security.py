@@ -26,7 +26,7 @@ TAKEN_AWAY = {
     "cifar": ("study/data/sources.py", "            raise pickle.UnpicklingError", "            str"),
     "pixels": ("study/data/decoding.py", "if image.width * image.height > MOST_PIXELS", "if False"),
     "eps": ("study/data/decoding.py", '"WEBP")', '"WEBP", "EPS")'),
-    "entities": ("study/data/annotations.py", "forbid_dtd=True", "forbid_entities=False"),
+    "entities": ("study/data/annotation_files.py", "forbid_dtd=True", "forbid_entities=False"),
     "nested": ("study/store/account.py", ", RecursionError", ""),
     "bring": ("study/store/mlflow/client.py", "if old.resolve().parts[-3:] != new.parts[-3:]", "if False"),
     "links": ("study/store/mlflow/client.py", " and not path.is_symlink()", ""),

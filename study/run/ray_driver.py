@@ -6,6 +6,7 @@ of a trial. Does not decide which trials are run, nor when Ray is started again.
 
 import logging
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -103,6 +104,9 @@ class _Recoveries(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.over[trial.config["trial_id"]] = self._began(trial.config["trial_id"])
         self.silent = 0
+        # Tune keeps each trial to the end, with a history of every number that it reported: 10 kB.
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
 
     def hopeless(self) -> bool:
         """Whether so many processes died before they began, and none that did begin is still there."""
@@ -144,13 +148,13 @@ def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -
     shares = {}
     for id, cohort in cohorts.items():
         shares[id] = _share(cohort, execution, nodes, int(tags[id].get("probed_gpu_bytes", 0)))
-    by_id = {
-        id: (cohort, _as_placed(execution, shares[id]), {trial.id: tags[trial.id] for trial in cohort})
+    by_id = {  # as bytes: a worker reads all of them for each cohort
+        id: pickle.dumps((cohort, _as_placed(execution, shares[id]), {trial.id: tags[trial.id] for trial in cohort}))
         for id, cohort in cohorts.items()
     }
 
-    def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
-        cohort, placed, own_tags = by_id[config["trial_id"]]
+    def trial_function(config: dict[str, str], by_id: dict[str, bytes]) -> dict[str, str]:
+        cohort, placed, own_tags = pickle.loads(by_id[config["trial_id"]])
         end = attempt(cohort, placed, own_tags, _peers())
         return {"failure": end.message if isinstance(end, Failure) else ""}
 
