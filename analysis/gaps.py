@@ -23,7 +23,7 @@ class Kind(StrEnum):
     """Why a number may be missing or weak."""
 
     UNUSABLE = "unusable"  # a trial whose result cannot be one
-    NOT_SELECTED = "not selected"  # an experiment of the profile
+    NOT_SELECTED = "not selected"  # experiments of the profile
     NOT_RUN = "not run"  # an experiment without any run
     INCOMPLETE = "incomplete"  # an experiment of which some trials lack a result
     OTHER_VERSION = "other version"  # runs of another schema or protocol
@@ -63,6 +63,7 @@ def _unusable(finals: pd.DataFrame) -> Iterator[Problem]:
 def _gaps(finals: pd.DataFrame, profile: Profile, selecting: Command) -> Iterator[Problem]:
     """Experiments that the profile plans without request and that were not selected; that have no run, or lack some."""
     selected = [name for name in map(name_of, EXPERIMENTS) if len(serving(finals, name))]
+    left_out = []
     for experiment in EXPERIMENTS:
         name, planned = name_of(experiment), serving(finals, name_of(experiment))
         scale = scale_of(experiment, profile)
@@ -70,12 +71,15 @@ def _gaps(finals: pd.DataFrame, profile: Profile, selecting: Command) -> Iterato
         ids = tuple(f"{row['id']} ({row['outcome']})" for row in undone.to_dict("records"))
         command = selecting.of(name).make()
         if planned.empty and scale and not scale.on_request and experiment.trials(profile):
-            yield Problem(Kind.NOT_SELECTED, f"{name} was not selected; {selecting.of(*selected, name).make()} adds it")
+            left_out.append(name)
         elif len(planned) and (planned["outcome"] == Outcome.MISSING).all():
             yield Problem(Kind.NOT_RUN, f"{name} has no run; {command} runs its {len(planned)} trials", ids)
         elif ids:
             text = f"{len(ids)} of {len(planned)} trials of {name} lack a result; {command} runs them"
             yield Problem(Kind.INCOMPLETE, text, ids)
+    if left_out:
+        text = f"{len(left_out)} experiments were not selected; {selecting.of(*selected, *left_out).make()} adds them"
+        yield Problem(Kind.NOT_SELECTED, text, tuple(left_out))
 
 
 def _other_versions(others: Mapping[str, list[str]]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -193,7 +194,9 @@ def _executed(source: Path, folder: Path) -> Path:
     notebook = nbformat.read(source, as_version=4)
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, extra_arguments=_QUIET)
     client.resources = {"metadata": {"path": str(NOTEBOOKS.parents[1])}}
-    client.execute(env=os.environ | {"STUDY_RESULTS": str(folder.resolve())})
+    with tempfile.TemporaryDirectory(prefix="study-kernel-") as own:  # a user's start-up files are for interactive work
+        env = {name: value for name, value in os.environ.items() if name not in ("PYTHONSTARTUP", "PYTHONWARNINGS")}
+        client.execute(env=env | {"STUDY_RESULTS": str(folder.resolve()), "IPYTHONDIR": own})
     content, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)  # 'lab' loads scripts from afar
     text = page.TEMPLATES.get_template("lecture.html").render(name=source.stem.replace("_", " "), content=content)
     return files.write(folder / "notebooks" / f"{source.stem}.html", text)

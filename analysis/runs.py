@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from experiments.recipes import deviations
 from study import cost
+from study.data import counts
 from study.spec import Trial, detection_of
 from study.store.account import RESULTS, Outcome
 from study.store.finals import final_mean
@@ -76,15 +77,10 @@ MISSING: Row = {
     **NEVER,
 }
 
-# Images an error is counted over: (training, test). One of them is the resolution of that error.
-IMAGES = {
-    "digits": (1437, 360),
-    "fashion-mnist": (60_000, 10_000),
-    "cifar10": (50_000, 10_000),
-    "cifar100": (50_000, 10_000),
-    "imagenet": (1_281_167, 50_000),
-}
-IMAGES_ELSE = (1_000, 1_000)  # a folder's size is not in the frames: a coarse resolution errs towards undecided
+# Images an error is counted over: (training, test). One of them is the resolution of that error. Of other data, such as
+# a folder, it is the test images that runs counted, also of training errors: a coarse one errs towards undecided.
+IMAGES = dict(counts.IMAGES)
+IMAGES_ELSE = (1_000, 1_000)  # where no run of the data counted them
 
 
 def one_image_pct(data: str, measure: str) -> float:
@@ -141,6 +137,9 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
         measured[id] = _measured(run, curves[id].to_pandas())
         if run.evaluations is not None:
             evaluations += _evaluated(run.trial, planned[run.trial], run.run_id, run.evaluations.to_pylist())
+    for row, trial in ((measured[trial.id], trial) for trial in planned if trial.id in measured):
+        if trial.data.name not in counts.IMAGES and (images := int(row["test_images"])):
+            IMAGES[trial.data.name] = (images, images)
     starts = {trial.id: trial for trial in planned}
     finals = pd.DataFrame(
         [

@@ -15,6 +15,7 @@ from study.store.account import Account, Outcome, read_account
 from study.store.layout import Store
 from study.store.records import Run, problem_of
 
+SHOWN = ("cohort", "device", "predicted_seconds", "processes", "seconds")  # tags that a standing is made of
 READERS = 16  # threads that read accounts: those of an object store take their time
 
 
@@ -71,6 +72,11 @@ def as_account(run: Run) -> Account:
         cause=run.tags.get("cause", ""),
         tags=run.tags,
     )
+
+
+def for_standing(account: Account) -> Account:
+    """Without the tags that no standing shows: whoever looks on for days has one a trial."""
+    return replace(account, tags={name: account.tags[name] for name in SHOWN if name in account.tags})
 
 
 def reason(account: Account) -> str:

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 
 import click
 
@@ -48,6 +49,7 @@ DASHBOARDS = {
     "screenshots": "screenshots",
 }
 
+PICTURES = {"MPLBACKEND": "agg", "MATPLOTLIBRC": os.devnull}  # are files, alike whatever a user has set for screens
 ELSEWHERE = "choose another place"
 PLACES = {  # what to do where a place that was named is wrong
     errno.ENAMETOOLONG: "its file system takes no name as long; choose a shorter one",
@@ -123,6 +125,8 @@ app = click.Group(commands=[experiments, analysis, dashboards], help="Everything
 def main(entry: str) -> None:
     """Run the command line of `python -m ENTRY` and exit with the study's exit codes."""
     _print_anywhere()
+    os.environ.update(PICTURES)  # before matplotlib is imported
+    _no_warning_is_an_error()
     os.umask(os.umask(0) | 0o002)  # nothing that a command writes can be written by everybody, whatever is usual here
     configure_logs()
     mlflow.configure()
@@ -164,6 +168,16 @@ def _print_anywhere() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="in_ascii")
+
+
+def _no_warning_is_an_error() -> None:
+    """Not here, nor in processes that this one starts: with PYTHONWARNINGS=error, MLflow could not be imported."""
+    if any(option.startswith("error") for option in sys.warnoptions):
+        sys.warnoptions.clear()
+        os.environ.pop("PYTHONWARNINGS", None)
+        warnings.simplefilter("default")
+        for kind in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", kind)
 
 
 def _in_ascii(error: UnicodeError) -> tuple[str, int]:

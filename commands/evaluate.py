@@ -17,8 +17,9 @@ import click
 from click.core import ParameterSource
 
 from commands.accounts import accounts
-from commands.options import DEVICE, JSON, Choice, Selection, choosing, grouped, print_aligned, select
+from commands.options import DEVICE, JSON, PATH, Choice, Selection, choosing, grouped, print_aligned, select
 from study.execution import Execution
+from study.printable import printable
 from study.spec import IMAGENET_STAGES, InputError, Trial, check_choice, detection_of
 from study.store.account import Outcome
 from study.tasks.names import (
@@ -64,7 +65,7 @@ imported = grouped(
     Imported,
     click.option(
         "--weights",
-        type=Path,
+        type=PATH,
         help="Instead of trials: a file of weights, a state dict of PyTorch (.pth, .pt, .th, .bin) or safetensors, with"
         " names of torchvision, timm, Hugging Face or the usual CIFAR repositories. The file tells the net.",
     ),
@@ -318,9 +319,10 @@ def _print_net(answer: dict[str, Any]) -> None:
     facts = [f"shortcut {net['shortcut']}" + (f" (by names of {net['shortcut_by']})" if "shortcut_by" in net else "")]
     facts += [f"stride {net['stride']}"] if net["block"] == "bottleneck" else []
     facts += [f"width {net['width']}", f"{net['classes']} classes"]
+    facts += [f"restricted to the {net['restricted_to']} of these images"] if "restricted_to" in net else []
     facts += [f"key {net['key']}"] if net["key"] else []
     facts += [f"not used: {', '.join(net['other_keys'])} (--key)"] if net["other_keys"] else []
-    print(f"net: {net['title']}, {', '.join(facts)}")
+    print(printable(f"net: {net['title']}, {', '.join(facts)}"))
     numbers = ""
     if "mean" in normalise:
         mean, std = ("/".join(f"{value:.4g}" for value in normalise[name]) for name in ("mean", "std"))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from commands.accounts import accounts, as_account, other_versions
+from commands.accounts import accounts, as_account, for_standing, other_versions
 from commands.options import Selection
 from commands.standing import Standing, forecasts_of, standing_of
 from study.run import cohorts
@@ -23,6 +23,7 @@ from study.store.layout import Store
 
 LOOK_SECONDS = 1.0  # between two looks; ten times as long where each file is a request to an object store
 TRACKER_SECONDS = 10.0  # between questions to MLflow
+LOOK_PART = 0.1  # of the time may be spent on looks, and as much on questions: both take longer the more trials
 
 
 @dataclass
@@ -44,16 +45,17 @@ def tracked(selected: Selection, rest: float = TRACKER_SECONDS) -> Iterator[Trac
 
     def ask() -> None:
         while True:
+            began = time.monotonic()
             if execution.tracking_uri or Store(execution.storage).database.exists():  # reading would create it
                 from study.store.mlflow import reader  # with mlflow: a second that the first look does not wait
 
                 try:
-                    runs = reader.read(execution, selected.trials, records=False)
-                    answer.accounts = {run.trial.id: as_account(run) for run in runs}
+                    runs = reader.iterate(execution, selected.trials, records=False)
+                    answer.accounts = {run.trial.id: for_standing(as_account(run)) for run in runs}
                     answer.problem = ""
                 except InputError as error:
                     answer.problem = str(error)
-            if over.wait(rest):
+            if over.wait(max(rest, (time.monotonic() - began) / LOOK_PART)):
                 return
 
     threading.Thread(target=ask, daemon=True).start()  # not waited for: a server may be out of reach for a minute
@@ -81,6 +83,7 @@ class Onlooker:
         self.ended: list[str] = []
         self.expected: list[Forecast] = []
         self.others: dict[Version, int] | None = None  # read once: nobody adds to them
+        self.took = 0.0  # seconds of a processor that the last look took
         self.launch_file, self.at = Store(selected.execution.storage).launch, clock()
         self.seen: heartbeat.Version = None
         self.most: tuple[str, Node] | None = None  # a launch, and what its trials were seen to take at once
@@ -88,14 +91,22 @@ class Onlooker:
     @property
     def rest_seconds(self) -> float:
         """Between two looks."""
-        return LOOK_SECONDS if atomic.is_local(self.selected.execution.storage) else 10 * LOOK_SECONDS
+        least = LOOK_SECONDS if atomic.is_local(self.selected.execution.storage) else 10 * LOOK_SECONDS
+        return max(least, self.took / LOOK_PART)
 
     def look(self) -> Standing:
         """The study now."""
+        began = time.thread_time()
+        standing = self._look()
+        self.took = time.thread_time() - began
+        return standing
+
+    def _look(self) -> Standing:
         results = {id for id, account in self.accounts.items() if account.has_result}
         changing = {folder.name for folder in Store(self.selected.execution.storage).begun()} - results
         news = {trial: names for trial, names in self.selected.serves.items() if trial.id in changing}
-        self.accounts |= accounts(replace(self.selected, serves=news), checked=True)
+        read = accounts(replace(self.selected, serves=news), checked=True)
+        self.accounts |= {id: for_standing(account) for id, account in read.items()}
         known = {**(self.tracker.accounts or {}), **self.accounts}
         new = {id for id, account in known.items() if account.has_result} - set(self.ended)
         self.ended += sorted(new, key=lambda id: (_ended(known[id]), id))

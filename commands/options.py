@@ -5,6 +5,7 @@ Each group of options is decorated once and reaches its command as one dataclass
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from experiments import EXPERIMENTS, name_of, planned
 from experiments.command import Command
 from experiments.profiles import PROFILES, Profile, profile
 from study.addresses import apart
+from study.data.detection_sets import is_scenes
 from study.execution import Execution
-from study.spec import InputError, Trial
+from study.spec import InputError, Trial, detection_of
 from study.store import atomic
 
 DATA_ROOT = Path("data")
@@ -93,6 +95,18 @@ class Deciding:
     results: Path | None = None
 
 
+class LocalPath(click.ParamType[Path]):
+    """A file or folder of this machine, as `atomic.local` reads it."""
+
+    name = "path"
+
+    def convert(self, value: str | Path, parameter: click.Parameter | None, context: click.Context | None) -> Path:
+        return atomic.local(value)
+
+
+PATH = LocalPath()
+
+
 def without_password(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """The tracking address without its password, which goes where MLflow looks for it."""
     address, variables = apart(value)
@@ -113,8 +127,9 @@ CHOICE_OPTIONS = (
     click.option(
         "--data",
         default="",
-        help="Other data: digits, fashion-mnist, cifar10, cifar100, folder:NAME, or photographs: imagenet, images:NAME,"
-        " shards:NAME, photographs (made here).",
+        help="Other data: digits, fashion-mnist, cifar10, cifar100 or folder:NAME; or photographs: imagenet,"
+        " images:NAME, shards:NAME, photographs (made here); for detection-* voc:NAME or coco:NAME. NAME is a folder of"
+        " --data-root.",
     ),
     click.option(
         "--held-out", type=int, default=0, help="Training images kept for validation: 5000 is the 45k/5k split."
@@ -122,7 +137,7 @@ CHOICE_OPTIONS = (
 )
 # Each of the following is a field of `Execution`.
 PLACE_OPTIONS = (
-    click.option("--data-root", type=Path, default=DATA_ROOT, help="Where data sets are kept (default: data)."),
+    click.option("--data-root", type=PATH, default=DATA_ROOT, help="Where data sets are kept (default: data)."),
     click.option("--storage", default="store", help="Folder of the store, or s3://bucket/folder (default: store)."),
     TRACKING_URI,
     click.option("--cpus", type=int, default=0, help="Cores to fill (default: all that this process may use)."),
@@ -181,8 +196,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable ou
 PROBE = click.option("--probe", is_flag=True, help="First time some updates of each condition: better predictions.")
 RESULTS = click.option(
     "--results",
-    type=Path,
-    callback=lambda _, __, path: atomic.readable_name(path),
+    type=PATH,
     default=Path("results"),
     help="Folder of results (default: results).",
 )
@@ -220,10 +234,11 @@ def choosing(*more: Decorator) -> Decorator:
                 raise InputError(
                     f"storage {place} cannot hold the tracking database; name an MLflow server with --tracking-uri"
                 )
-            try:
-                place.exists()  # raises for a name that is too long, and where this user must not look
+            try:  # raises for a name that is too long, and where this user must not look
+                for folder in (place, execution["data_root"]):
+                    atomic.check_folder(folder)
             except OSError as error:
-                raise InputError(f"storage {place} cannot be used ({error.strerror}); choose another place") from None
+                raise InputError(f"{folder} cannot be used ({error.strerror}); choose another place") from None
             return command(choice=choice, execution=Execution(**execution), **values)
 
         return _with((*CHOICE_OPTIONS, *PLACE_OPTIONS, *more), wrapped)
@@ -274,7 +289,7 @@ deciding = grouped(
         help="Instead of everything: add seeds of what the claim compares until it is decided.",
     ),
     click.option("--max-seeds", type=int, help="With --until-decided: the most seeds, which sets the rule."),
-    click.option("--results", type=Path, help="With --until-decided: folder of results (default: results)."),
+    click.option("--results", type=PATH, help="With --until-decided: folder of results (default: results)."),
 )
 
 
@@ -283,21 +298,63 @@ def select(choice: Choice, execution: Execution) -> Selection:
     chosen = profile(choice.profile)
     if choice.seeds is not None:
         chosen = chosen.with_seeds(choice.seeds)
-    own = chosen.data
-    if choice.data and choice.data != own.name:
-        from study.data.arrays import describe  # with torch: a second that the profile's own data do not take
-
-        other = describe(choice.data, execution.data_root, padding=own.padding, flip=own.flip, normalise=own.normalise)
-        chosen = chosen.with_data(other)
+    if choice.data and choice.data != chosen.data.name:
+        chosen = _with_data(chosen, choice.data, execution.data_root)
     if choice.held_out:
-        chosen = chosen.with_data(replace(chosen.data, held_out=choice.held_out))
+        chosen = chosen.with_held_out(choice.held_out)
     names = choice.experiments.split()
     serves = planned(chosen, names)
+    if choice.data or choice.held_out:
+        choice = _heeding(choice, serves)
+        serves = planned(chosen, choice.experiments.split())
     used = {name for some in serves.values() for name in some}
     for name in names or ([] if serves else [""]):
         if name not in used:
             raise InputError(_without_trials(chosen, name))
     return Selection(chosen, serves, execution, choice)
+
+
+def _with_data(chosen: Profile, name: str, root: Path) -> Profile:
+    """The profile on the data of that name."""
+    if is_scenes(name):
+        if not chosen.detectors:
+            having = " or ".join(other.name for other in PROFILES if other.detectors)
+            raise InputError(f"data {name} are of objects, and profile {chosen.name} has no detector; choose {having}")
+        from study.data.scenes import describe as described  # with torch, as below
+
+        like = next(trial.data for trial in planned(chosen) if detection_of(trial))
+        return chosen.on_data(described(name, root, like))
+    from study.data.arrays import describe  # with torch: a second that the profile's own data do not take
+
+    own = chosen.data
+    return chosen.on_data(describe(name, root, padding=own.padding, flip=own.flip, normalise=own.normalise))
+
+
+def _heeding(choice: Choice, serves: dict[Trial, list[str]]) -> Choice:
+    """The choice of those experiments that the chosen data, or held-out images, are for: all of them are named.
+
+    Nothing that is chosen is ignored: raises `InputError` if another experiment is named, or none is left.
+    """
+    trials: dict[str, list[Trial]] = {}
+    for trial, served in serves.items():
+        for name in served:
+            trials.setdefault(name, []).append(trial)
+    deaf: dict[str, str] = {}
+    for name, some in trials.items():
+        if choice.data and not any(trial.data.name == choice.data for trial in some):
+            own = ", ".join(dict.fromkeys(trial.data.name for trial in some))
+            deaf[name] = f"--data {choice.data} is not for experiment {name}, which is trained on {own}"
+        elif choice.held_out and any(detection_of(t) or t.data.held_out != choice.held_out for t in some):
+            deaf[name] = f"--held-out {choice.held_out} is not for experiment {name}, which chooses that itself"
+    if not deaf:
+        return choice
+    left = [name for name in trials if name not in deaf]
+    if choice.experiments or not left:
+        others = f"; it is for {', '.join(left)}" if left else ""
+        raise InputError(f"{next(iter(deaf.values()))}{others}; leave it out, or choose other --experiments")
+    chosen = f"--data {choice.data}" if choice.data else f"--held-out {choice.held_out}"
+    print(f"{chosen} is for {', '.join(left)}; not planned: {', '.join(deaf)}", file=sys.stderr)
+    return replace(choice, experiments=" ".join(left))
 
 
 def _without_trials(chosen: Profile, name: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from commands import sets
 from commands.accounts import accounts, other_versions, plain_versions, versions_line
 from commands.budget import check_budget, figure, free_bytes, most_bytes, size, totals
 from commands.options import (
@@ -60,11 +61,12 @@ def plan_command(selected: Selection, costs: Costs, hardware: Hardware, probe: b
             "trials": rows(plan, selected.serves),
             **totals(plan, costs),
             "other_versions": plain_versions(others),
+            "data": sets.as_json(selected),
         }
         print(json.dumps(content, indent=2))
         return
     print_aligned(table(plan))
-    print("", *sentences(plan, selected.execution.storage, costs), sep="\n")
+    print("", *sets.set_lines(selected), *sentences(plan, selected.execution.storage, costs), sep="\n")
     if others:
         print(versions_line(others))
 
@@ -201,6 +203,7 @@ def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
     ]
     if not todo:
         return lines
+    lines += _idle(plan, total["makespan_seconds"])
     free = free_bytes(root)
     room = "" if free is None else f"; {size(free)} are free there"
     kept, needed = size(total["storage_bytes"]), size(most_bytes(plan))
@@ -215,6 +218,23 @@ def sentences(plan: Plan, root: Path, costs: Costs) -> list[str]:
     sources = ", ".join(f"{source} for {n}" for source, n in counts.items())
     lines.append(f"Where the seconds come from: {sources} (--probe measures each condition here).")
     return lines
+
+
+def _idle(plan: Plan, makespan: float) -> list[str]:
+    """A line where most GPUs wait for a trial that has one of them, and whose batches more of them could share."""
+    most = int(max(node.gpus for node in plan.nodes))
+    longest = max(plan.placed.values(), key=lambda placed: placed.end - placed.start)
+    trial, taken = longest.trial, longest.end - longest.start
+    busy = sum((one.end - one.start) * plan[one.trial].share.all_gpus / len(one.cohort) for one in plan.placed.values())
+    used = busy / (makespan * sum(node.gpus for node in plan.nodes)) if most else 1.0
+    parts = trial.recipe.batch // trial.recipe.bn_batch
+    among = max(number for number in range(1, max(1, most) + 1) if parts % number == 0)
+    if used > 0.5 or taken < makespan / 4 or among == 1 or detection_of(trial) or plan[trial].share.processes > 1:
+        return []
+    return [
+        f"Only {100 * used:.0f} % of the GPUs' time is used: {trial.id} takes {duration(taken)} on one; with"
+        f" --processes {among} as many share its batches."
+    ]
 
 
 def accuracy(pairs: Iterable[tuple[float, float]]) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
+import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 
@@ -22,7 +23,7 @@ from analysis.questions import in_one_sentence
 from analysis.tables.results import table_6
 from analysis.verdicts import Verdict
 from commands import mlflow_report
-from commands.options import PROBE, RESULTS, RUN_OPTIONS, Costs, Selection, costs, selecting
+from commands.options import PATH, PROBE, RESULTS, RUN_OPTIONS, Costs, Selection, costs, selecting
 from commands.train import run_missing
 from experiments import planned
 from experiments.profiles import PAPER
@@ -34,7 +35,7 @@ from study.spec import InputError, Trial
 from study.store import bundle as bundles
 from study.store import provenance
 from study.store.account import RESULTS as OUTCOMES_WITH_RESULT
-from study.store.account import Outcome
+from study.store.account import Outcome, has_result
 from study.store.bundle import Bundle
 from study.store.layout import TrialFolder
 from study.store.records import Run, records_so_far
@@ -51,7 +52,7 @@ def _bundle(context: click.Context, _: click.Parameter, path: Path | None) -> Bu
 
 
 BUNDLE = click.option(
-    "--bundle", type=Path, is_eager=True, callback=_bundle, help="Render this exported bundle instead of a store."
+    "--bundle", type=PATH, is_eager=True, callback=_bundle, help="Render this exported bundle instead of a store."
 )
 
 LECTURES = click.option(
@@ -69,7 +70,7 @@ def study_command(selected: Selection, costs: Costs, probe: bool, results: Path,
     """Run what is missing, then report. Exit code 1 if a trial still has no result that can be used."""
     check_place(results / selected.profile.name)
     missing = run_missing(selected, costs, probe, Console(highlight=False))
-    frames = show(selected, results, lectures)
+    frames = show(selected, results, lectures, trained=True)
     return 0 if not missing and frames.finals["outcome"].isin(OUTCOMES_WITH_RESULT).all() else 1
 
 
@@ -115,9 +116,11 @@ class Rendering:
     folder: Path
 
 
-def show(selected: Selection, results: Path, lectures: bool, bundle: Bundle | None = None) -> runs.Frames:
+def show(
+    selected: Selection, results: Path, lectures: bool, bundle: Bundle | None = None, trained: bool = False
+) -> runs.Frames:
     """Render everything and print a summary."""
-    rendering = render(selected, results, lectures, bundle)
+    rendering = render(selected, results, lectures, bundle, trained)
     table = table_6(rendering.frames)
     ui = selected.command(results).make("ui")
     if bundle:
@@ -129,8 +132,13 @@ def show(selected: Selection, results: Path, lectures: bool, bundle: Bundle | No
     return rendering.frames
 
 
-def render(selected: Selection, results: Path, lectures: bool, bundle: Bundle | None = None) -> Rendering:
-    """Render the selected trials, as they are in the store or in the bundle."""
+def render(
+    selected: Selection, results: Path, lectures: bool, bundle: Bundle | None = None, trained: bool = False
+) -> Rendering:
+    """Render the selected trials, as they are in the store or in the bundle.
+
+    Where this store was just `trained`, a trial that failed replaces a result that an earlier report shows.
+    """
     profile, facts = selected.profile, provenance.tags()
     others: dict[str, list[str]] = {}
     folder = results / profile.name
@@ -146,20 +154,28 @@ def render(selected: Selection, results: Path, lectures: bool, bundle: Bundle | 
     frames, command = runs.load(selected.serves, logged), selected.command(results)
     if not bundle and (frames.finals["outcome"] == Outcome.MISSING).any():
         reader.check_experiments(selected.execution, selected.trials)
+        missing = frames.finals["id"][frames.finals["outcome"] == Outcome.MISSING]
+        if copied := sum(has_result(selected.execution.trial_folder(id)) for id in missing):
+            print(
+                f"{copied} results are in {selected.execution.storage} and not in its MLflow, as after a copy of trials"
+                f" from another store: {command.make()} shows them, and trains none of them again"
+            )
     where = bundle.path if bundle else selected.execution.tracking_uri or f"store {selected.execution.storage}"
-    _check_standing(folder, frames, str(where))
+    attempted = frames.finals["outcome"] != Outcome.MISSING
+    compared = frames.finals.assign(outcome=frames.finals["outcome"].mask(attempted, Outcome.FINISHED))
+    _check_standing(folder, compared if trained else frames.finals, str(where))
     verdicts = page.write(frames, profile, folder, facts, others, lectures, command)
     if not bundle:
         mlflow_report.show(frames, verdicts, profile, selected.execution, folder, command)
     return Rendering(frames, verdicts, problems(frames.finals, profile, others, command), folder)
 
 
-def _check_standing(folder: Path, frames: runs.Frames, where: str) -> None:
+def _check_standing(folder: Path, finals: pd.DataFrame, where: str) -> None:
     """Refuse to replace a report by one that lacks its results; print how many it shows that were not selected."""
-    before = page.standing(folder, frames.finals)
+    before = page.standing(folder, finals)
     if before is None:
         return
-    lacking, empty = before.lost, not frames.finals["outcome"].isin(OUTCOMES_WITH_RESULT).any()
+    lacking, empty = before.lost, not finals["outcome"].isin(OUTCOMES_WITH_RESULT).any()
     if lacking or (before.unselected and empty):
         ids = lacking or before.unselected
         raise InputError(
@@ -195,7 +211,7 @@ def of_bundle(selected: Selection, bundle: Bundle | None) -> Selection:
         return selected
     choice, data = selected.choice, bundle.scope.data
     if data and selected.profile.name == bundle.profile and not choice.data and not choice.held_out:
-        own, chosen = selected.profile.data, selected.profile.with_data(data)
+        own, chosen = selected.profile.data, selected.profile.on_data(data)
         choice = replace(choice, data="" if data.name == own.name else data.name, held_out=data.held_out)
         serves = planned(chosen, choice.experiments.split())
         selected = replace(selected, profile=chosen, serves=serves, choice=choice)

@@ -18,6 +18,7 @@ from urllib.request import urlopen
 
 import click
 
+from commands.options import PATH
 from commands.ports import free_port
 from dashboards.views import LANGUAGE_MODELS_ASIDE, address, views
 from experiments import planned
@@ -43,11 +44,11 @@ Shoot = Callable[..., None]
 
 @click.command("screenshots")
 @click.option("--profile", "name", default="quick", help="Of which profile (default: quick).")
-@click.option("--storage", type=Path, default=Path("store"), help="Folder of a store with its runs (default: store).")
+@click.option("--storage", type=PATH, default=Path("store"), help="Folder of a store with its runs (default: store).")
 @click.option(
-    "--results", type=Path, default=Path("results"), help="Folder of its rendered results (default: results)."
+    "--results", type=PATH, default=Path("results"), help="Folder of its rendered results (default: results)."
 )
-@click.option("--to", type=Path, default=Path("docs/screens"), help="Folder of the pictures (default: docs/screens).")
+@click.option("--to", type=PATH, default=Path("docs/screens"), help="Folder of the pictures (default: docs/screens).")
 def screenshots_command(name: str, storage: Path, results: Path, to: Path) -> None:
     """Photograph the study page, the MLflow UI, and the watch page while the smoke profile is trained."""
     page = results / name / "index.html"

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click
 
+from commands.options import PATH
+
 
 @click.command("shard")
 @click.argument("source")
 @click.argument("name")
-@click.option("--data-root", type=Path, default=Path("data"), help="Folder of data sets (default: data).")
+@click.option("--data-root", type=PATH, default=Path("data"), help="Folder of data sets (default: data).")
 @click.option("--shard-mib", type=click.IntRange(min=1), default=256, help="Size of a shard (default: 256).")
 def shard_command(source: str, name: str, data_root: Path, shard_mib: int) -> None:
     """Write the photographs of SOURCE (imagenet, images:NAME or photographs) into WebDataset shards, shards:NAME.

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from commands.options import JSON, STORAGE, TRACKING_URI, Selection, selecting
+from commands.options import JSON, PATH, STORAGE, TRACKING_URI, Selection, selecting
 from experiments import most_seeds
 from experiments.profiles import profile
 from study.execution import Execution
@@ -38,7 +38,7 @@ OWN = ("study", "trial_id", "outcome", "spec", "storage", "reason", "cause")  # 
 
 @click.command("export")
 @selecting()
-@click.argument("out", type=Path)
+@click.argument("out", type=PATH)
 @click.option("--weights", "chosen", default="none", help="Last states to add: none, all, or ids (default: none).")
 @JSON
 def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -> None:
@@ -56,7 +56,8 @@ def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -
             f" {selected.command().make()}"
         )
     weights = _chosen_weights(chosen, runs, execution)
-    scope = Scope(selected.choice.experiments, selected.choice.seeds, selected.profile.data)
+    data = selected.profile.scenes or selected.profile.data
+    scope = Scope(selected.choice.experiments, selected.choice.seeds, data)
     commit = provenance.tags()["git_commit"]
     bundle.write(out, runs, selected.profile.name, weights, scope=scope, code=commit)
     has = {run.trial.id for run in runs}
@@ -67,7 +68,7 @@ def export_command(selected: Selection, out: Path, chosen: str, as_json: bool) -
 
 
 @click.command("import")
-@click.argument("path", metavar="BUNDLE", type=Path)
+@click.argument("path", metavar="BUNDLE", type=PATH)
 @STORAGE
 @TRACKING_URI
 @JSON
@@ -86,9 +87,9 @@ def import_command(path: Path, storage: str, tracking_uri: str, as_json: bool) -
 
 
 @click.command("merge")
-@click.argument("paths", metavar="BUNDLE...", nargs=-1, required=True, type=Path)
-@click.option("--output", required=True, type=Path, help="The bundle to write.")
-@click.option("--prefer", type=Path, help="The bundle whose results stand where two bundles differ.")
+@click.argument("paths", metavar="BUNDLE...", nargs=-1, required=True, type=PATH)
+@click.option("--output", required=True, type=PATH, help="The bundle to write.")
+@click.option("--prefer", type=PATH, help="The bundle whose results stand where two bundles differ.")
 @JSON
 def merge_command(paths: Sequence[Path], output: Path, prefer: Path | None, as_json: bool) -> int:
     """Make one bundle of several, by trial. Exit code 1, and no bundle, if two have different results of a trial."""

@@ -59,7 +59,9 @@ def status_command(selected: Selection, as_json: bool, following: bool) -> None:
 
 def rows(standing: Standing) -> list[tuple[str, ...]]:
     """A header, and a row a trial."""
-    lines: list[tuple[str, ...]] = [("trial", "outcome", "iteration", "training error", "predicted", "took", "left")]
+    lines: list[tuple[str, ...]] = [
+        ("trial", "outcome", "iteration", "last training error", "predicted", "took", "left")
+    ]
     for row in standing.rows:
         took, left = ("" if value is None else duration(value) for value in (row.seconds, row.seconds_left))
         error, predicted = percent(row.train_error_pct), duration(row.predicted_seconds)
@@ -130,7 +132,7 @@ def lines(standings: Iterable[Standing]) -> Iterator[str]:
 def picture(standing: Standing) -> Group:
     """The summary, what runs, and how the last trials ended."""
     table = Table()
-    for column in ("running trial", "iteration", "training error", "left"):
+    for column in ("running trial", "iteration", "last training error", "left"):
         table.add_column(column, justify="left" if column == "running trial" else "right")
     for row in standing.of(Outcome.RUNNING):
         left = "-" if row.seconds_left is None else duration(row.seconds_left)
@@ -146,7 +148,7 @@ def ending(row: Row) -> str:
     """How one trial ended, and how far its prediction was off."""
     error: str = row.outcome  # of a net that diverged, and of a detector, which has no training error
     if row.outcome != Outcome.DIVERGED and row.train_error_pct is not None:
-        error = f"{percent(row.train_error_pct)} training error"
+        error = f"{percent(row.train_error_pct)} training error at last"
     took = "" if row.seconds is None else f", {duration(row.seconds)} (predicted {duration(row.predicted_seconds)})"
     return f"{row.id}: {error} after {row.iteration} iterations{took}"
 

@@ -11,6 +11,7 @@ from commands.budget import check_budget, check_space
 from commands.onlooker import Onlooker, Tracked
 from commands.options import Costs, Selection
 from commands.plan import HERE, accuracy, plan_of, probe_conditions
+from commands.sets import set_lines
 from commands.status import shown
 from experiments.recipes import deviations
 from study.execution import Execution
@@ -35,6 +36,8 @@ def run_missing(selected: Selection, costs: Costs, probe: bool, console: Console
     with ExitStack() as view:
 
         def on_start(todo: list[Trial], execution: Execution) -> None:
+            for line in set_lines(selected):
+                console.print(line, markup=False, soft_wrap=True)
             console.print(
                 f"{len(todo)} of {len(selected.serves)} trials of profile {selected.profile.name} to run,"
                 f" {plan.at_once} at a time, longest first",
@@ -49,6 +52,10 @@ def run_missing(selected: Selection, costs: Costs, probe: bool, console: Console
     missing = [trial for trial in selected.trials if not has_result(known, trial)]
     for trial in missing:
         console.print(f"no result: {trial.id} {reason(known.get(trial.id, Account()))}", markup=False, soft_wrap=True)
+    for trial in selected.trials:
+        short = known[trial.id].tags.get("out_of_memory", "") if trial not in missing else ""
+        if short and trial.id in plan.placed:  # Ray's workers log it where nobody looks
+            console.print(f"{trial.id} has a result, but ran {short}", markup=False, soft_wrap=True)
     if off := accuracy(compared(known, [trial for trial in selected.trials if trial.id in plan.placed])):
         console.print(off, soft_wrap=True)
     console.print(f"{len(selected.serves) - len(missing)} of {len(selected.serves)} trials have a result")

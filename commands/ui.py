@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from commands.options import without_password
+from commands.options import PATH, without_password
 from commands.ports import HOST, free_port
 from commands.server import ALLOWED_HOSTS, NAMES
 from dashboards.views import address, note, views
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 @click.command("ui")
-@click.option("--storage", type=Path, default=Path("store"), help="Folder of the store (default: store).")
+@click.option("--storage", type=PATH, default=Path("store"), help="Folder of the store (default: store).")
 @click.option("--port", type=int, default=5000, help="Port to try first (default: 5000).")
 @click.option(
     "--tracking-uri",

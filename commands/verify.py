@@ -13,7 +13,7 @@ import click
 
 from analysis.files import MANIFEST
 from analysis.plan import FOLDER
-from commands.options import JSON, STORAGE
+from commands.options import JSON, PATH, STORAGE
 from study.spec import PROTOCOL, SCHEMA, InputError
 from study.store import atomic, provenance
 from study.store.account import read_account
@@ -24,7 +24,7 @@ CURRENT, STALE, ALTERED = "current", "stale", "altered"
 
 
 @click.command("verify")
-@click.argument("path", metavar="FILE", type=Path)
+@click.argument("path", metavar="FILE", type=PATH)
 @STORAGE
 @JSON
 def verify_command(path: Path, storage: str, as_json: bool) -> int:

@@ -31,11 +31,11 @@ def trials(profile: Profile) -> list[Trial]:
     scale, detectors = profile.scale(NAME, SCALE), profile.detectors
     if not scale or not detectors:
         return []
-    backbones = profile.backbones(scale.seeds)
+    backbones, (data,) = profile.backbones(scale.seeds), profile.detected(scale.data)
     return [
         *backbones,
-        *detectors.of_vgg(scale.data, scale.seeds),
-        *detectors.of_resnet(scale.data, backbones),
+        *detectors.of_vgg(data, scale.seeds),
+        *detectors.of_resnet(data, backbones),
         *with_context(profile),
     ]
 
@@ -45,4 +45,5 @@ def with_context(profile: Profile) -> list[Trial]:
     scale, detectors = profile.scale(NAME, SCALE), profile.detectors
     if not scale or not scale.context or not detectors:
         return []
-    return detectors.of_resnet(scale.data, profile.backbones(scale.seeds), detection=detectors.with_context)
+    (data,) = profile.detected(scale.data)
+    return detectors.of_resnet(data, profile.backbones(scale.seeds), detection=detectors.with_context)

@@ -37,9 +37,9 @@ def trials(profile: Profile) -> list[Trial]:
     scale, detectors = profile.scale(NAME, SCALE), profile.detectors
     if not scale or not detectors:
         return []
-    backbones = profile.backbones(scale.seeds)
+    backbones, (data,) = profile.backbones(scale.seeds), profile.detected(scale.data)
     planned = [*backbones]
     for norm, bn_batch in NORMALISATIONS:
         detection = replace(detectors.detection, norm=norm, fixed_stages=0)
-        planned += detectors.of_resnet(scale.data, backbones, detection=detection, bn_batch=bn_batch)
+        planned += detectors.of_resnet(data, backbones, detection=detection, bn_batch=bn_batch)
     return planned

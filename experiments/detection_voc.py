@@ -32,7 +32,7 @@ def trials(profile: Profile) -> list[Trial]:
         return []
     backbones, on_coco = profile.backbones(scale.seeds), with_context(profile)
     planned = [*backbones, *on_coco]
-    for data in scale.data:
+    for data in profile.detected(*scale.data):
         planned += detectors.of_vgg(data, scale.seeds)
         planned += detectors.of_resnet(data, backbones)
         planned += detectors.fine_tuned(data, on_coco)  # 'baseline+++'

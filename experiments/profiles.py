@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 from experiments import recipes
+from study.data.detection_sets import is_scenes
 from study.spec import (
     RANDOM,
     TORCHVISION,
@@ -23,6 +24,7 @@ from study.spec import (
     check_at_least,
     check_choice,
 )
+from study.store import atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +132,7 @@ class Profile:
     recipe: Callable[[Model], Recipe]
     imagenet: ImageNet | None = None
     detectors: Detectors | None = None
+    scenes: Data | None = None  # of every detector, instead of what experiments state
     untestable: Mapping[str, str] = field(default_factory=dict)
     seeds: int | None = None  # of every condition, instead of what experiments state
     # By an experiment's name: its scale, instead of what its file states; None leaves the experiment out.
@@ -167,6 +170,30 @@ class Profile:
     def with_data(self, data: Data) -> "Profile":
         """The same profile on other data, augmented and normalised as the profile does it; photographs stay."""
         return replace(self, data=data)
+
+    def on_data(self, data: Data) -> "Profile":
+        """The same profile on data that a person chose, in the place of its own of that kind.
+
+        Scenes are those of every detector; photographs are those of the ImageNet half, too, cropped as it does it.
+        """
+        if is_scenes(data.name):
+            return replace(self, scenes=data)
+        other = self.with_data(data)
+        if not data.photographs or not self.imagenet:
+            return other
+        own = replace(self.imagenet.data, name=data.name, classes=data.classes, digest=data.digest)
+        return replace(other, imagenet=replace(self.imagenet, data=own))
+
+    def with_held_out(self, count: int) -> "Profile":
+        """The same profile with so many training images kept for validation, of photographs, too."""
+        held = replace(self, data=replace(self.data, held_out=count))
+        if not self.imagenet:
+            return held
+        return replace(held, imagenet=replace(self.imagenet, data=replace(self.imagenet.data, held_out=count)))
+
+    def detected(self, *stated: Data) -> tuple[Data, ...]:
+        """The scenes that detectors are trained on: what the experiment states, or what was chosen instead."""
+        return (self.scenes,) if self.scenes else stated
 
 
 # A deviation a pixel would divide by zero: border pixels of the digits are constant.
@@ -289,7 +316,8 @@ def profile(name: str) -> Profile:
 
 def _defined(place: str) -> Profile:
     """The `Profile` that a Python file, which is executed, assigns to a variable."""
-    file, _, variable = place.rpartition(":")
+    typed, _, variable = place.rpartition(":")
+    file = str(atomic.local(typed))
     try:
         defined = runpy.run_path(file)
     except Exception as error:  # the file is a person's program

@@ -6,7 +6,7 @@ Every recipe is a pure function of the net, because the paper's own depends on d
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
-from study.data.detection_sets import SETS, Metric
+from study.data.detection_sets import Metric, set_of
 from study.spec import HE, TORCHVISION, Data, Detection, DetectionTrial, Model, Recipe, Trial, as_detector
 
 PAPER_DATA = Data.arrays(  # 45k/5k chose the schedule; the reported nets are trained on all 50k
@@ -418,7 +418,7 @@ def deviations(trial: Trial, starts: Mapping[str, Trial]) -> tuple[Deviation, ..
 def _detection_deviations(trial: DetectionTrial, starts: Mapping[str, Trial]) -> tuple[Deviation, ...]:
     """Of the paper's detector on the same kind of data set; the weights of a trial are of the net that it names."""
     named = {data.name: data for data in (COCO_DATA, VOC_DATA, VOC12_DATA)}
-    data = named.get(trial.data.name, COCO_DATA if SETS[trial.data.name].metric is Metric.COCO else VOC_DATA)
+    data = named.get(trial.data.name, COCO_DATA if set_of(trial.data.name).metric is Metric.COCO else VOC_DATA)
     paper = asdict(replace(FASTER_RCNN, context=trial.detection.context))
     paper["weights"], source = "of ImageNet's training", trial.detection.weights
     trained_on = {starts[id].data.name for id in trial.needs if id in starts}

@@ -11,6 +11,7 @@ a default (every constructor call names every field), and it never changes.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
@@ -529,7 +530,8 @@ class Detection:
     """
 
     # What the backbone starts from: 'random', 'torchvision' (its ImageNet weights), or the condition (an id without its
-    # seed), of classifiers or detectors, from whose final nets those of the same seeds start.
+    # seed), of classifiers or detectors, from whose final nets those of the same seeds start; or 'imagenet:FILE', a
+    # classifier that others trained, normalised so (`study/data/normalisations.yaml`), in weights/ below the data root.
     weights: str
     # BatchNorm in the detector: 'frozen' statistics and affine, as in the paper; 'frozen-affine', whose affine is
     # trained; 'batch' statistics over `recipe.bn_batch` images, synchronised where these are the whole batch; or
@@ -550,6 +552,17 @@ class Detection:
             check_at_least(what, getattr(self, what), 1)
         if not self.weights:
             raise InputError(f"weights '' name nothing; choose {RANDOM}, {TORCHVISION} or the condition of trials")
+        if self.weights_file and not re.fullmatch(r"[^/]+-[0-9a-f]{8,64}\.[a-z]+", self.weights_file[1]):
+            raise InputError(
+                f"weights {self.weights!r} name a file without its checksum; call it NAME-DIGITS.pth, with the first 8"
+                " digits of its SHA-256 or more, as torchvision does"
+            )
+
+    @property
+    def weights_file(self) -> tuple[str, str] | None:
+        """How the classifier of others was fed whose file the backbone starts from, and the name of the file."""
+        normalise, colon, file = self.weights.partition(":")
+        return (normalise, file) if colon else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -577,7 +590,8 @@ class DetectionTrial(Trial):
     @property
     def needs(self) -> tuple[str, ...]:
         weights = self.detection.weights
-        return () if weights in (RANDOM, TORCHVISION) else (f"{weights}-s{self.seed}",)
+        of_trials = weights not in (RANDOM, TORCHVISION) and not self.detection.weights_file
+        return (f"{weights}-s{self.seed}",) if of_trials else ()
 
     @property
     def label(self) -> str:

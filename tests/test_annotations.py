@@ -187,6 +187,7 @@ def test_a_missing_image_of_coco_is_named(coco: Path) -> None:
         (voc_file(voc_object((1, 20, 10, 19))), "dog has corners"),
         (voc_file(voc_object((1, 1, float("nan"), 20))), "dog has corners"),
         (voc_file(voc_object((1, 1, float("inf"), 20))), "dog has corners"),
+        (voc_file(voc_object((1, 1, 1e39, 20))), "dog has corners (1.0, 1.0, 1e+39, 20.0)"),
         (voc_file("<object><name>dog</name></object>"), "lacks 'object/bndbox/xmin'"),
         (voc_file("<object><bndbox/></object>"), "lacks 'object/name'"),
         (voc_file(voc_object(more="<difficult>no</difficult>")), "'no'"),
@@ -202,7 +203,13 @@ def test_a_malformed_voc_annotation_is_refused_by_name(official: Path, content: 
     ("edit", "problem"),
     [
         (lambda whole: whole.pop("annotations"), "lacks 'annotations'"),
-        (lambda whole: whole["annotations"][1].pop("iscrowd"), "lacks 'iscrowd'"),
+        (lambda whole: whole["annotations"][1].update(iscrowd="0"), "annotation 2 has iscrowd '0', which must be 0 or"),
+        (lambda whole: whole["annotations"][1].update(area=-1), "annotation 2 has an area of -1"),
+        (lambda whole: whole["annotations"][1].update(area=float("nan")), "annotation 2 has an area of nan"),
+        (lambda whole: whole["annotations"][1].update(area="7"), "malformed"),
+        (lambda whole: whole["annotations"][1].update(bbox=[1e39, 5, 5, 5]), "annotation 2 has corners (1e+39"),
+        (lambda whole: whole["annotations"][1].pop("id") and whole["annotations"][1].pop("bbox"), "lacks 'bbox'"),
+        (lambda whole: whole["annotations"].append([]), "malformed"),
         (lambda whole: whole["annotations"][1].update(image_id=8), "annotation 2 has image_id 8, which does not exist"),
         (lambda whole: whole["annotations"][1].update(category_id=12), "annotation 2 has category_id 12, which does"),
         (lambda whole: whole["annotations"][1].update(bbox=[5, 5, -1, 5]), "annotation 2 has corners (5, 5, 4, 10)"),
@@ -212,7 +219,7 @@ def test_a_malformed_voc_annotation_is_refused_by_name(official: Path, content: 
         (lambda whole: whole["images"][0].update(width=0), "image 2500000000 has a size of 0x40"),
         (lambda whole: whole["images"][0].update(id=9), "two images have one id"),
         (lambda whole: whole["categories"][0].update(name="unicorn"), "'toothbrush' differs"),
-        (lambda whole: whole["categories"].pop(), "its 79 categories are not the 80 classes: 'person' differs"),
+        (lambda whole: whole["categories"].pop(9), "its 79 categories are not the 80 classes: 'toaster' differs"),
     ],
 )
 def test_a_malformed_coco_file_is_refused_by_name(
@@ -222,9 +229,30 @@ def test_a_malformed_coco_file_is_refused_by_name(
     refused("coco14", coco, f"cannot be read: {path} ", problem)
 
 
+def test_optional_fields_of_coco_are_read_as_its_users_read_them(coco: Path) -> None:
+    before = annotations.load("coco14", coco).train[1]
+
+    def without(whole: dict[str, Any]) -> None:
+        for thing in whole["annotations"]:
+            del thing["id"], thing["area"], thing["iscrowd"]
+        whole["annotations"][0] |= {"area": None, "iscrowd": None}
+
+    edit_coco(coco, without)
+    crowd, example = annotations.load("coco14", coco).train
+    assert not crowd.crowd.any() and not example.crowd.any()
+    assert np.array_equal(example.boxes, before.boxes) and example.areas.tolist() == [10.5 * 20, 5 * 8]
+
+
+def test_an_empty_flag_of_voc_is_no_flag(official: Path) -> None:
+    content = voc_file(voc_object(more="<difficult/><truncated/>"))
+    write(official / "VOCdevkit/VOC2007/Annotations/000005.xml", content)
+    assert annotations.load("voc07+12", official).train[0].difficult.tolist() == [False]
+
+
 def test_what_is_no_json_is_refused(coco: Path) -> None:
     path = coco / "coco/annotations/instances_val2014.json"
-    for content in (b"", b"[]", b"<annotation/>", b"\xff\xfe", path.read_bytes()[:-50]):
+    deep = b"[" * 100_000
+    for content in (b"", b"[]", b"<annotation/>", b"\xff\xfe", deep, path.read_bytes()[:-50]):
         path.write_bytes(content)
         refused("coco14", coco, f"cannot be read: {path} is malformed")
 

@@ -14,18 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stored import TAGS, Small, evaluation, record, seal
+from stored import TAGS, Small, account, evaluation, record, seal
 
 from study.execution import Execution
 from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import atomic
+from study.store.account import Outcome, read_account, write_account
 from study.store.layout import create
-from study.store.mlflow import client, decoration, reader
+from study.store.mlflow import client, configure, decoration, reader
 from study.store.mlflow.mirror import publish
 from study.store.records import add_evaluations
 
 ROOT = Path(__file__).parents[1]
+PROXIES = [form for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy") for form in (name, name.upper())]
 
 
 def test_a_lost_database_is_made_again_from_the_ledger(store: Execution, small: Small) -> None:
@@ -45,6 +47,46 @@ def test_a_server_that_is_not_there_is_refused(store: Execution) -> None:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError, match="127.0.0.1:9 is out of reach"):
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         client.create_store(replace(store, tracking_uri="http://127.0.0.1:9"))
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "HTTP_PROXY", "all_proxy"])
+def test_a_proxy_that_breaks_the_tracker_is_named(store: Execution, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    for other in PROXIES:
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv(name, "http://user:secret@127.0.0.1:9")
+    elsewhere = replace(store, tracking_uri="http://tracker.invalid:5000")
+    with pytest.raises(InputError) as refused:
+        client.create_store(elsewhere)
+    assert f"the proxy of {name.lower()}, which no_proxy=tracker.invalid goes around" in str(refused.value)
+    monkeypatch.setenv("no_proxy", "tracker.invalid")
+    with pytest.raises(InputError) as refused:
+        client.create_store(elsewhere)
+    assert "proxy" not in str(refused.value)
+    assert "proxy" not in client.problem(store, OSError("of a database"))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "then"),
+    [
+        ({}, None),
+        ({"http_proxy": "http://proxy:3128"}, "localhost,127.0.0.1,::1"),
+        ({"HTTPS_PROXY": "http://proxy:3128", "NO_PROXY": ".cern.ch, head"}, ".cern.ch,head,localhost,127.0.0.1,::1"),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "*"}, "*"),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "a,127.0.0.1", "NO_PROXY": "b"}, "a,127.0.0.1,localhost,::1"),
+    ],
+)
+def test_what_is_on_this_machine_is_never_asked_for_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch, theirs: dict[str, str], then: str | None
+) -> None:
+    for name in PROXIES:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    for name, value in theirs.items():
+        monkeypatch.setenv(name, value)
+    for _ in range(2):  # also in a process that such a one started
+        configure()
+        assert (os.environ.get("no_proxy"), os.environ.get("NO_PROXY")) == (then, then)
 
 
 def test_a_store_of_another_version_or_another_folder_is_refused(execution: Execution, tmp_path: Path) -> None:
@@ -120,6 +162,27 @@ def test_a_copied_store_never_writes_to_the_one_it_is_a_copy_of(first: Execution
     launch([small(seed=2)], copy, {small(seed=2).id: TAGS}, lambda *_: None)
     assert contents(first.storage) == before
     assert len(reader.read(copy, [small(seed=seed) for seed in range(3)])) == 3
+
+
+def test_trials_copied_from_another_store_are_shown_by_the_next_launch_and_not_trained_again(
+    first: Execution, small: Small, tmp_path: Path
+) -> None:
+    other = replace(first, storage=tmp_path / "other")
+    trials = [small(), small(seed=1), small(seed=2)]
+    client.create_store(other)
+    write_all(other, trials[1], tmp_path)
+    seal(other, trials[2], [record(4), record(8)], cohort="1")
+    write_account(other.trial_folder(small(seed=3).id), account(Outcome.RUNNING))  # copied while it ran
+    before, found = contents(other.storage), {run.trial: run for run in reader.read(first, trials)}
+    shutil.copytree(other.storage / "trials", first.storage / "trials", dirs_exist_ok=True)
+    launch(trials, first, {trial.id: TAGS for trial in trials}, lambda todo, _: pytest.fail(f"trains {todo}"))
+    merged = {run.trial: run for run in reader.read(first, trials)}
+    assert set(merged) == set(trials) and {run.outcome for run in merged.values()} == {"finished"}
+    assert merged[small()] == found[small()]
+    theirs = next(run for run in reader.read(other, trials))
+    assert merged[trials[1]].records == theirs.records and merged[trials[1]].evaluations == theirs.evaluations
+    assert read_account(first.trial_folder(small(seed=3).id)).outcome == Outcome.INTERRUPTED
+    assert contents(other.storage) == before and all_below(first)
 
 
 def test_a_moved_store_is_read_without_writing_and_its_old_place_is_never_made_again(

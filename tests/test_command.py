@@ -22,7 +22,7 @@ from commands.options import Choice, Selection, select
 from commands.plan import plan_of
 from experiments import EXPERIMENTS, name_of, planned
 from experiments.command import Command
-from experiments.profiles import QUICK, SMOKE
+from experiments.profiles import PROFILES, QUICK, SMOKE
 from study.execution import Execution
 from study.spec import InputError
 
@@ -99,6 +99,15 @@ def test_every_gap_names_the_line_that_fills_it(tmp_path: Path) -> None:
         elif problem.kind is gaps.Kind.NOT_SELECTED:
             again, _ = typed(re.search(r"(make .*?) adds ", problem.text)[1])
             assert set(selected.trials) < set(again.trials) and again.execution == execution
+
+
+@pytest.mark.parametrize("name", map(name_of, EXPERIMENTS))
+def test_the_line_of_every_experiment_trains_its_trials_again(name: str, tmp_path: Path) -> None:
+    execution = Execution(storage=tmp_path / "a store", data_root=Path("data"))
+    for profile in (one for one in PROFILES if planned(one, [name])):
+        selected = select(Choice(profile=profile.name, seeds=2), execution)
+        again, _ = typed(selected.command().of(name).make())
+        assert [trial.id for trial in again.trials] == [trial.id for trial in planned(profile.with_seeds(2), [name])]
 
 
 def test_a_trial_and_a_report_name_the_line_that_makes_them_again(tmp_path: Path) -> None:

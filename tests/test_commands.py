@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,6 +133,42 @@ def test_results_that_cannot_be_written_are_refused_before_anything_runs(
     assert done.code == 2 and done.err.count("\n") == 1 and not done.out
     assert f"results {tmp_path / results}" in done.err and "choose another folder with --results" in done.err
     assert not storage.exists()
+
+
+@pytest.mark.parametrize("command_name", ["plan", "status", "export", "run", "evaluate"])
+def test_a_place_in_a_file_is_refused_by_every_command(command: Command, tmp_path: Path, command_name: str) -> None:
+    (tmp_path / "FILE").write_text("a file")
+    more = [tmp_path / "out.zip"] if command_name == "export" else []
+    for option in ("--storage", "--data-root"):
+        for place in (tmp_path / "FILE", tmp_path / "FILE" / "below"):
+            done = command(command_name, "--profile", "smoke", option, place, *more)
+            assert done.code == 2 and done.err.count("\n") == 1 and not done.out
+            assert f"{tmp_path / 'FILE'} is a file, and {place} must be a folder; choose another place" in done.err
+
+
+def test_a_tilde_is_the_home_in_every_path(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--storage=~/x` reaches no shell, nor does `make STORE=~/x` in every shell: it made a folder called ~."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "x").mkdir(parents=True)
+    (tmp_path / "home" / "x" / "FILE").write_text("a file")
+    home = str(tmp_path / "home")
+    assert f"MiB in {home}/x, and" in command("plan", "--profile", "smoke", "--storage=~/x").out
+    assert f"{home}/x/a was" in command("status", "--data", "folder:a", "--data-root", "~/x").err
+    for words in (
+        ("run", "--storage=~/x/FILE"),
+        ("import", "~/x/FILE"),
+        ("merge", "~/x/FILE", "b", "--output", "c"),
+        ("verify", "~/x/FILE"),
+        ("plan", "--data-root=~/x/FILE"),
+    ):
+        done = command(*words)
+        assert done.code == 2 and f"{home}/x/FILE" in done.err, done.err
+    for target in ("figures", "report"):
+        assert f"{home}/x/FILE" in command(target, "--results", "~/x/FILE", entry="analysis").err
+    assert f"{home}/none" in command("ui", "--storage", "~/none", entry="dashboards").err
+    assert "~nobody-here/x names no home that is known" in command("plan", "--storage", "~nobody-here/x").err
+    assert not (tmp_path / "~").exists()
 
 
 @pytest.mark.parametrize("name", ["watch", "metrics"])
@@ -314,3 +351,13 @@ def test_more_seeds_extend_the_same_trials() -> None:
 )
 def test_durations_are_read_at_a_glance(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_warnings_are_no_errors_here_nor_in_processes_that_are_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    monkeypatch.setattr(sys, "warnoptions", ["error"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        app._no_warning_is_an_error()
+        warnings.warn("a library's", DeprecationWarning, stacklevel=1)
+    assert not sys.warnoptions and "PYTHONWARNINGS" not in os.environ

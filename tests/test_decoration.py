@@ -1,6 +1,7 @@
 """What people see beside the numbers is right, kept up to date, and no part of a trial."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,17 @@ def test_a_run_has_a_name_columns_and_a_description_for_people(store: Execution,
     assert "Again, in a new store: `make degradation-study DATA=cifar10`." in note
     assert not {"data.channels", "recipe.record_every"} & set(there.data.params)
     assert {"recipe.learning_rate", "model.shortcut", "data.labels"} <= set(there.data.params)
+
+
+def test_a_control_with_shuffled_labels_looks_like_no_real_run(store: Execution, small: Small) -> None:
+    trial = small("plain")
+    control = replace(trial, data=replace(trial.data, labels="shuffled"))
+    runs = []
+    for one in (trial, control):
+        seal(store, one, [record(4), record(8)], experiments="controls")
+        runs.append(shown(store, one))
+    assert [run.data.tags["data"] for run in runs] == ["digits", "digits, shuffled labels"]
+    assert runs[1].info.run_name == "plain-8, shuffled labels · seed 0 · digits-shuffled · controls"
 
 
 def test_families_options_and_depths_have_colours_of_their_own() -> None:

@@ -21,7 +21,7 @@ SETS = range(20)  # random ones, by seed
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """Of `study.data.annotations.Example` what metrics read."""
+    """Of `study.data.annotation_files.Example` what metrics read."""
 
     image_id: str
     boxes: np.ndarray

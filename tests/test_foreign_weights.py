@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,17 @@ from foreign_nets import Foreign as Net
 from foreign_nets import Layout, trained
 from PIL import Image
 from safetensors.torch import save_file
+from test_faster_rcnn import RESNET, trial
 from torch import Tensor, nn
 
 from study.data.arrays import describe, load
 from study.data.constants import constants, names
 from study.data.photographs import Photographs
+from study.execution import Execution
+from study.nets.faster_rcnn import Detector, build, file_backbone
 from study.nets.weight_files import read_weights
 from study.nets.weight_names import named
+from study.run import starting_weights
 from study.run.evaluate import Foreign, _net_of
 from study.spec import InputError
 
@@ -52,6 +57,12 @@ def of_bearpaw(state: State) -> Any:
 
 def of_kuangliu(state: State) -> Any:
     return {"net": parallel(state), "acc": 93.02, "epoch": 1}
+
+
+def of_a_paper(state: State) -> Any:
+    """In a wrapper that nobody knows, in a list, with a convolution as classifier."""
+    state = {name: tensor[:, :, None, None] if name == "fc.weight" else tensor for name, tensor in state.items()}
+    return [{f"our_net.cnn.{name}": tensor for name, tensor in state.items()}, 3]
 
 
 def of_timm(state: State) -> Any:
@@ -91,6 +102,7 @@ CASES: dict[str, Case] = {
     "akamaster, 56 layers": (nets.AKAMASTER, (9, 9, 9), 4, of_akamaster, {}, "ResNet-56"),
     "kuangliu's names": (nets.KUANGLIU, (3, 3, 3), 8, of_kuangliu, {}, "ResNet-20 (B)"),
     "chenyaofo": (nets.CHENYAOFO, (3, 3, 3), 16, flat, {}, "ResNet-20 (B)"),
+    "another's": (nets.CHENYAOFO, (3, 3, 3), 8, of_a_paper, {}, "ResNet-20 (B)"),
     "bearpaw": (nets.BEARPAW, (5, 5, 5), 8, of_bearpaw, {}, "ResNet-32 (B)"),
     "bearpaw, bottlenecks": (nets.BEARPAW_DEEP, (3, 3, 3), 4, of_bearpaw, V15, "ResNet-29 (B) v1.5 bottleneck"),
     "D-X-Y": (nets.DXY, (3, 3, 3), 8, of_akamaster, {}, "ResNet-20"),
@@ -187,6 +199,22 @@ def test_caffe2s_batchnorm_without_averages_is_an_offset_and_a_scale(tmp_path: P
         assert_equal(logits(tmp_path / "net.pth", images, stride="3x3")[0], theirs(images))
 
 
+@pytest.mark.slow
+def test_nets_of_timm_and_transformers_give_their_own_outputs(tmp_path: Path) -> None:
+    """Of the packages themselves, where they are installed: the study does not need them."""
+    timm, transformers = pytest.importorskip("timm"), pytest.importorskip("transformers")
+    images, file = torch.randn(2, 3, 64, 64), tmp_path / "model.safetensors"
+    config = transformers.ResNetConfig(num_labels=9, downsample_in_bottleneck=True)
+    hugging_face = trained(transformers.ResNetForImageClassification(config))
+    hugging_face.save_pretrained(tmp_path)  # type: ignore[operator]
+    with torch.no_grad():
+        assert_equal(logits(file, images, stride="first")[0], hugging_face(images).logits)
+        for name, known in (("resnet18", {}), ("resnet50", V15)):
+            theirs = trained(timm.create_model(name, num_classes=9))
+            save_file(theirs.state_dict(), file)
+            assert_equal(logits(file, images, **known)[0], theirs(images))
+
+
 @pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16, torch.double])
 def test_other_precisions_are_the_numbers_they_hold(dtype: torch.dtype, tmp_path: Path) -> None:
     theirs = trained(Net(nets.AKAMASTER, (1, 1, 1), 8, classes=7)).to(dtype)
@@ -220,6 +248,72 @@ def test_one_of_several_keys_is_chosen(tmp_path: Path) -> None:
         read_weights(path, "x")
     torch.save({"lit": {"model": theirs}}, path)
     assert read_weights(path).key == "lit.model"
+
+
+# What detectors start from
+
+
+def detector(state: Any, root: Path, how: str = "detectron2", **of: Any) -> Detector:
+    """A detector of ResNet-50 that starts from a file of these weights."""
+    torch.save(state, root / "net")
+    name = f"R-50-{sha256((root / 'net').read_bytes()).hexdigest()[:8]}.pth"
+    (root / "net").rename(root / name)
+    built = build(trial(RESNET, weights=f"{how}:{name}", **of))
+    file_backbone(built, root)
+    return built.eval()
+
+
+@pytest.mark.parametrize("normalise", ["imagenet", "pixel-mean"])
+def test_a_detector_starts_from_detectron2s_weights_on_its_own_pixels(normalise: str, tmp_path: Path) -> None:
+    """The classifier sees 0 to 255, blue first; the detector what its data say, from the same picture."""
+    theirs = trained(Net(nets.DETECTRON2, (3, 4, 6, 3), 4, classes=7))
+    ours = detector(of_detectron2(theirs.state_dict()), tmp_path, normalise=normalise)
+    image = torch.rand(3, 96, 96)
+    blue_first = 255 * image.flip(0) - torch.tensor([103.53, 116.28, 123.675])[:, None, None]
+    batch, _ = ours.transform([image])
+    with torch.no_grad():
+        scores = theirs.linear(ours.backbone(batch.tensors))  # type: ignore[operator]
+        assert_equal(scores, theirs(blue_first[None]))
+
+
+@pytest.mark.parametrize("case", ["Caffe's stride", "Detectron2"])
+def test_a_detector_starts_from_any_names(case: str, tmp_path: Path) -> None:
+    layout, blocks, width, exported, _, _ = CASES[case]
+    theirs = trained(Net(layout, blocks, width, classes=7))
+    state = exported(theirs.state_dict())
+    ours = detector(
+        {f"module.{name}": tensor for name, tensor in state.get("model", state).items()}, tmp_path, "imagenet"
+    )
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        scores = theirs.get_submodule(layout.classifier)(ours.backbone(images))
+        assert_equal(scores, theirs(images))
+
+
+def test_what_a_detector_cannot_start_from_is_refused(tmp_path: Path) -> None:
+    state = Net(nets.TORCHVISION_DEEP, (3, 4, 6, 3), 4, classes=7).state_dict()
+    with pytest.raises(InputError, match="weights 'imagenet:R-50.pth' name a file without its checksum; call it NAME"):
+        trial(RESNET, weights="imagenet:R-50.pth")
+    with pytest.raises(InputError, match="are of pixels less another mean than ImageNet's"):
+        detector(state, tmp_path, "caffe")
+    with pytest.raises(InputError, match="normalise 'torch' is unknown; choose one of imagenet"):
+        detector(state, tmp_path, "torch")
+    with pytest.raises(InputError, match="another net: ResNet-18 .B. of width 4, not ResNet-50 of width 4"):
+        detector(Net(nets.TORCHVISION, (2, 2, 2, 2), 4, classes=7).state_dict(), tmp_path)
+    with pytest.raises(InputError, match="R-50-00000000.pth is missing: there is no such file"):
+        file_backbone(build(trial(RESNET, weights="imagenet:R-50-00000000.pth")), tmp_path)
+    torch.save(state, tmp_path / "R-50-00000000.pth")
+    with pytest.raises(InputError, match="is damaged or half-downloaded: its SHA-256 is .* must begin with 00000000"):
+        file_backbone(build(trial(RESNET, weights="imagenet:R-50-00000000.pth")), tmp_path)
+
+
+def test_the_file_that_a_detector_starts_from_is_looked_at_before_anything_runs(execution: Execution) -> None:
+    (execution.data_root / "weights").mkdir(parents=True)
+    (execution.data_root / "weights" / "R-50-00000000.pth").write_bytes(POINTER)
+    starting = trial(RESNET, weights="imagenet:R-50-00000000.pth")
+    assert not starting.needs
+    with pytest.raises(InputError, match="R-50-00000000.pth is no state dict, but a Git LFS pointer"):
+        starting_weights.check([starting], execution)
 
 
 # What no file says
@@ -275,8 +369,19 @@ def preactivated() -> State:
         (changed(conv1__3__weight=torch.ones(4, 4, 3, 3)), "its stem has several convolutions"),
         (changed(features__0__weight=torch.ones(4, 3, 3, 3)), "it is of the kind of VGG"),
         (changed(layer1__0__conv1__weight_mask=torch.ones(4, 4, 3, 3)), "its weights are masked"),
-        (changed(layer1__0__conv1__weight=torch.ones(4, 2, 3, 3)), "layer1.0.conv1.weight is (4, 2, 3, 3), and (4, 4"),
-        (changed(layer2__0__conv1__weight=torch.ones(12, 4, 3, 3)), "layer2.0.conv1.weight is (12, 4, 3, 3)"),
+        (
+            changed(layer1__0__conv1__weight=torch.ones(4, 2, 3, 3)),
+            "layer1.0.conv1.weight is (4, 2, 3, 3), and (4, 4, 3, 3) in the net",
+        ),
+        (changed(layer1__0__conv2__weight=torch.ones(4, 2, 3, 3)), "have groups, as those of ResNeXt (layer1.0.conv2."),
+        (
+            changed(
+                layer2__0__conv1__weight=torch.ones(80, 4, 3, 3), layer2__0__conv2__weight=torch.ones(80, 80, 3, 3)
+            ),
+            "stage 2 is 80 wide and would be 8 behind a stem of 4, as a wide ResNet's (layer2.0.conv1.weight)",
+        ),
+        (changed(conv1__1__weight=torch.ones(4), conv1__3__weight=torch.ones(4, 4, 3, 3)), "its stem has several"),
+        (changed(layer1__0__convs__1__weight=torch.ones(4, 4, 3, 3)), "beside each other (Res2Net)"),
         (changed(mystery__weight=torch.ones(4)), "1 of 48 names are of no part of one here: mystery.weight"),
         (changed(linear__weight=torch.ones(7, 16)), "fc.weight and linear.weight are two"),
         (changed(layer1__0__bn1__running_mean=None), "lack averages of BatchNorm (layer1.0.bn1.running_mean)"),
@@ -341,6 +446,7 @@ STATE = {"conv1.weight": torch.ones(4, 3, 3, 3)}
     [
         ("a.pth", b"", "is empty"),
         ("a.pth", b"no weights", "is no state dict, but a text"),
+        ("a.pth", b"Entry not found", "a text, as a server's error"),
         ("a.pth", b"\n<!DOCTYPE html><title>404</title>", "is no state dict, but an HTML page"),
         ("a.safetensors", b"<html>sign in</html>", "an HTML page"),
         ("a.pth", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML page"),
@@ -529,6 +635,13 @@ def test_what_does_not_go_with_the_weights_is_refused_in_one_line(
     code, out, err = command("evaluate", "--weights", tmp_path / "net.th", "--data-root", pictures, *data, *options)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
+
+
+def test_a_key_steers_no_terminal(pictures: Path, command: Command, tmp_path: Path) -> None:
+    torch.save({"net\x1b[2J": Net(nets.AKAMASTER, (1, 1, 1), 4, classes=7).state_dict()}, tmp_path / "net.th")
+    where = ("--weights", tmp_path / "net.th", "--data-root", pictures, "--data", "folder:pictures")
+    code, out, _ = command("evaluate", *where)
+    assert code == 0 and "key net\\x1b[2J\n" in out and "\x1b" not in out
 
 
 def test_help_names_all_data_that_weights_are_tested_on(command: Command) -> None:

@@ -1,5 +1,6 @@
 """Launching: Ray and the plain loop give the same study, and no death of a process loses or doubles anything."""
 
+import io
 import os
 import shutil
 import signal
@@ -14,17 +15,22 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from rich.console import Console
 from tiny import PROFILE, TINY
 
+from commands.options import Costs, Selection
+from commands.train import run_missing
 from experiments import planned
+from experiments.profiles import SMOKE
 from study.execution import Execution
 from study.run import attempt, worker
 from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import heartbeat
-from study.store.account import Outcome, read_account, write_account
+from study.store.account import Account, Outcome, read_account, write_account
 from study.store.heartbeat import Progress
 from study.store.mlflow import client, reader
+from study.store.records import seal_result
 from study.training.state import TrainState
 
 ROOT = Path(__file__).parents[1]
@@ -349,3 +355,23 @@ def test_longest_trials_start_first(store: Execution, small: Small) -> None:
     order: list[Trial] = []
     launch([short, long], replace(store, retries=0), tags([short, long]), lambda todo, _: order.extend(todo))
     assert order == [long, short]
+
+
+def test_memory_that_ran_out_under_ray_is_told_at_the_end(
+    execution: Execution, small: Callable[..., Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The warning of the worker is in a log of Ray's, in a folder that is deleted."""
+    trial, other = small(), small(seed=1)
+    selected = Selection(SMOKE, {trial: ["test"], other: ["test"]}, execution)
+
+    def trains(*_: object) -> None:
+        for one, tags in ((trial, {"out_of_memory": "out of memory in 1 segments: it takes 3 GiB"}), (other, {})):
+            account = Account(started=0, tags={"seconds": "1.00", "profile": "smoke", **tags})
+            seal_result(execution.trial_folder(one.id), Outcome.DIVERGED, [], account)
+
+    monkeypatch.setattr("study.run.launch.launch", trains)
+    console = Console(file=io.StringIO(), width=40)
+    assert run_missing(selected, Costs(), False, console) == 0
+    told = f"{trial.id} has a result, but ran out of memory in 1 segments: it takes 3 GiB\n"
+    assert isinstance(console.file, io.StringIO) and told in console.file.getvalue()
+    assert other.id not in console.file.getvalue()

@@ -60,10 +60,10 @@ def test_a_long_curve_is_thinned_for_browsing_but_whole_in_its_artifact(store: E
 
 
 def test_evaluations_come_after_the_result_grow_and_are_replaced(store: Execution, small: Small) -> None:
-    trial, mirror = small(), Mirror(store, [small()])
+    trial = small()
     folder = store.trial_folder(trial.id)
     seal(store, trial, [record(4), record(8)])
-    assert mirror.update()
+    publish(store, [trial])
     (before,) = reader.read(store, [trial])
     assert before.evaluations is None
     for rows, expected in (
@@ -72,12 +72,11 @@ def test_evaluations_come_after_the_result_grow_and_are_replaced(store: Executio
         ([evaluation("10-crop", 27.5)], [("10-crop", 27.5), ("centre crop", 30.0)]),
     ):
         add_evaluations(folder, rows)
-        for of in (mirror, Mirror(store, [trial])):  # this launch's, and the next one's
-            assert of.update()
-            (found,) = reader.read(store, [trial])
-            assert found.evaluations is not None and found.evaluations.schema.equals(EVALUATIONS)
-            assert [(row["protocol"], row["value"]) for row in found.evaluations.to_pylist()] == expected
-            assert (found.run_id, found.tags, found.records) == (before.run_id, before.tags, before.records)
+        publish(store, [trial])
+        (found,) = reader.read(store, [trial])
+        assert found.evaluations is not None and found.evaluations.schema.equals(EVALUATIONS)
+        assert [(row["protocol"], row["value"]) for row in found.evaluations.to_pylist()] == expected
+        assert (found.run_id, found.tags, found.records) == (before.run_id, before.tags, before.records)
     ensemble = evaluation("10-crop", 25.0, nets=f"{trial.id},{small(seed=1).id}")
     add_evaluations(folder, [ensemble])
     assert len(read_evaluations(folder) or []) == 3  # of an ensemble is another evaluation
@@ -210,6 +209,20 @@ def test_what_an_outage_kept_back_follows(
     assert mirror.update() and "tracking is back" in caplog.text
     (found,) = reader.read(store, [small()])
     assert found.records is not None and found.records.num_rows == 2
+
+
+def test_nothing_is_kept_of_a_result_that_was_shown(store: Execution, small: Small) -> None:
+    """Of thousands of trials, a run in memory, and three files to look at every two seconds, would be too many."""
+    done, waits = small(), small(seed=1)
+    mirror = Mirror(store, [done, waits])
+    seal(store, done, [record(4), record(8)])
+    write_account(store.trial_folder(waits.id), account())
+    assert mirror.update() and mirror.results() == {done.id}
+    for of_trials in (mirror.waiting, mirror.runs, mirror.shown, mirror.logged):
+        assert set(of_trials) == {waits.id}
+    again = Mirror(store, [done, waits])
+    assert again.results() == {done.id} and again.update() and again.results() == {done.id}
+    assert set(again.runs) == {waits.id}
 
 
 def test_an_outage_that_outlasts_the_launch_is_named(

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 from torchvision.datasets import VOCDetection
 
 from study.data import annotations, pasted
-from study.data.annotations import Example
+from study.data.annotation_files import Example
 
 
 @pytest.fixture(scope="module")

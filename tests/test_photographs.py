@@ -237,7 +237,8 @@ def test_a_damaged_image_gives_its_place_to_the_next_and_is_named(tmp_path: Path
 def test_a_set_without_one_image_that_can_be_decoded_is_refused(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write(tmp_path / "zoo" / split / "cat" / "0.jpg", b"no image")
-    refused(arrays.describe("images:zoo", tmp_path, size=16), tmp_path, "can be decoded", "train/cat/0.jpg")
+        write(tmp_path / "zoo" / split / "dog" / "0.jpg", b"no image")
+    refused(arrays.describe("images:zoo", tmp_path, size=16), tmp_path, "can be decoded", "/0.jpg")
 
 
 def test_no_thread_outlives_its_data_set_or_keeps_a_process_alive(tmp_path: Path) -> None:

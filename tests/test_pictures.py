@@ -307,6 +307,26 @@ def test_equal_frames_give_equal_bytes_that_hold_no_date(quick, tmp_path):
         assert b"CreationDate" not in once and b"<dc:date>" not in once
 
 
+def test_what_a_user_has_set_for_matplotlib_is_in_no_picture(quick, tmp_path):
+    """A matplotlibrc of theirs, a style of seaborn's, settings of a notebook: TeX alone would fail, or take minutes."""
+    figure_1 = drawn("figure_1", quick)
+    before = [path.read_bytes() for path in static.save(static.draw(figure_1), tmp_path / "before", "figure_1")]
+    theirs = {
+        "text.usetex": True,
+        "font.size": 30,
+        "axes.facecolor": "black",
+        "savefig.facecolor": "red",
+        "lines.markersize": 40,
+        "figure.constrained_layout.h_pad": 1.0,
+        "pdf.fonttype": 42,
+        "path.simplify": False,
+        "axes.prop_cycle": matplotlib.cycler("color", ["red"]),
+    }
+    with matplotlib.rc_context(theirs):
+        after = [path.read_bytes() for path in static.save(static.draw(figure_1), tmp_path / "after", "figure_1")]
+    assert before == after
+
+
 def test_the_files_metadata_tell_other_runs_apart(quick):
     other = frames(FIVE_DEPTHS, error=large)  # plain-44 has one run more
     shown = [drawn("error_against_depth", study) for study in (quick, other)]

@@ -125,6 +125,24 @@ def test_this_machine_is_the_cores_asked_for_and_one_trials_in_a_loop(execution:
     assert placement.this_machine(replace(many, local=True)).cpus == 2
 
 
+@pytest.mark.parametrize("named", ["1", "0,0", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6", "MIG-GPU-8932f937/1/0", "x"])
+def test_a_machine_whose_gpus_are_named_wrongly_does_not_train_on_its_cpu(
+    execution: Execution, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.setattr(placement, "DRIVERS", (__file__,))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    with pytest.raises(InputError, match=f"CUDA_VISIBLE_DEVICES={named} names no GPU .* or say --device cpu"):
+        placement.this_machine(replace(execution, device="auto"))
+    assert placement.this_machine(replace(execution, device="cpu")).gpus == 0
+    for hidden in ("", "-1", "NoDevFiles", " "):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert placement.this_machine(replace(execution, device="auto")).gpus == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    monkeypatch.setattr(placement, "DRIVERS", ())  # a machine without any GPU
+    assert placement.this_machine(replace(execution, device="auto")).gpus == 0
+
+
 def test_the_memory_of_a_machine_is_what_trials_are_allowed_of_it(execution: Execution) -> None:
     assert machine_bytes() == memory_allowed(execution, torch.device("cpu"))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -256,3 +257,12 @@ def test_plan_and_status_count_the_trials_of_another_schema_or_protocol(command:
         )
         others = json.loads(command(name, *where, "--json").out)["other_versions"]
         assert others == [{"schema": 2, "protocol": 1, "trials": 1}]
+
+
+def test_a_plan_in_which_most_gpus_wait_names_what_would_use_them(command: Command, tmp_path: Path) -> None:
+    select = ("--profile", "paper", "--experiments", "imagenet-depth", "--storage", tmp_path / "none")
+    told = command("plan", *select, "--gpus", "8", "--nodes", "4", "--cpus", "8").out
+    assert re.search(r"Only \d+ % of the GPUs' time is used: .* takes .* days on one; with --processes 8 as many", told)
+    for enough in (("--gpus", "8", "--nodes", "4", "--cpus", "8", "--processes", "8"), ("--gpus", "1")):
+        told = command("plan", *select, *enough)
+        assert told.code == 0 and "of the GPUs' time" not in told.out

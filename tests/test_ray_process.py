@@ -129,6 +129,12 @@ def test_a_machine_without_loopback_is_refused_at_once(execution: Execution, mon
         RayProcess(execution).start()
 
 
+def test_python_without_docstrings_is_refused_at_once(execution: Execution, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_process, "sys", SimpleNamespace(flags=SimpleNamespace(optimize=2)))
+    with pytest.raises(InputError, match=r"PYTHONOPTIMIZE=2\), which Ray reads .*; run it without, or .* --local"):
+        RayProcess(execution).start()
+
+
 def die(execution: Execution, scratch: Path, launcher: Connection) -> None:
     """Ray's driver where its own processes cannot start."""
     logs = scratch / "ray/session_latest/logs"

@@ -1,16 +1,22 @@
 """Results that are there are not replaced by fewer: a rendering from another store is refused before it writes."""
 
+import json
+import re
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from planted import planted
+from stored import account
 
+import commands.render
 from analysis import report
 from commands.options import Choice, select
 from study.execution import Execution
-from study.store.account import Account
+from study.store.account import Account, Outcome, write_account
 from study.store.mlflow import client, mirror
 from study.store.records import Run, seal_result
 
@@ -109,6 +115,43 @@ def test_a_deleted_experiment_is_no_empty_report_nor_bundle(
     given = ("--profile", "smoke", "--experiments", TWO, "--storage", store.storage)
     done = command("export", *given, tmp_path / "study.zip", entry="experiments")
     assert done.code == 2 and "has been deleted" in done.err and not (tmp_path / "study.zip").exists()
+
+
+def test_results_that_were_copied_into_a_store_are_named_until_a_launch_shows_them(
+    good: Callable[..., Any], store: Execution, tmp_path: Path
+) -> None:
+    selected = select(Choice(profile="smoke", experiments=TWO), store)
+    other = tmp_path / "other"
+    client.create_store(replace(store, storage=other))
+    shutil.copytree(store.storage / "trials", other / "trials")
+    done = good("--results", tmp_path / "new", storage=other)
+    assert f"{len(selected.trials)} results are in {other} and not in its MLflow" in done.out
+    assert re.search(rf"make degradation-study .*STORE={other} .*shows them, and trains none", done.out)
+
+
+def test_a_trial_that_failed_in_a_study_is_rendered_and_a_failure_not_bad_input(
+    good: Callable[..., Any], command: Command, store: Execution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result was deleted, say, and another attempt ran out of memory: an earlier report still has it."""
+    mlflow = client.connect(store)
+    selected = select(Choice(profile="smoke", experiments=TWO), store)
+    lost = next(iter(selected.trials))
+
+    def fails(*_: object) -> int:
+        write_account(store.trial_folder(lost.id), account(Outcome.FAILED, reason="out of memory"))
+        mirror.publish(store, [lost])
+        return 1
+
+    (run,) = client.search(mlflow, [lost.id])
+    mlflow.delete_run(run.info.run_id)
+    shutil.rmtree(store.trial_folder(lost.id))
+    assert good().code == 2  # what trains nothing keeps the report
+    monkeypatch.setattr(commands.render, "run_missing", fails)
+    given = ("--profile", "smoke", "--experiments", TWO, "--storage", store.storage, "--results", tmp_path / "results")
+    done = command("study", *given, entry="analysis")
+    assert done.code == 1, done.err
+    manifest = json.loads((tmp_path / "results" / "smoke" / "manifest.json").read_text())
+    assert lost.id not in manifest["results"] and len(manifest["results"]) == len(selected.trials) - 1
 
 
 def test_a_damaged_manifest_holds_up_nobody(good: Callable[..., Any], tmp_path: Path) -> None:

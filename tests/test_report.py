@@ -12,6 +12,7 @@ import pytest
 from planted import DAMAGES, FIVE_DEPTHS, frames, planted, tabled
 
 from analysis import files, paper, report
+from analysis.gaps import Kind as Gap
 from analysis.gaps import problems
 from analysis.qualified import judge
 from analysis.runs import load
@@ -222,9 +223,9 @@ def test_the_command_renders_past_a_damaged_run_names_it_and_exits_with_1(store,
 def test_a_selection_names_the_experiments_that_it_left_out():
     chosen = planned(FIVE_DEPTHS, ["depth-scaling"])
     finals = load(chosen, [run for run in planted(FIVE_DEPTHS) if run.trial in chosen]).finals
-    said = [str(problem) for problem in problems(finals, FIVE_DEPTHS, {})]
-    assert any(line.startswith("shortcut-options was not selected; make ") for line in said)
-    assert not any(line.startswith(("depth-scaling was", "reimplementations")) for line in said)
+    (left_out,) = (one for one in problems(finals, FIVE_DEPTHS, {}) if one.kind is Gap.NOT_SELECTED)  # one line
+    assert "shortcut-options" in left_out.names and not {"depth-scaling", "reimplementations"} & set(left_out.names)
+    assert str(left_out).startswith(f"{len(left_out.names)} experiments were not selected; make ")
 
 
 def claim(name: str, statement: str = "") -> paper.Claim:
@@ -285,7 +286,10 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     assert [each.name for each in tmp_path.iterdir()] == ["claims.json"]
 
 
-def test_the_lectures_run_on_the_files_of_a_report_alone(folder):
+def test_the_lectures_run_on_the_files_of_a_report_alone(folder, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("raise SystemExit('a start-up file of mine')\n")
+    for variable, value in (("PYTHONSTARTUP", str(tmp_path / "mine.py")), ("PYTHONWARNINGS", "error")):
+        monkeypatch.setenv(variable, value)
     pages = {page.stem: page.read_text() for page in report.notebooks(folder)}
     assert set(pages) == {"degradation", "shortcuts", "depth", "layer_responses", "past_the_paper"}
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -66,7 +66,7 @@ def same(a: list[tuple[Tensor, Target]], b: list[tuple[Tensor, Target]]) -> bool
 def test_the_tables_name_the_test_sets_and_each_has_its_metric(made: Path) -> None:
     for name, split, metric in (("pasted-voc", "test", Metric.VOC_11_POINTS), ("pasted-coco", "val", Metric.COCO)):
         scenes = load(SPECS[name], made)
-        assert scenes.test_split == annotations.test_split(name) == f"{name} {split}"
+        assert scenes.test_split == detection_sets.set_of(name).test_split == f"{name} {split}"
         assert scenes.metric is metric
     metrics = [detection_sets.SETS[name].metric for name in ("voc07+12", "voc07++12", "coco14")]
     assert metrics == [Metric.VOC_11_POINTS, Metric.VOC_AREA, Metric.COCO]

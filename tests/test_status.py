@@ -10,9 +10,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from commands.onlooker import Onlooker, Tracked, tracked
+from commands.accounts import accounts
+from commands.onlooker import LOOK_SECONDS, Onlooker, Tracked, tracked
 from commands.options import Selection
-from commands.standing import Standing
+from commands.standing import Standing, forecasts_of, standing_of
 from commands.status import follow, lines, looks, picture, shown
 from experiments import planned
 from experiments.profiles import SMOKE
@@ -95,6 +96,25 @@ def test_following_as_json_is_one_line_a_look(
     follow(selection(execution, [small()]), Console(), as_json=True)
     (line,) = capsys.readouterr().out.splitlines()
     assert [row["outcome"] for row in json.loads(line)["trials"]] == ["diverged"]
+
+
+def test_looks_take_a_tenth_of_a_processor_at_most_and_keep_of_a_result_what_they_show(
+    execution: Execution, small: Small
+) -> None:
+    """A look at thousands of trials takes a second: a launch would have no processor left for anything else."""
+    more = {"seconds": "3.00", "cohort": "1", "device": "cpu", "mlflow.note.content": "n" * 1000, "spec": "s" * 1000}
+    stands = Account(tags=more, started=0)
+    seal_result(execution.trial_folder(small().id), Outcome.DIVERGED, [{"iteration": 4, "train_loss": 1.0}], stands)
+    selected = selection(execution, [small()])
+    onlooker = Onlooker(selected, Tracked())
+    standing = onlooker.look()
+    assert onlooker.rest_seconds == LOOK_SECONDS and onlooker.took > 0
+    onlooker.took = 5.0
+    assert onlooker.rest_seconds == pytest.approx(50)
+    (kept,) = onlooker.accounts.values()
+    assert set(kept.tags) == {"seconds", "cohort", "device"}
+    known = accounts(selected, checked=True)
+    assert standing_of(selected, known, forecasts_of(selected, known), others={}).rows == standing.rows
 
 
 def test_a_storage_that_is_out_of_reach_for_a_while_ends_no_view(

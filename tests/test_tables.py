@@ -367,8 +367,9 @@ def test_the_table_of_quantities_names_the_critical_depth():
         return 0.1 * trial.model.depth if trial.model.family == "plain" and trial.model.depth > 32 else 1.0
 
     table = results.measured_quantities(frames(FIVE_DEPTHS, error=rising, noise=0.01))
-    assert "Critical depth of plain nets in training error: between 32 and 44 layers." in table.notes
-    assert "Critical depth of residual nets in training error: nowhere up to 110 layers." in table.notes
+    bound = "the first gap above 1 %, at 95 % over all depths together"
+    assert f"Critical depth of plain nets in training error ({bound}): between 32 and 44 layers." in table.notes
+    assert f"Critical depth of residual nets in training error ({bound}): nowhere up to 110 layers." in table.notes
     # gaps of both families, benefits and shortcuts for two errors; generalisation gaps and three targets
     assert len(table.numbers) == 2 * (4 + 4 + 5 + 2 * 6) + 2 * 5 * (1 + 3)
 

@@ -1,7 +1,7 @@
 """One trial in its process: what it refuses, how it is profiled, what it measures at its end."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,9 +18,10 @@ from study.run import worker
 from study.run.launch import launch
 from study.spec import InputError, Trial
 from study.store import layout
-from study.store.account import read_account
+from study.store.account import Outcome, read_account
 from study.store.mlflow import client, reader
 from study.store.records import RECALIBRATED, read_records, run_in
+from study.tasks import classification
 from study.training import checkpoints
 from study.training.loop import train
 from study.training.state import TrainState
@@ -200,3 +201,36 @@ def test_a_trial_learns_the_shuffled_labels_of_its_seed(small: Small, store: Exe
         loss_and_error(net, load(trial.data, Path(), seed=seed).clean("train", 500), "fp32")[1] for seed in (1, 2)
     ]
     assert last["clean_train_error_pct"] == errors[0] != errors[1]
+
+
+def test_a_trial_that_is_asked_to_stop_while_it_is_evaluated_stops_within_a_batch_and_loses_nothing(
+    small: Small, execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU the evaluations of a deep net take minutes: Ctrl-C waited for them."""
+    trial = small(iterations=4, drops=(), record_every=2, evaluate_every=2)
+    undisturbed = replace(execution, storage=execution.storage / "undisturbed")
+    tags = {"profile": "test"}
+    assert worker.run_trial(trial, undisturbed, tags) == Outcome.FINISHED
+    asked, stops = 0, 0
+    real = classification.asking
+
+    def counting(_: Callable[[], bool], batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        def now() -> bool:
+            nonlocal asked
+            asked += 1
+            return asked == stops
+
+        return real(now, batches)
+
+    monkeypatch.setattr(classification, "asking", counting)
+    for stops in range(1, 100):  # at the first batch of any evaluation, the second, and so on
+        asked = 0
+        outcome = worker.run_trial(trial, execution, tags)
+        if outcome == Outcome.FINISHED:
+            break
+        assert outcome == Outcome.INTERRUPTED and asked == stops
+    assert stops > 8
+    folders = [one.trial_folder(trial.id) for one in (execution, undisturbed)]
+    one, other = (read_records(folder) for folder in folders)
+    assert one.equals(other)
+    assert len({(folder / layout.WRONG).read_bytes() for folder in folders}) == 1

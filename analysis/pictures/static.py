@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.style
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -63,7 +63,7 @@ _MARKS: dict[Style, dict[str, Any]] = {
 _NAME_SIZE = 8.5
 _LEGEND_INCHES = 0.3
 
-styled = matplotlib.rc_context(THEME)
+styled = matplotlib.style.context(["default", THEME])  # nothing is left of what the user, or a notebook, has set
 
 
 @styled

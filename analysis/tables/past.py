@@ -76,8 +76,9 @@ def _by_rate(frames: Frames) -> Table:
         }
     )
     notes = [
-        "Errors in percent, of last iterates, means over seeds. The first half of the seeds choose a net's rate by the"
-        " error on held-out training images; training and test errors are those of the other seeds.",
+        "Errors in percent, means over seeds, of last iterates (training: over the last tenth). The first half of the"
+        " seeds choose a net's rate by the error on held-out training images; training and test errors are those of the"
+        " other seeds.",
     ]
     return Table("rates", "Learning rates: every net at every rate", numbers, text, notes, Place.MEASURED)
 

@@ -25,7 +25,10 @@ COMPARABLE = (
     "No difference from the paper is printed where the data, the width or the iterations are not the paper's"
     f" (CIFAR-10, {PAPER_WIDTH}, {paper.ITERATIONS:,}): such numbers are not comparable."
 )
-SPREAD = "Errors in percent, of last iterates: mean ± standard deviation over n seeds, 95 % t interval of the mean."
+SPREAD = (
+    "Errors in percent: mean ± standard deviation over n seeds, 95 % t interval of the mean. Test errors are of last"
+    " iterates, training errors running ones over the last tenth of the iterations."
+)
 DIGITISED = "Values marked Fig. 6 are read off the curves of the paper's figure; it prints none for plain nets."
 
 
@@ -102,7 +105,8 @@ def measured_quantities(frames: Frames) -> Table:
             if len(gap):
                 before, at = effects.critical_depth(gap)
                 where = f"between {before} and {at} layers" if at else f"nowhere up to {before} layers"
-                notes.append(f"Critical depth of {family} nets in {error}: {where}.")
+                bound = f"the first gap above {effects.ONSET_PCT:g} %, at 95 % over all depths together"
+                notes.append(f"Critical depth of {family} nets in {error} ({bound}): {where}.")
         rows.append(effects.residual_benefit(finals, measure).assign(error=error))
         differences = effects.shortcut_differences(shortcuts, measure)
         rows.append(differences.assign(quantity="shortcuts, " + differences["quantity"], error=error))

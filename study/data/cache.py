@@ -148,16 +148,25 @@ def digest_of_files(
 
     A change that comes within one tick of the file system's clock after another leaves the status as it is. So the
     digest is kept only if the last change was ticks before the reading began, by the clock of the cache's own file
-    system, as Git trusts its index. Raises `InputError` if files change while they are read, or if the digest cannot
-    be kept.
+    system, as Git trusts its index. It is taken each time where it cannot be kept. Raises `InputError` if files change
+    while they are read.
     """
     path = root / ".cache" / f"{file}.json"
     before = status()
     if kept := _kept(path, before):
         return kept, before
+    try:
+        return _kept_anew(name, path, before, status, read), before
+    except _UnkeptError:
+        digest = read()
+        check_unchanged(name, before, status)
+        return digest, before
+
+
+def _kept_anew(name: str, path: Path, before: Status, status: Callable[[], Status], read: Callable[[], str]) -> str:
     with _locked(name, path):
         if kept := _kept(path, before):  # by another process, meanwhile
-            return kept, before
+            return kept
         part = path.with_suffix(".part")
         with _keeping(name, path):
             part.write_bytes(b"")
@@ -170,7 +179,7 @@ def digest_of_files(
                 part.replace(path)
         else:
             part.unlink()
-    return digest, before
+    return digest
 
 
 def check_unchanged(name: str, before: Status, status: Callable[[], Status]) -> None:

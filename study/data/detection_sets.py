@@ -104,6 +104,37 @@ SETS = {
         metric=Metric.COCO,
     ),
 }
+OWN = ("voc:NAME", "coco:NAME")  # somebody's own, read by `study/data/own_scenes.py`
+
+
+def is_own(name: str) -> bool:
+    """Whether the name is of somebody's own data set of scenes."""
+    return name.startswith(tuple(known.removesuffix("NAME") for known in OWN))
+
+
+def is_scenes(name: str) -> bool:
+    """Whether the name is of a data set of scenes."""
+    return is_own(name) or name in SETS
+
+
+def own_set(name: str, classes: tuple[str, ...] = ()) -> DetectionSet:
+    """The facts of somebody's own data set: scored as VOC since 2010, or as COCO."""
+    voc, label = name.startswith("voc:"), name.partition(":")[2]
+    return DetectionSet(
+        classes=classes,
+        train=(Part(label, "train"),),
+        test=Part(label, "test"),
+        test_split=f"{name} test",
+        format=Format.VOC if voc else Format.COCO,
+        metric=Metric.VOC_AREA if voc else Metric.COCO,
+    )
+
+
+def set_of(name: str) -> DetectionSet:
+    """The facts of the data set of that name; those of an own one without classes, which its files tell."""
+    return own_set(name) if is_own(name) else SETS[name]
+
+
 COUNTS = {  # images; VOC's are those of its Main lists (the paper's 16k of VOC 2012 are not), COCO's "80k" and "40k"
     Part(VOC07, "trainval"): 5_011,
     Part(VOC07, "test"): 4_952,

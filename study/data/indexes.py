@@ -6,7 +6,7 @@ What is missing, truncated or other than expected is an `InputError`.
 Looked for under the data root:
 imagenet      in imagenet/, if that is a folder, else in the root itself: ILSVRC2012_img_train.tar or train/WNID/*.JPEG;
               ILSVRC2012_img_val.tar with ILSVRC2012_devkit_t12.tar.gz, which has its labels, or val/WNID/*.JPEG
-images:NAME   NAME/train/CLASS/* and NAME/val/CLASS/*, or test for val: .jpg, .jpeg or .png
+images:NAME   NAME/train/CLASS/* and NAME/val/CLASS/*, or test for val, or NAME/CLASS/* (`study/data/divided.py`)
 shards:NAME   NAME/train-*.tar and NAME/val-*.tar with members KEY.jpg (.jpeg, .png) and KEY.cls, as WebDataset has them
 photographs   200 crops of the pictures that scikit-learn and matplotlib ship, made once
 """
@@ -29,6 +29,9 @@ import torch
 from filelock import FileLock
 
 from study.data.cache import cached, file_name
+from study.data.divided import divided
+from study.data.listing import TEST, VALIDATION, listing, own_folder, shown
+from study.data.looks import TURNED, looks, looks_of_bytes, looks_to_bytes
 from study.data.pictures import photographs
 from study.data.sources import SUFFIXES, refusal
 from study.seeds import generator
@@ -74,17 +77,32 @@ def load(name: str, root: Path) -> tuple[Path, Index, Index, str]:
     what the order of training depends on: not of their contents, which would take hours. ImageNet has the same one in
     tars and in folders. The index is kept in root/.cache, for as long as no folder or tar changes.
     """
-    kind, _, label = name.partition(":")
+    folder, arrays = _indexed(name, root)
+    train_index, test_index = (
+        Index(**{field.name: arrays[f"{split}_{field.name}"] for field in fields(Index)}) for split in ("train", "test")
+    )
+    return folder, train_index, test_index, _digest([train_index, test_index], TURNED in _looks(arrays))
+
+
+def looks_of(name: str, root: Path) -> dict[str, int]:
+    """How many images of 'images:NAME' are read otherwise than plainly, by how; of others that is not counted."""
+    return _looks(_indexed(name, root)[1])
+
+
+def _looks(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    return looks_of_bytes(arrays["looks"]) if "looks" in arrays else {}
+
+
+def _indexed(name: str, root: Path) -> tuple[Path, dict[str, np.ndarray]]:
+    kind, _, _ = name.partition(":")
     if kind not in _SOURCES:
         raise InputError(f"{name!r} is no data set of photographs; choose one of {', '.join(NAMES)}")
     if kind == "imagenet":
         folder = root / "imagenet" if (root / "imagenet").is_dir() else root
     elif kind == "photographs":
         folder = photographs(name, root)
-    elif re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", label):
-        folder = root / label
     else:
-        raise InputError(f"data set {name!r} must be {kind}:NAME, with NAME of letters, digits and _ . - only")
+        folder = own_folder(name, root, _layout(name))
     train, test = _SOURCES[kind](name, folder)
     sha = hashlib.sha256()
     for path in sorted({*train.watched, *test.watched}):
@@ -95,20 +113,21 @@ def load(name: str, root: Path) -> tuple[Path, Index, Index, str]:
     def make() -> dict[str, np.ndarray]:
         parts = {"train": train.read(), "test": test.read()}
         _check(name, folder, *parts.values())
-        return {
+        arrays = {
             f"{split}_{field.name}": getattr(part, field.name)
             for split, part in parts.items()
             for field in fields(Index)
         }
+        if kind == "images":
+            places = (folder / part.name(i) for part in parts.values() for i in range(len(part.labels)))
+            arrays["looks"] = looks_to_bytes(looks(places))
+        return arrays
 
-    arrays = cached(name, root, f"{file_name(name)}-index-{sha.hexdigest()[:16]}", make)
-    train_index, test_index = (
-        Index(**{field.name: arrays[f"{split}_{field.name}"] for field in fields(Index)}) for split in ("train", "test")
-    )
-    return folder, train_index, test_index, _digest([train_index, test_index])
+    file = f"{file_name(name)}-index-{sha.hexdigest()[:16]}"
+    return folder, cached(name, root, file, make, needed=kind == "imagenet")
 
 
-def _digest(parts: Sequence[Index]) -> str:
+def _digest(parts: Sequence[Index], turned: bool) -> str:
     sha = hashlib.sha256()
     for part in parts:
         names = (name.rpartition(b"/")[2] for name in part.names.tolist())
@@ -116,6 +135,8 @@ def _digest(parts: Sequence[Index]) -> str:
         shards = part.archive if len(part.archives) > 1 else part.archive[:0]
         for column in (part.lengths, part.labels, shards):
             sha.update(column.astype("<i8").tobytes())
+    if turned:  # before, images were not
+        sha.update(b"turned")
     return sha.hexdigest()
 
 
@@ -152,7 +173,7 @@ def _check(name: str, folder: Path, train: Index, test: Index) -> None:
 def _layout(name: str) -> str:
     return {
         "imagenet": "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and " + DEVKIT + " of image-net.org",
-        "images": "images as train/CLASS/*.jpg and val/CLASS/*.jpg",
+        "images": "images as train/CLASS/*.jpg and val/CLASS/*.jpg, or as CLASS/*.jpg,",
         "shards": "shards train-*.tar and val-*.tar, as `python -m experiments shard` writes them,",
         "photographs": "nothing, but delete it",
     }[name.partition(":")[0]]
@@ -162,32 +183,42 @@ def _layout(name: str) -> str:
 
 
 def _images(name: str, folder: Path) -> tuple[_Source, _Source]:
-    test = "val" if (folder / "val").is_dir() else "test"
-    for split in ("train", test):
-        if not (folder / split).is_dir():
-            raise refusal(name, f"is missing: {folder / split} was looked for; put {_layout(name)} into {folder}")
-    classes = _classes(folder / "train")
-    return _folder(name, folder, "train", classes), _folder(name, folder, test, classes)
+    found = listing(name, folder)
+    parts = divided(name, found, tested=(VALIDATION, TEST))
+    watched = [folder, *(folder / below for below in found.folders)]
+
+    def source(files: list[str]) -> _Source:
+        # By class and then by place in it: as ImageNet's folders are indexed.
+        ordered = sorted(files, key=lambda file: (parts.label_of[file], file))
+        return _Source(
+            watched, lambda: ((file, parts.label_of[file], _bytes(name, folder / file), 0, -1) for file in ordered)
+        )
+
+    return source(parts.train), source(parts.test)
+
+
+def _bytes(name: str, path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise refusal(name, f"has an image that cannot be read: {shown(path)} ({error.strerror}); mend it") from None
 
 
 def _classes(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _folder(name: str, folder: Path, split: str, classes: list[str], count: int | None = None) -> _Source:
-    """folder/split/CLASS/*, with the classes of training; ImageNet's has as many as `count`."""
+def _folder(name: str, folder: Path, split: str, classes: list[str], count: int) -> _Source:
+    """folder/split/WNID/*, with the classes of training, of ImageNet: as many as `count`."""
     present = _classes(folder / split)
 
     def entries() -> Iterator[_Entry]:
-        odd = set(present) - set(classes)
-        if count is not None:  # only ImageNet's test images must be of all classes
-            odd |= set(classes) - set(present)
-        if odd:
+        if odd := set(present) ^ set(classes):
             raise refusal(name, f"has a class {min(odd)!r} in one of {folder}/train and {folder / split} only; mend it")
         _no_image_in(name, folder / split, "is in no folder of a class")
         total = 0
         for label, wnid in enumerate(classes):
-            files = _listed(name, folder / split / wnid) if wnid in present else []
+            files = _listed(name, folder / split / wnid)
             total += len(files)
             if split == "train" and not files:
                 raise refusal(
@@ -195,7 +226,7 @@ def _folder(name: str, folder: Path, split: str, classes: list[str], count: int 
                 )
             for file, length in files:
                 yield f"{split}/{wnid}/{file}", label, length, 0, -1
-        if count is not None and total != count:
+        if total != count:
             raise _miscounted(name, folder / split, total, count)
 
     return _Source([folder / split, *(folder / split / wnid for wnid in present)], entries)

@@ -95,6 +95,7 @@ class Photographs:
             "test": _Split(folder, test, np.arange(len(test.labels)), test.labels, self.damaged),
         }
         self._epochs = Epochs(spec.name, self.count("train"), self._splits["train"].shuffled)
+        self._turned = spec.name.startswith("images:")  # as EXIF says; the field reads ImageNet as it is stored
         self._decoder = Decoder(threads)
         sample = self._sample(root)
         mean, scale = batches.normalisation(spec, sample)
@@ -160,7 +161,7 @@ class Photographs:
         """Whole images uint8 [3, H, W], of shorter side `side`, and their labels, in a fixed order."""
         labels = self._split(split).labels
         rows = range(self.count(split))[:limit]
-        for image in self._loaded(split, rows, partial(whole, side=side), _WHOLE_AHEAD):
+        for image in self._loaded(split, rows, partial(whole, side=side, turned=self._turned), _WHOLE_AHEAD):
             yield torch.tensor(image.pixels).permute(2, 0, 1).to(self.device), int(labels[image.number])
 
     def normalised(self, images: Tensor) -> Tensor:
@@ -197,6 +198,7 @@ class Photographs:
                 size=self.spec.size,
                 corner=draws.corners[row].tolist(),
                 flip=bool(draws.flips[row]) and self.spec.flip,
+                turned=self._turned,
             )
             yield partial(split.load, chosen[row], decode)
 
@@ -206,7 +208,8 @@ class Photographs:
         return self._decoder.stream((partial(load, row, decode) for row in rows), ahead)
 
     def _centre(self) -> Decode:
-        return partial(cropped, side=for_size(EVALUATION_SIDE, self.spec.size), size=self.spec.size)
+        side = for_size(EVALUATION_SIDE, self.spec.size)
+        return partial(cropped, side=side, size=self.spec.size, turned=self._turned)
 
     def _batches(self, split: str, rows: Sequence[int], size: int) -> Iterator[tuple[Tensor, Tensor]]:
         images = self._loaded(split, rows, self._centre(), AHEAD * size)
@@ -240,7 +243,7 @@ class Photographs:
             return {"count": np.array(len(rows)), "sum": total, "gram": gram}
 
         file = f"{file_name(self.spec.name)}-mean-{self.digest[:16]}-{size}-{self.spec.held_out}"
-        arrays = cached(self.spec.name, root, file, measure)
+        arrays = cached(self.spec.name, root, file, measure, needed=False)
         return _Sample(int(arrays["count"]), arrays["sum"], arrays["gram"])
 
 
@@ -302,8 +305,8 @@ def _rows(images: Tensor) -> Tensor:
     return images.permute(0, 2, 3, 1).view(count, height, width * channels)
 
 
-def _augmented(contents: bytes, side: int, size: int, corner: Sequence[float], flip: bool) -> np.ndarray:
-    pixels = cropped(contents, side, size, corner)
+def _augmented(contents: bytes, side: int, size: int, corner: Sequence[float], flip: bool, turned: bool) -> np.ndarray:
+    pixels = cropped(contents, side, size, corner, turned)
     return pixels[:, ::-1] if flip else pixels
 
 

@@ -6,6 +6,7 @@ come from is `study.data.annotations`. Threads decode a few images ahead, and no
 
 import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from study.data.annotations import Annotated, Example
+from study.data.annotation_files import Example
+from study.data.annotations import Annotated
 from study.data.annotations import load as load_annotations
 from study.data.batches import AHEAD, Decoder, Epochs, check_batch
-from study.data.decoding import opened
+from study.data.decoding import eight_bits, fitting, opened
+from study.data.detection_sets import is_own
 from study.data.sources import check_described, refusal
 from study.seeds import generator
 from study.spec import Data, InputError, check_choice
@@ -128,6 +131,13 @@ def load(spec: Data, root: Path, device: torch.device | str = "cpu") -> Scenes:
     return Scenes(spec, annotated, device)
 
 
+def describe(name: str, root: Path, like: Data) -> Data:
+    """The specification of a data set of scenes by name, an own or a known one, seen as `like` sees its own."""
+    annotated = load_annotations(name, root)
+    digest = annotated.digest if is_own(name) else ""
+    return replace(like, name=name, classes=len(annotated.classes), digest=digest)
+
+
 def flipped(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     """The mirror image of [C, H, W], left and right exchanged, with its boxes."""
     x1, y1, x2, y2 = target["boxes"].unbind(1)
@@ -147,8 +157,12 @@ def _decoded(name: str, example: Example) -> np.ndarray:
     # A file that is gone, or a disk, is no damaged image: it raises.
     contents = example.path.read_bytes()
     try:
-        with opened(io.BytesIO(contents), ("JPEG",)) as image:
-            pixels = np.asarray(image.convert("RGB"))
+        if is_own(name):
+            with opened(io.BytesIO(contents)) as image:
+                pixels = np.asarray(eight_bits(fitting(image, example.width, example.height)).convert("RGB"))
+        else:
+            with opened(io.BytesIO(contents), ("JPEG",)) as image:
+                pixels = np.asarray(image.convert("RGB"))
     except MemoryError:
         raise
     except Exception as error:  # decoders of damaged files raise nearly anything

@@ -23,16 +23,18 @@ def loss_and_error(
     was_training = net.training
     net.eval()
     loss, wrong, images = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.int64), 0
-    for x, labels in batches:
-        with autocast(x.device, precision):
-            logits = net(x).float()
-        loss = loss.to(x.device) + functional.cross_entropy(logits, labels, reduction="sum").double()
-        differ = logits.argmax(1) != labels
-        wrong = wrong.to(x.device) + differ.sum()
-        if missed is not None:
-            missed.append(differ)
-        images += len(labels)
-    net.train(was_training)
+    try:
+        for x, labels in batches:
+            with autocast(x.device, precision):
+                logits = net(x).float()
+            loss = loss.to(x.device) + functional.cross_entropy(logits, labels, reduction="sum").double()
+            differ = logits.argmax(1) != labels
+            wrong = wrong.to(x.device) + differ.sum()
+            if missed is not None:
+                missed.append(differ)
+            images += len(labels)
+    finally:
+        net.train(was_training)
     return (loss.item() / images, 100 * wrong.item() / images) if images else (None, None)
 
 

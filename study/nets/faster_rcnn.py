@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,9 +23,12 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import RoIPool
 
 from study.data.batches import IMAGENET_MEAN, IMAGENET_STD
+from study.data.constants import constants
 from study.data.downloads import download, urls_of
 from study.nets.resnet import BatchNorm, Net, initialise
-from study.nets.torchvision_names import from_torchvision, vgg_from_torchvision
+from study.nets.torchvision_names import vgg_from_torchvision
+from study.nets.weight_files import read_weights
+from study.nets.weight_names import CENTRED, another, model_of, named, take, zeros_behind
 from study.printable import bare
 from study.seeds import generator
 from study.spec import DetectionTrial, InputError, Model, Trial, check_choice
@@ -302,8 +306,37 @@ def _take(module: nn.Module, given: Mapping[str, Tensor], otherwise: str) -> Non
 def torchvision_backbone(detector: Detector, root: Path) -> None:
     """Give shared layers and head torchvision's ImageNet weights. Raises as `torchvision_file`."""
     path = torchvision_file(detector.trial, root)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    take_backbone(detector, from_torchvision_classifier(detector.trial.model, state))
+    take_backbone(detector, from_torchvision_classifier(detector.trial.model, read_weights(path).tensors))
+
+
+def file_backbone(detector: Detector, root: Path) -> None:
+    """Give shared layers and head the weights of the classifier in a file of others. Raises as `file_state`."""
+    take_backbone(detector, file_state(detector.trial, root))
+
+
+def file_state(trial: DetectionTrial, root: Path) -> dict[str, Tensor]:
+    """The weights of the classifier in the file below `root` that the trial starts from, as a backbone takes them.
+
+    Its first convolution is changed to what pixels are here: their scale, and the order of their colours. Raises
+    `InputError` for a file that is missing or another, of another net, or whose pixels had another mean.
+    """
+    assert trial.detection.weights_file
+    normalise, file = trial.detection.weights_file
+    known, path = constants(normalise), root / file
+    if known is None or not np.allclose(known.mean, IMAGENET_MEAN, atol=5e-4):
+        raise InputError(
+            f"weights {trial.detection.weights!r} are of pixels less another mean than ImageNet's, {IMAGENET_MEAN},"
+            " which detectors subtract; choose imagenet:FILE or detectron2:FILE"
+        )
+    state = from_torchvision_classifier(trial.model, read_weights(path).tensors)
+    try:
+        _verified(path)
+    except ValueError as error:
+        raise InputError(f"weights {path} {error}; get the file again, or name it by its own") from None
+    first = "stages.0.0.weight" if trial.model.family == "vgg" else "stem.weight"
+    scale = torch.tensor(DIVISORS[trial.data.normalise]) / torch.tensor(known.std)
+    state[first] = (state[first].flip(1) if known.blue_first else state[first]) * scale.reshape(1, -1, 1, 1)
+    return state
 
 
 def torchvision_file(trial: Trial, root: Path) -> Path:
@@ -347,9 +380,19 @@ def _verified(path: Path) -> None:
 
 
 def from_torchvision_classifier(model: Model, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of torchvision's classifier under the names of ours. Raises `InputError` unless they are its."""
+    """The weights of a classifier under torchvision's or others' names under ours, but for its last layer.
+
+    Raises `InputError` unless they are of that net.
+    """
     if model.family == "vgg":
         return vgg_from_torchvision(weights)
-    net = Net(model, 3, len(weights["fc.bias"]), lambda channels: BatchNorm(channels, 1))
-    from_torchvision(net, weights)
+    found = named(weights)
+    shortcut = found.option_a if found.option_a and model.shortcut == "A" else model.shortcut
+    other = model_of(found, family=model.family, stride=model.stride, shortcut=shortcut)
+    if other != model:
+        raise another(f"{other.title} of width {other.width}, not {model.title} of width {model.width}")
+    if shortcut == CENTRED:
+        zeros_behind(found, model)
+    net = Net(model, 3, 1, lambda channels: BatchNorm(channels, 1))
+    take(net, found, classifier=False)
     return net.state_dict()

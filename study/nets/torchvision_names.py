@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from study.nets.resnet import Net
-from study.nets.weight_names import named, take
+from study.nets.weight_names import named, take, unwrapped
 from study.spec import InputError, Model
 
 _BLOCK = re.compile(r"stages\.(\d+)\.(\d+)\.(convs|norms|shortcut)\.(\d+)\.(.*)")
@@ -55,6 +55,7 @@ def vgg_from_torchvision(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         place += 1  # a pooling follows
     parts = ("weight", "bias")
     expected = {f"{torchvision}.{part}": f"{here}.{part}" for torchvision, here in names.items() for part in parts}
+    weights = unwrapped(weights)
     if wrong := sorted(set(expected) ^ set(weights)):
         raise InputError(f"the weights are of another net: {', '.join(wrong[:4])} {'...' if len(wrong) > 4 else ''}")
     return {expected[name]: tensor for name, tensor in weights.items()}

@@ -40,7 +40,8 @@ BESIDE = (
     *("argparse.Namespace", "pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath"),
     *("numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "datetime.datetime"),
 )
-MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # with which torch.save began before it wrote zip archives
+# How files of torch.save begin from before it wrote zip archives, by any protocol of pickle.
+MAGIC = re.compile(rb"\x80[\x02-\x05](\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", re.S)
 HEAD = 4096  # bytes that tell a format
 HTML = "an HTML page, as servers answer instead of a file; download the file itself"
 ARCHIVE = "an archive; unpack it, and name the file in it"
@@ -58,10 +59,13 @@ KINDS = (  # how files begin that are none of weights as they are read here
         rb"[\x80][\x02-\x05]",
         "a pickle that torch.save did not write, as Detectron2's .pkl: unpickling can run any code",
     ),
-    (rb"\s*[\[{]", "JSON, as an index or a configuration beside weights; name the file of the weights"),
+    (
+        rb"\s*[\[{]",
+        "JSON, as an index or a configuration beside weights, or a server's error; name the file of the weights",
+    ),
     (rb"[\x08\x0a]", BUFFER),
     (rb"\0+$", "zeros, a copy that did not end"),
-    (rb"[\t\r\n\x20-\x7e]+$", "a text"),
+    (rb"[\t\r\n\x20-\x7e]+$", "a text, as a server's error"),
 )
 ENDINGS = {  # of files whose beginning tells little
     **dict.fromkeys((".onnx", ".pb", ".pbtxt", ".caffemodel", ".prototxt"), BUFFER),
@@ -155,7 +159,7 @@ def _torch(path: Path, head: bytes) -> Any:
     """What torch.save wrote, by PyTorch's reader that knows tensors and containers and calls nothing else."""
     if head.startswith(b"PK"):
         _check_archive(path)
-    elif not head.startswith(MAGIC):
+    elif not MAGIC.match(head):
         raise _refusal(path, head)
     try:
         if head.startswith(b"PK") and (classes := _classes(path)):
@@ -172,8 +176,8 @@ def _torch(path: Path, head: bytes) -> Any:
     except Exception as error:  # of a damaged pickle it raises nearly anything
         # Not PyTorch's message: it offers to run what is in the file.
         raise InputError(
-            f"{path} cannot be read ({type(error).__name__}): the file is damaged or half-downloaded, or holds"
-            f" pickled objects, which are not read; get it again, or {STATE_DICT}"
+            f"{path} cannot be read ({type(error).__name__}): the file is damaged or half-downloaded, or holds pickled"
+            f" objects or a protocol of pickle above 3, which are not read; get it again, or {STATE_DICT}"
         ) from None
 
 
@@ -221,6 +225,8 @@ def _refusal(path: Path, head: bytes) -> InputError:
 
 def _state_dicts(contents: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """The state dicts in what a file holds, by their keys: `state_dict`, `model.state_dict`, '' for the whole."""
+    if isinstance(contents, (list, tuple)):
+        contents = dict(enumerate(contents))
     if not isinstance(contents, Mapping) or depth > 3:
         return
     tensors = {str(name): value.detach() for name, value in contents.items() if isinstance(value, Tensor)}

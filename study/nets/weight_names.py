@@ -53,20 +53,32 @@ def _table() -> dict[str, Any]:
     return table
 
 
+def unwrapped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without the wrappers before their names, and without what tools add. See `_unwrap`."""
+    kept = {name: tensor for name, tensor in weights.items() if not re.search(_table()["ignore"], name)}
+    return dict(zip(_unwrap(kept), kept.values(), strict=True))
+
+
+def _unwrap(names: Iterable[str]) -> list[str]:
+    """Names without what all of them begin with, and without known wrappers, which some may have."""
+    names = list(names)
+    while len({name.partition(".")[0] for name in names}) == 1 and all("." in name for name in names):
+        names = [name.partition(".")[2] for name in names]
+    pattern, replacement = _table()["rename"][0]
+    return [re.sub(pattern, replacement, name) for name in names]
+
+
 def named(weights: Mapping[str, Tensor]) -> Named:
     """Weights under our names. Raises `InputError` for names that are of no net here, and of two that mean one part."""
     table = _table()
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
-    for name, tensor in weights.items():
-        if re.search(table["ignore"], name):
-            continue
-        ours = name
-        for pattern, replacement in table["rename"][:1]:
-            ours = re.sub(pattern, replacement, ours)
+    kept = {name: tensor for name, tensor in weights.items() if not re.search(table["ignore"], name)}
+    for name in kept:
         for pattern, what in table["differ"]:
-            if re.search(pattern, ours):
+            if re.search(pattern, name):
                 raise another(f"{what} ({name})")
+    for ours, (name, tensor) in zip(_unwrap(kept), kept.items(), strict=True):
         for pattern, replacement in table["rename"][1:]:
             ours = re.sub(pattern, replacement, ours)
         if ours in names:
@@ -74,6 +86,7 @@ def named(weights: Mapping[str, Tensor]) -> Named:
         tensors[ours], names[ours] = tensor, name
     tensors, names = _from_zero(tensors), _from_zero(names)
     _fold_biases(tensors)
+    _complete_classifier(tensors)
     for norm in {name.rpartition(".")[0] for name in names if re.search(table["folded"], names[name])}:
         tensors.setdefault(f"{norm}.running_mean", torch.zeros_like(tensors[f"{norm}.weight"]))
         tensors.setdefault(f"{norm}.running_var", torch.full_like(tensors[f"{norm}.weight"], 1 - EPSILON))
@@ -109,6 +122,14 @@ def _fold_biases(tensors: dict[str, Tensor]) -> None:
             tensors[mean] = tensors[mean].double() - tensors.pop(name).double()
 
 
+def _complete_classifier(tensors: dict[str, Tensor]) -> None:
+    """A 1x1 convolution on one pixel is a linear classifier, and one without a bias has zeros."""
+    weight = tensors.get("classifier.weight")
+    if weight is not None:
+        tensors["classifier.weight"] = weight.flatten(1) if weight.shape[2:] == (1, 1) else weight
+        tensors.setdefault("classifier.bias", torch.zeros(len(weight)))
+
+
 def model_of(found: Named, *, family: str = "", stride: str = "", shortcut: str = "") -> Model:
     """The net that the weights are of.
 
@@ -125,6 +146,7 @@ def model_of(found: Named, *, family: str = "", stride: str = "", shortcut: str 
     if kind is None:
         raise another(f"its blocks have kernels {kernels}; of nets here (3, 3) or (1, 3, 1)")
     _check_norms(found, blocks, width)
+    _check_widths(found, blocks, width)
     counts = tuple(len(stage) for stage in blocks)
     depth = _depth(stem, kind, counts, width)
     if kind == "basic" and stride == "3x3":
@@ -180,6 +202,21 @@ def _check_norms(found: Named, blocks: list[list[int]], width: int) -> None:
             conv, norm = found.shape(f"{place}.convs.0.weight"), f"{place}.norms.0.weight"
             if norm in found.tensors and found.shape(norm) == (conv[1],) != (conv[0],):
                 raise another(f"{before} ({found.names[norm]})")
+
+
+def _check_widths(found: Named, blocks: list[list[int]], width: int) -> None:
+    """Raise `InputError` unless stages are 1, 2, 4 (and 8) times as wide as the stem, without groups."""
+    for stage, numbers in enumerate(blocks):
+        for number in numbers:
+            first, second = (f"stages.{stage}.{number}.convs.{place}.weight" for place in (0, 1))
+            outputs, inner = found.shape(first)[0], width * 2**stage
+            if found.shape(second)[1] != outputs:
+                raise another(f"its convolutions have groups, as those of ResNeXt ({found.names[second]})")
+            if outputs != inner:
+                raise another(
+                    f"stage {stage + 1} is {outputs} wide and would be {inner} behind a stem of {width}, as a wide"
+                    f" ResNet's ({found.names[first]})"
+                )
 
 
 def _depth(stem: str, kind: str, counts: tuple[int, ...], width: int) -> int:
@@ -252,8 +289,8 @@ def take(net: Net, found: Named, *, classifier: bool = True) -> None:
     for name, tensor in own.items():
         if tensors[name].shape != tensor.shape:
             raise InputError(
-                f"{found.names[name]} is {found.shape(name)}, and {tuple(tensor.shape)} in the net;"
-                " name the net, and data with the classes, that the weights are of"
+                f"{found.names[name]} is {found.shape(name)}, and {tuple(tensor.shape)} in the net: the weights are of"
+                " another, or of other classes"
             )
         if name.endswith("running_var") and (tensors[name] < 0).any():
             raise InputError(f"{found.names[name]} has values below 0, and is a variance; the file is damaged")
@@ -279,7 +316,8 @@ def zeros_behind(found: Named, model: Model) -> None:
             last = model.convolutions_per_block - 1
             for part in (f"convs.{last}.weight", *(f"norms.{last}.{name}" for name in _NORM)):
                 tensors[f"{place}.{part}"] = tensors[f"{place}.{part}"][order]
-    tensors["classifier.weight"] = tensors["classifier.weight"][:, order]
+    if "classifier.weight" in tensors:
+        tensors["classifier.weight"] = tensors["classifier.weight"][:, order]
 
 
 _NORM = ("weight", "bias", "running_mean", "running_var")

@@ -16,13 +16,15 @@ from torch import nn
 from study.data.arrays import describe, load
 from study.data.constants import MEASURED
 from study.data.constants import constants as constants_of
+from study.data.summary import summary
+from study.data.wnids import WNIDS, outputs_of
 from study.execution import Execution
 from study.nets.evaluation import memory_format
 from study.nets.resnet import BatchNorm, Net
 from study.nets.weight_files import Weights, read_weights
 from study.nets.weight_names import CENTRED, another, model_of, named, take, zeros_behind
 from study.run.machine import check_precision, device_of, set_up_torch
-from study.spec import InputError, Trial
+from study.spec import Data, InputError, Trial
 from study.store.layout import TrialFolder
 from study.store.records import add_evaluations, read_evaluations, table_digest
 from study.tasks.kinds import task_of
@@ -193,9 +195,8 @@ def tested_weights(
     if channels != data.channels:
         raise InputError(f"{foreign.path} takes images of {channels} channels, and {name} has {data.channels}")
     if classes != data.classes:
-        raise InputError(
-            f"{foreign.path} tells {classes} classes apart, and {name} has {data.classes}; choose data of its classes"
-        )
+        _restrict(net, data, foreign.path, execution)
+        about["restricted_to"] = data.classes
     if constants and constants.blue_first and channels == 3:
         with torch.no_grad():
             net.stem.weight.copy_(net.stem.weight.flip(1))
@@ -216,6 +217,26 @@ def tested_weights(
         order = "blue, green, red" if constants.blue_first else "red, green, blue"
         normalised |= {"mean": constants.mean, "std": constants.std, "order": order}
     return {"net": about, "normalise": normalised}, rows
+
+
+def _restrict(net: Net, data: Data, path: Path, execution: Execution) -> None:
+    """Leave a net of ImageNet the outputs of those classes that the data have, as ImageNet-A and -R are tested.
+
+    Raises `InputError` unless the net has 1,000, and the folders of the data are WNIDs of ImageNet's.
+    """
+    outputs: list[int] = []
+    if net.classifier.out_features == len(WNIDS) and (found := summary(data, execution.data_root)):
+        outputs = outputs_of(found.labels)
+    if not outputs:
+        raise InputError(
+            f"{path} tells {net.classifier.out_features} classes apart, and {data.name} has {data.classes}; choose data"
+            " of its classes, or, of a net of ImageNet, folders called by WNIDs as n01440764"
+        )
+    classifier = nn.Linear(net.classifier.in_features, len(outputs))
+    with torch.no_grad():
+        classifier.weight.copy_(net.classifier.weight[outputs])
+        classifier.bias.copy_(net.classifier.bias[outputs])
+    net.classifier = classifier
 
 
 def _net_of(weights: Weights, foreign: Foreign) -> tuple[Net, dict[str, Any]]:

@@ -7,6 +7,7 @@ about a GPU where there is one.
 
 import heapq
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from study.spec import InputError, Trial
 
 MOST_ON_A_GPU = 8  # trials; more take turns rather than gain
 BYTES_A_CONTEXT = 2**30  # of GPU memory beside a trial's tensors: CUDA's context, workspaces, the allocator's reserve
+NO_GPU = ("", "-1", "none", "void", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES that are meant to hide all GPUs
 DRIVERS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")  # where none is, there is no GPU that PyTorch could use
 
 
@@ -66,8 +68,17 @@ class Placed:
 
 
 def this_machine(execution: Execution) -> Node:
-    """The cores that the trials may fill, the GPUs if they may use them, and the memory. With `local`, one trial's."""
+    """The cores that the trials may fill, the GPUs if they may use them, and the memory. With `local`, one trial's.
+
+    Raises `InputError` where CUDA_VISIBLE_DEVICES names GPUs, and CUDA finds none of them.
+    """
     count, gpu_memory = (0, 0) if execution.device == "cpu" else gpus()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    if execution.device != "cpu" and not count and named not in NO_GPU and _has_driver():
+        raise InputError(  # on the CPU instead, trials might take days
+            f"CUDA_VISIBLE_DEVICES={named} names no GPU that CUDA finds here (an index that there is not, or one"
+            " that is named twice?); unset it, or say --device cpu"
+        )
     if execution.local:
         return Node(
             execution.threads * execution.processes, min(count, execution.processes), machine_bytes(), gpu_memory
@@ -205,9 +216,13 @@ def makespan(placed: Iterable[Placed]) -> float:
 
 def gpus() -> tuple[int, int]:
     """How many GPUs PyTorch can use here, and the bytes of the smallest."""
-    if not any(Path(driver).exists() for driver in DRIVERS):
+    if not _has_driver():
         return 0, 0
     import torch
 
     count = torch.cuda.device_count()
     return count, min((torch.cuda.get_device_properties(i).total_memory for i in range(count)), default=0)
+
+
+def _has_driver() -> bool:
+    return any(Path(driver).exists() for driver in DRIVERS)

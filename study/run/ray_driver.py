@@ -6,6 +6,7 @@ of a trial. Does not decide which trials are run, nor when Ray is started again.
 
 import logging
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from study.execution import EngineError, Execution
@@ -36,6 +38,8 @@ if TYPE_CHECKING:  # with torch, which the driver need not load
 
 SILENT_DEATHS = 6  # of processes in a row before their first word: whatever kills them kills all
 ACTOR_DEATHS = 100  # of one trial; after so many deaths without progress the cause is permanent
+# Tune would pass these on as a runtime environment, which Ray writes into its logs. Nodes have them in their own.
+KEPT_OUT_OF_LOGS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 NODE_SECONDS = 120.0  # for a node to join that has a CPU, and for every node to answer
 NODE_POLL_SECONDS = 1.0
 log = logging.getLogger(__name__)
@@ -103,6 +107,9 @@ class _Recoveries(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.over[trial.config["trial_id"]] = self._began(trial.config["trial_id"])
         self.silent = 0
+        # Tune keeps each trial to the end, with a history of every number that it reported: 10 kB.
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
 
     def hopeless(self) -> bool:
         """Whether so many processes died before they began, and none that did begin is still there."""
@@ -139,18 +146,19 @@ def _reason(trial: Any) -> str:
 def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -> None:
     """Let Tune run the trials, longest cohort first: FIFO, a grid over the ids of first members."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print a traceback for each
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEPT_OUT_OF_LOGS)
     nodes = _nodes(execution)
     cohorts = {cohort[0].id: cohort for cohort in cohorts_to_run(trials, execution, nodes, tags)}
     shares = {}
     for id, cohort in cohorts.items():
         shares[id] = _share(cohort, execution, nodes, int(tags[id].get("probed_gpu_bytes", 0)))
-    by_id = {
-        id: (cohort, _as_placed(execution, shares[id]), {trial.id: tags[trial.id] for trial in cohort})
+    by_id = {  # as bytes: a worker reads all of them for each cohort
+        id: pickle.dumps((cohort, _as_placed(execution, shares[id]), {trial.id: tags[trial.id] for trial in cohort}))
         for id, cohort in cohorts.items()
     }
 
-    def trial_function(config: dict[str, str], by_id: dict[str, Any]) -> dict[str, str]:
-        cohort, placed, own_tags = by_id[config["trial_id"]]
+    def trial_function(config: dict[str, str], by_id: dict[str, bytes]) -> dict[str, str]:
+        cohort, placed, own_tags = pickle.loads(by_id[config["trial_id"]])
         end = attempt(cohort, placed, own_tags, _peers())
         return {"failure": end.message if isinstance(end, Failure) else ""}
 

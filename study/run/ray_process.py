@@ -64,6 +64,11 @@ class RayProcess:
 
         Raises `InputError` for what a machine must have for that.
         """
+        if sys.flags.optimize > 1:
+            raise InputError(
+                "Python runs without docstrings (-OO, or PYTHONOPTIMIZE=2), which Ray reads when it is imported; run it"
+                " without, or train without Ray with --local"
+            )
         if not self.execution.address:
             check_loopback()
         set_environment(self.execution)
@@ -249,6 +254,7 @@ def set_environment(execution: Execution) -> None:
         RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
         TUNE_DISABLE_SIGINT_HANDLER="1",  # the launcher's asks trials to save first
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",  # MLflow has the results
+        TUNE_GLOBAL_CHECKPOINT_S="1000000",  # nor is Tune's state of all trials ever restored
     )
     if execution.address:  # a cluster brings its own token
         return
@@ -264,5 +270,7 @@ def set_environment(execution: Execution) -> None:
             # Tune's actors have an environment of their own, so they would never be idle workers started before.
             "RAY_prestart_worker_first_driver": "0",
             "RAY_enable_worker_prestart": "0",
+            # Ray's control service would keep a history of tasks, which grows with every trial and nobody reads.
+            "RAY_task_events_report_interval_ms": "0",
         }
     )

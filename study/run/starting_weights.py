@@ -1,5 +1,5 @@
-"""What a trial's first weights are made of besides random draws: torchvision's file, the final net of another trial, or
-training images.
+"""What a trial's first weights are made of besides random draws: a file of torchvision's or others', the final net of
+another trial, or training images.
 
 Owns whether these weights are there, and that they are the ones that the other trial's result was sealed with.
 """
@@ -16,10 +16,17 @@ from study.data.arrays import load
 from study.execution import Execution
 from study.nets import starts
 from study.nets.evaluation import loss_and_error, memory_format, recalibrated
-from study.nets.faster_rcnn import take_backbone, take_detector, torchvision_backbone, torchvision_file
+from study.nets.faster_rcnn import (
+    file_backbone,
+    file_state,
+    take_backbone,
+    take_detector,
+    torchvision_backbone,
+    torchvision_file,
+)
 from study.nets.resnet import build
 from study.run.evaluate import check_digest, lack_of
-from study.spec import GROWN, PASS_THROUGH, RANDOM, TORCHVISION, InputError, Trial, detection_of
+from study.spec import GROWN, PASS_THROUGH, RANDOM, TORCHVISION, InputError, Trial, as_detector, detection_of
 from study.store import atomic
 from study.store.account import Outcome, read_account
 from study.store.layout import TrialFolder
@@ -47,6 +54,9 @@ def check(trials: Sequence[Trial], execution: Execution) -> list[Trial]:
     of_torchvision = [trial for trial in starting if _weights(trial) == TORCHVISION]
     for trial in {(trial.model, trial.data): trial for trial in of_torchvision}.values():
         torchvision_file(trial, execution.data_root / "weights")
+    for trial in {(trial.model, trial.data, detection_of(trial)): trial for trial in starting}.values():
+        if (detector := as_detector(trial)) and detector.detection.weights_file:
+            file_state(detector, execution.data_root / "weights")
     sources = []
     for trial in starting:
         for id in set(trial.needs) - todo:
@@ -71,6 +81,9 @@ def take(net: Any, trial: Trial, execution: Execution, device: torch.device, dat
         return ""
     if weights == TORCHVISION:
         torchvision_backbone(net, execution.data_root / "weights")
+        return ""
+    if (detector := as_detector(trial)) and detector.detection.weights_file:
+        file_backbone(net, execution.data_root / "weights")
         return ""
     (id,) = trial.needs
     source, tags = _source(trial, id, execution)

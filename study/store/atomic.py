@@ -23,7 +23,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 def place(where: str | Path) -> Path:
     """The path of a local folder, or of a URL. Raises `InputError` for a URL that this installation cannot open."""
     if "://" not in str(where):
-        return readable_name(Path(where))
+        return local(where)
     check_bare("storage", str(where), "give it in the variables of its tools, as AWS_SECRET_ACCESS_KEY")
     from upath import UPath
 
@@ -35,13 +35,31 @@ def place(where: str | Path) -> Path:
     return cast(Path, path)
 
 
-def readable_name(path: Path) -> Path:
-    """The path. Raises `InputError` where its name is no UTF-8, as pages and addresses that contain it must be."""
+def local(where: str | Path) -> Path:
+    """The path on this machine that a person typed, `~` being a home as in a shell: `--storage=~/x` reaches no shell.
+
+    Raises `InputError` for nobody's home, and for a name that is no UTF-8, as pages and addresses that contain it must
+    be.
+    """
+    try:
+        path = Path(where).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{where} names no home that is known; name the folder in full, or ./{where} for its own name"
+        ) from None
     try:
         str(path).encode()
     except UnicodeEncodeError:
         raise InputError(f"folder {ascii(str(path))} has a name that is no UTF-8; choose another") from None
     return path
+
+
+def check_folder(path: Path) -> None:
+    """Raise `InputError` where the path is no folder and none can be made of it: it, or what it lies in, is a file."""
+    if is_local(path):
+        there = next((one for one in (path, *path.parents) if one.exists()), path)
+        if there.exists() and not there.is_dir():
+            raise InputError(f"{there} is a file, and {path} must be a folder; choose another place")
 
 
 def is_local(path: Path) -> bool:

@@ -1,10 +1,11 @@
 """Training a classifier (Sec. 3.4 and 4): what differs from a detector, under the names of `study/tasks/task.py`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ from study.store import records
 from study.store.records import RECALIBRATED, RECALIBRATION_BATCHES, Wrong
 from study.tasks import protocols
 from study.tasks.names import CLASSIFIER_PROTOCOLS
-from study.tasks.protocols import EVALUATION_BATCH
-from study.tasks.task import Batches, Finals, Row, Trained, Values, evaluations
+from study.tasks.protocols import EVALUATION_BATCH, Tested
+from study.tasks.task import Batches, Finals, Row, Stopped, Trained, Values, evaluations
 
 COLUMNS = records.COLUMNS
 SUMMED = ("loss", "wrong")  # the mean cross-entropy of a batch, and how many of its images were classified wrong
@@ -29,6 +30,7 @@ RECORDS_UNTRAINED = False
 DIVISIBLE = True
 CLEAN_IMAGES = 10_000  # training images of the clean error before the last iteration; the last takes all
 DRAWN_AHEAD = 64  # updates whose draws are brought to the device at once
+Part = TypeVar("Part")
 Batch = tuple[
     Tensor, Tensor
 ]  # images float32 [N, C, H, W], labels int64 [N]; of a cohort [N, members C, H, W], [members, N]
@@ -165,21 +167,19 @@ class Evaluator:
         stopping: Callable[[], bool] = lambda: False,
         begin: Callable[[Any], object] = lambda net: None,
     ) -> None:
-        """Evaluations are short beside training: they do not ask whether they are to stop.
-
-        `begin`: gives the net, as it is built, what else it starts with.
-        """
+        """`begin`: gives the net, as it is built, what else it starts with."""
         self.trial, self.state, self.data, self.begin = trial, state, data, begin
+        self.asking = partial(asking, stopping)
 
     def record(self, last: bool) -> dict[str, float | None]:
         recipe, net = self.trial.recipe, self.state.net
-        sample = self.data.mixed(recipe.bn_batch, recipe.recalibrate)
+        sample = self.asking(self.data.mixed(recipe.bn_batch, recipe.recalibrate))
         columns: dict[str, float | None] = {}
         missed: list[Tensor] = []  # of the test images, whose single view this is
         with recalibrated(net, sample, recipe.precision) if recipe.recalibrate else nullcontext():
             for split, prefix in (("train", "clean_train"), ("validation", "validation"), ("test", "test")):
                 limit = CLEAN_IMAGES if split == "train" and not last else None
-                images = self.data.clean(split, EVALUATION_BATCH, limit)
+                images = self.asking(self.data.clean(split, EVALUATION_BATCH, limit))
                 errors = loss_and_error(net, images, recipe.precision, missed if split == "test" else None)
                 columns[f"{prefix}_loss"], columns[f"{prefix}_error_pct"] = errors
         if last and missed:
@@ -198,10 +198,10 @@ class Evaluator:
         Over batches as BatchNorm trained on, drawn from all training images; fewer where there are too few images.
         """
         size, precision, data = self.trial.recipe.bn_batch, self.trial.recipe.precision, self.data
-        sample = data.mixed(size, min(data.count("train"), RECALIBRATION_BATCHES * size))
+        sample = self.asking(data.mixed(size, min(data.count("train"), RECALIBRATION_BATCHES * size)))
         with recalibrated(self.state.net, sample, precision):
             errors = [
-                loss_and_error(self.state.net, data.clean(split, EVALUATION_BATCH), precision)[1]
+                loss_and_error(self.state.net, self.asking(data.clean(split, EVALUATION_BATCH)), precision)[1]
                 for split in ("train", "test")
             ]
         return dict(zip(RECALIBRATED, map(repr, errors), strict=True))
@@ -210,7 +210,7 @@ class Evaluator:
         """What the net does by each of the paper's ways of testing, where its images are photographs."""
         rows: list[Row] = []
         for protocol in CLASSIFIER_PROTOCOLS if self.trial.data.photographs else ():
-            (values, _), images = test({self.trial: self.state.net}, self.data, protocol)
+            (values, _), images = test({self.trial: self.state.net}, self.data, protocol, self.asking)
             rows += evaluations(split(self.trial), protocol, values, images)
         return rows
 
@@ -225,6 +225,14 @@ class Evaluator:
         return layers.measure(state.net, images, labels, trial.recipe.precision, 0, forward) + end
 
 
+def asking(stopping: Callable[[], bool], batches: Iterable[Part]) -> Iterator[Part]:
+    """The batches; raises `Stopped` between two of them where the trial is to stop: all of them can take minutes."""
+    for batch in batches:
+        if stopping():
+            raise Stopped
+        yield batch
+
+
 def split(trial: Trial) -> str:
     return protocols.split_of(trial.data)
 
@@ -233,10 +241,12 @@ def measures(trial: Trial) -> tuple[str, ...]:
     return protocols.measures(trial.data.classes)
 
 
-def test(nets: Mapping[Trial, Any], data: AnyDataset, protocol: str) -> tuple[list[Values], int]:
+def test(
+    nets: Mapping[Trial, Any], data: AnyDataset, protocol: str, asking: Callable[[Tested], Tested] = iter
+) -> tuple[list[Values], int]:
     device = next(next(iter(nets.values())).parameters()).device
     with ExitStack() as evaluated:
         forwards = [
             evaluated.enter_context(protocols.as_evaluated(net, trial.recipe, data)) for trial, net in nets.items()
         ]
-        return protocols.errors_pct(protocols.probabilities(forwards, data, protocol, device))
+        return protocols.errors_pct(asking(protocols.probabilities(forwards, data, protocol, device)))

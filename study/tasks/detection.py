@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from study.data import scenes
-from study.data.annotations import test_split
-from study.data.detection_sets import SETS, Metric
+from study.data.detection_sets import Metric, set_of
 from study.data.scenes import Scenes, Target
 from study.nets import faster_rcnn
 from study.nets.evaluation import autocast
@@ -166,11 +165,11 @@ class Evaluator:
 
 
 def split(trial: Trial) -> str:
-    return test_split(trial.data.name)
+    return set_of(trial.data.name).test_split
 
 
 def measures(trial: Trial) -> tuple[str, ...]:
-    return (MAP_50, MAP_50_95) if SETS[trial.data.name].metric is Metric.COCO else (MAP,)
+    return (MAP_50, MAP_50_95) if set_of(trial.data.name).metric is Metric.COCO else (MAP,)
 
 
 def test(nets: Mapping[Trial, Any], data: Scenes, protocol: str) -> tuple[list[Values], int]:

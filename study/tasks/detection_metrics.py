@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from study.spec import InputError
 
 if TYPE_CHECKING:
-    from study.data.annotations import Example
+    from study.data.annotation_files import Example
 
 DETECTIONS = 100  # of highest score, an image and class, that COCO's mAP is of
 

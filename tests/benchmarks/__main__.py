@@ -17,6 +17,7 @@ NAMES = (
     "imagenet",
     "ui",
     "gpu",
+    "soak",
 )
 
 for name in sys.argv[1:] or NAMES:

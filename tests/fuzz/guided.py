@@ -29,7 +29,7 @@ def parsers() -> dict[str, Parser]:
     import kinds
     import pyarrow as pa
 
-    from study.data import annotations, folders, indexes, sources
+    from study.data import annotation_files, annotations, folders, indexes, sources
     from study.data.detection_sets import COCO_CLASSES
     from study.nets import weight_files, weight_names
     from study.run import timing
@@ -38,11 +38,11 @@ def parsers() -> dict[str, Parser]:
     from study.training import checkpoints
 
     def voc(path: Path) -> object:
-        with annotations._reading("voc", path):
+        with annotation_files.reading("voc", path):
             return annotations._voc_example(path, path, VOC_CLASSES)
 
     def coco(path: Path) -> object:
-        with annotations._reading("coco", path):
+        with annotation_files.reading("coco", path):
             return annotations._coco_columns(path, COCO_CLASSES)
 
     def weights(path: Path) -> object:

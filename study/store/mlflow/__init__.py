@@ -6,7 +6,9 @@ is what a person sees beside the numbers. Importing this package, or `tags`, doe
 
 import logging
 import os
+from urllib.request import getproxies_environment
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
@@ -25,5 +27,10 @@ def configure() -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    if getproxies_environment():  # one that the user set is for other machines
+        without = (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").replace(" ", "").split(",")
+        if without != ["*"]:
+            without = [host for host in dict.fromkeys([*without, *LOOPBACK]) if host]
+        os.environ |= dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(without))
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

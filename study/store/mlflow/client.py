@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit
-from urllib.request import url2pathname
+from urllib.request import getproxies, proxy_bypass, url2pathname
 
 from alembic.util import CommandError
 from mlflow import MlflowClient
@@ -41,6 +41,8 @@ from study.store.mlflow.tags import KIND, STUDY
 # What MLflow raises where it cannot be used; alembic, of a database of another version, or with tables missing.
 OUTAGES = (MlflowException, SQLAlchemyError, CommandError, sqlite3.Error, OSError)
 PLAIN = re.compile(r"[\w /.,+=@~-]*")  # a path that is its own address
+HTTP = ("http", "https")
+PAGE = 100  # runs that are asked for at a time: MLflow takes more than 100 kB of memory for each
 SQLITE_SECONDS = 20.0  # to wait for another process that writes to the database, as MLflow does
 REFUSALS = {  # what a server that is reached may answer, and what its user can do
     "Invalid Host header": "it does not answer to this name; `mlflow server --allowed-hosts NAME,NAME:*` allows names",
@@ -71,13 +73,22 @@ def first_line(error: BaseException) -> str:
     return printable((str(error).strip() or type(error).__name__).splitlines()[0])[:200]
 
 
+def problem(execution: Execution, error: BaseException) -> str:
+    """What the error says, and which proxy the server was asked through, if any."""
+    to = urlsplit(execution.tracking_uri)
+    proxies = {} if proxy_bypass(to.hostname or "") else getproxies()
+    name = next((name for name in (to.scheme, "all") if name in proxies), "") if to.scheme in HTTP else ""
+    through = f"; it was asked through the proxy of {name}_proxy, which no_proxy={to.hostname} goes around"
+    return first_line(error) + (through if name else "")
+
+
 @contextmanager
 def reaching(execution: Execution, failure: str = "is out of reach") -> Iterator[None]:
     """Turn an outage of MLflow within the block into an `InputError` that names the tracking address."""
     try:
         yield
     except OUTAGES as error:
-        raise InputError(f"tracking {tracking_address(execution)} {failure}: {first_line(error)}") from None
+        raise InputError(f"tracking {tracking_address(execution)} {failure}: {problem(execution, error)}") from None
 
 
 def create_store(execution: Execution) -> None:
@@ -275,7 +286,7 @@ def _pages(mlflow: MlflowClient, experiments: Sequence[Experiment], condition: s
     token = None
     while experiments:
         names = [one.experiment_id for one in experiments]
-        page = mlflow.search_runs(names, condition, which, max_results=1000, page_token=token)
+        page = mlflow.search_runs(names, condition, which, max_results=PAGE, page_token=token)
         yield from page
         token = page.token
         if not token:

@@ -20,7 +20,7 @@ from study.spec import Trial
 from study.store.account import RESULTS, Account, Outcome
 from study.store.finals import final_mean
 from study.store.mlflow import client
-from study.store.mlflow.tags import KIND, NOTE, PICTURED, STUDY, VIEW, View
+from study.store.mlflow.tags import CONTROL, KIND, NOTE, PICTURED, STUDY, VIEW, View
 from study.store.records import RECALIBRATED
 
 TESTED = ("test_error_pct", "map_50")  # of the last record
@@ -32,7 +32,8 @@ PICTURE = "curve.png"
 def run_name(trial: Trial, tags: Mapping[str, str]) -> str:
     """What a person calls the run: `plain-56 · seed 2 · digits · plain-vs-residual`. Several runs may share a name."""
     first = tags.get("experiments", "").partition(",")[0]
-    return " · ".join([trial.title, f"seed {trial.seed}", trial.data.label, *([first] if first else [])])
+    net = trial.title + (CONTROL if trial.data.labels == "shuffled" else "")  # first: the UI cuts names
+    return " · ".join([net, f"seed {trial.seed}", trial.data.label, *([first] if first else [])])
 
 
 def colour(trial: Trial) -> str:

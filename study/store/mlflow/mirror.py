@@ -47,11 +47,12 @@ class Mirror:
         """Find the trials' runs. Raises `InputError` where MLflow cannot be used at all."""
         client.settle(execution)
         self.execution, self.mlflow = execution, client.connect(execution)
-        self.trials = {trial.id: trial for trial in trials}
+        self.waiting = {trial.id: trial for trial in trials}  # without those whose results MLflow has
         with client.reaching(execution):
-            for deleted in client.deleted(self.mlflow, self.trials):
+            for deleted in client.deleted(self.mlflow, self.waiting):
                 client.restore(self.mlflow, deleted)
-            self.runs = self._one_per_trial(client.search(self.mlflow, self.trials))
+            self.runs = self._one_per_trial(client.search(self.mlflow, self.waiting))
+        self.done = {trial_id for trial_id, run in self.runs.items() if _has_result(run)}
         self.shown: dict[str, list[Any]] = {}  # versions of the files that a trial's run shows
         self.logged: dict[str, int] = {}  # the last iteration among its metrics
         self.behind: set[str] = set()
@@ -59,41 +60,53 @@ class Mirror:
 
     def results(self) -> set[str]:
         """Ids of the trials whose runs have a result."""
-        return {trial_id for trial_id, run in self.runs.items() if _has_result(run)}
+        return set(self.done)
 
     def update(self) -> bool:
-        """Show what is new in the store; whether MLflow now has it all."""
-        for trial in list(self.trials.values()):
+        """Show what is new in the store; whether MLflow now has it all.
+
+        A result that was shown is not looked at again, and nothing of it is kept: a study may have thousands.
+        """
+        for trial in list(self.waiting.values()):
             folder = self.execution.trial_folder(trial.id)
-            now = [version(folder / name) for name in (layout.ACCOUNT, layout.RECORDS, layout.EVALUATIONS)]
-            if now[0] is None or self.shown.get(trial.id) == now:
+            if not (account := version(folder / layout.ACCOUNT)):
+                continue
+            now = [account, *(version(folder / name) for name in (layout.RECORDS, layout.EVALUATIONS))]
+            if self.shown.get(trial.id) == now:
                 continue
             self.behind.add(trial.id)
             try:
-                self._show(trial, folder)
+                sealed = self._show(trial, folder)
             except client.OUTAGES as error:
                 if not self.outage:
-                    log.warning("tracking is out of reach (%s); training goes on", client.first_line(error))
-                self.outage = client.first_line(error)
+                    log.warning(
+                        "tracking is out of reach (%s); training goes on", client.problem(self.execution, error)
+                    )
+                self.outage = client.problem(self.execution, error)
                 return False
             if self.outage:
                 log.warning("tracking is back; what it missed follows")
                 self.outage = ""
             self.shown[trial.id] = now
             self.behind.discard(trial.id)
+            if sealed:
+                self.done.add(trial.id)
+                for of_trials in (self.waiting, self.runs, self.shown, self.logged):
+                    of_trials.pop(trial.id, None)
         return not self.behind
 
-    def _show(self, trial: Trial, folder: Path) -> None:
+    def _show(self, trial: Trial, folder: Path) -> bool:
+        """Show the trial; whether it has a result."""
         account = read_account(folder)
         if account.outcome == Outcome.MISSING:
-            return
+            return False
         sealed, run = account.has_result, self.runs.get(trial.id)
         if sealed and run and run.info.status == "FINISHED" and _has_result(run):
             if run.data.tags["records_sha256"] != account.tags["records_sha256"]:
                 log.warning("MLflow has another result of trial %s, and keeps it; %s has this one", trial.id, folder)
             else:
                 self._show_evaluations(trial, folder)
-            return
+            return True
         if run is None:
             self.runs[trial.id] = run = self._create(trial, account)
         run_id, known = run.info.run_id, run.data.tags
@@ -114,6 +127,7 @@ class Mirror:
         self.runs[trial.id] = self.mlflow.get_run(run_id)
         if sealed:
             self._show_evaluations(trial, folder)
+        return sealed
 
     def _show_outcome(self, run: MlflowRun, account: Account) -> None:
         """The outcome comes last: a run has a result only once everything else is there."""

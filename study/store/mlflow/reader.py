@@ -38,9 +38,9 @@ def iterate(execution: Execution, trials: Iterable[Trial], records: bool = True)
     with client.reaching(execution):
         for run in client.search(mlflow, wanted):
             runs.setdefault(run.data.tags["trial_id"], []).append(run)
-    for trial_id, candidates in runs.items():
+    for trial_id in list(runs):
         with client.reaching(execution):
-            run_read = _read(mlflow, execution, wanted[trial_id], candidates, records)
+            run_read = _read(mlflow, execution, wanted[trial_id], runs.pop(trial_id), records)
         yield run_read
 
 

@@ -25,6 +25,7 @@ STATUS = {
     Outcome.FAILED: "FAILED",
     Outcome.INTERRUPTED: "KILLED",
 }
+CONTROL = ", shuffled labels"  # behind the data's name: a negative control must look like none of the real runs
 # Fields that follow from others, or are about measuring. They are in spec.json and in the tag `spec`; parameters are
 # what is worth a column.
 UNCOMPARED = (
@@ -76,7 +77,7 @@ def trial_tags(trial: Trial) -> dict[str, str]:
         "family": trial.model.family,
         "depth": str(trial.model.depth),
         "shortcut": trial.model.shortcut,
-        "data": trial.data.name,
+        "data": trial.data.name + (CONTROL if trial.data.labels == "shuffled" else ""),
         "seed": str(trial.seed),
         "schema": str(SCHEMA),
         "protocol": str(PROTOCOL),
