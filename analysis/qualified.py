@@ -7,15 +7,17 @@ covers. A claim is never made stronger.
 from collections.abc import Mapping
 from dataclasses import replace
 
-from analysis import budget, counted_claims, paper, placebo, plan
-from analysis.decision import evaluate
+from analysis import budget, claims, counted_claims, paper, placebo, plan
+from analysis.comparisons import Study, Tested
+from analysis.decision import evaluate, outcome_of
 from analysis.runs import Frames
 from analysis.verdicts import Kind, Planned, Verdict
-from experiments.profiles import Profile
+from experiments.profiles import PROFILES, Profile
 
 
 def judge(frames: Frames, profile: Profile) -> list[Verdict]:
     """A verdict for every claim, in the paper's order."""
+    profile = _saying_what_it_lacks(frames, profile)
     untrained = placebo.kinds(frames, profile)
     left = budget.fitted(frames.finals)
     shorter = _is_shorter(profile)
@@ -23,6 +25,17 @@ def judge(frames: Frames, profile: Profile) -> list[Verdict]:
     dated = plan.read(profile.name)
     uncovered = plan.uncovered(frames, profile, dated)
     return [_planned(verdict, uncovered[verdict.claim.id], dated, frames) for verdict in verdicts]
+
+
+def _saying_what_it_lacks(frames: Frames, profile: Profile) -> Profile:
+    """A person's own profile with the claims that compare nets of which it plans none, which no test can judge."""
+    if profile.name in {one.name for one in PROFILES}:
+        return profile
+    study = Study(frames.finals, frames.curves, frames.layers, frames.evaluations, profile)
+    outcomes = {claim.id: outcome_of(claim, study) for claim in paper.claims() if claim.id not in claims.SAME}
+    empty = {id for id, outcome in outcomes.items() if isinstance(outcome, Tested) and not outcome.parts}
+    untestable = {**dict.fromkeys(empty, "this profile plans none of the nets that it compares"), **profile.untestable}
+    return replace(profile, untestable=untestable)
 
 
 def _planned(verdict: Verdict, reason: str, dated: plan.Plan | None, frames: Frames) -> Verdict:

@@ -31,13 +31,13 @@ def run_missing(selected: Selection, costs: Costs, probe: bool, console: Console
     plan = plan_of(selected, known)
     check_budget(plan, costs)
     check_space(plan, selected.execution.storage)
-    for line in set_lines(selected):
-        console.print(line, markup=False, soft_wrap=True)
     from study.run.launch import launch  # with torch and mlflow: seconds that commands which only look do not spend
 
     with ExitStack() as view:
 
         def on_start(todo: list[Trial], execution: Execution) -> None:
+            for line in set_lines(selected):
+                console.print(line, markup=False, soft_wrap=True)
             console.print(
                 f"{len(todo)} of {len(selected.serves)} trials of profile {selected.profile.name} to run,"
                 f" {plan.at_once} at a time, longest first",

@@ -70,7 +70,7 @@ def test_a_file_that_would_start_another_program_is_no_image(tmp_path: Path) -> 
             write(tmp_path / f"zoo/{one}/{number}.png", (tmp_path / "it.eps").read_bytes())
     with Image.open(tmp_path / "zoo/cat/0.png") as image:
         assert image.format == "EPS"
-    with pytest.raises(InputError, match="damaged image: .*png"):
+    with pytest.raises(InputError, match=r"damaged image: .*png \(cannot identify image file"):
         arrays.describe("folder:zoo", tmp_path)
 
 

@@ -23,7 +23,7 @@ CALLS: dict[str, tuple[str, ...]] = {
     "runpy.run_path": ("experiments/profiles.py",),  # of the file that --profile names, and no bundle can
     "importlib.import_module": ("commands/app.py",),
     "pickle.load": (),
-    "pickle.loads": (),
+    "pickle.loads": ("study/run/ray_driver.py",),  # what the same launch has pickled, as Ray does
     "yaml.load": (),
     "yaml.unsafe_load": (),
     "yaml.full_load": (),
@@ -43,10 +43,10 @@ CALLS: dict[str, tuple[str, ...]] = {
 METHODS = {"extractall": (), "extract": (), "to_pickle": (), "read_pickle": ()}
 KEYWORDS = {"torch.load": ("weights_only", True), "jinja2.Environment": ("autoescape", True)}
 MODULES = {  # packages whose every use runs what it reads, and the files that use them otherwise
-    "pickle": ("study/data/sources.py",),
+    "pickle": ("study/data/sources.py", "study/run/ray_driver.py"),
     **dict.fromkeys(("marshal", "shelve", "dill", "cloudpickle", "joblib", "code", "pty"), ()),
     "tarfile": ("study/data/sources.py", "study/data/indexes.py"),  # read member by member, in memory
-    "xml": ("study/data/annotations.py",),  # its types; defusedxml parses
+    "xml": ("study/data/annotation_files.py",),  # its types; defusedxml parses
 }
 
 
@@ -95,7 +95,7 @@ def test_packages_that_run_what_they_read_are_used_for_nothing_else() -> None:
                 assert name in MODULES.get(package, (name,)), f"{name} imports {module}"
     pickled = [ast.unparse(node) for node in ast.walk(FILES["study/data/sources.py"]) if _is_of(node, "pickle")]
     assert set(pickled) == {"pickle.Unpickler", "pickle.UnpicklingError"}  # the former with names of its own
-    typed = [ast.unparse(node) for node in ast.walk(FILES["study/data/annotations.py"]) if _imports(node, "xml")]
+    typed = [ast.unparse(node) for node in ast.walk(FILES["study/data/annotation_files.py"]) if _imports(node, "xml")]
     assert typed == ["from xml.etree.ElementTree import Element, ParseError"]
 
 

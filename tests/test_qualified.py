@@ -13,9 +13,9 @@ from analysis.qualified import judge
 from analysis.runs import Frames, load
 from analysis.tables.past import tables
 from analysis.verdicts import Kind
-from experiments import budget_grid, placebo, plain_vs_residual, planned
+from experiments import EXPERIMENTS, budget_grid, learning_rate, name_of, placebo, plain_vs_residual, planned
 from experiments import rates as rates_experiment
-from experiments.profiles import QUICK, Depths, Profile
+from experiments.profiles import QUICK, Depths, Nets, Profile
 from study.execution import Execution
 from study.run.worker import run_trial
 from study.spec import Trial
@@ -134,3 +134,12 @@ def test_quicks_nets_after_a_dozen_iterations_support_nothing_but_what_is_counte
     found = untrained(whole, QUICK)
     assert {name for name, kind in found.items() if kind is Kind.SUPPORTED} <= set(counted_claims.CLAIMS)
     assert found["S1-1"] is Kind.UNDECIDED and found["S42-10"] is Kind.CONTRADICTED
+
+
+def test_a_profile_of_ones_own_that_plans_few_nets_says_so_of_the_claims_on_others() -> None:
+    scales = {name_of(one): None for one in EXPERIMENTS}
+    scales |= {learning_rate.NAME: Nets(nets=(("plain", 20), ("residual", 20)), seeds=2)}
+    own = replace(QUICK, name="own", scales=scales)
+    verdicts = {verdict.claim.id: verdict for verdict in judge(frames(own, noise=0.1), own)}
+    for claim in ("S41-3", "S41-4", "S42-6"):
+        assert verdicts[claim].kind is Kind.NOT_TESTABLE and "plans none of the nets" in verdicts[claim].reason

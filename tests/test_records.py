@@ -11,7 +11,7 @@ from stored import Small, evaluation, record, seal
 from study.execution import Execution
 from study.spec import InputError
 from study.store.account import Account, read_account
-from study.store.records import COLUMNS, add_evaluations, read_evaluations, table_digest
+from study.store.records import COLUMNS, add_evaluations, parquet, read_evaluations, read_table, table_digest
 
 
 def test_an_evaluation_is_of_a_finished_trial_and_a_number(store: Execution, small: Small) -> None:
@@ -41,3 +41,11 @@ def test_the_digest_is_that_of_the_rows_as_json():
         table = pa.table(columns, schema=COLUMNS)
         for each in (table, pa.concat_tables([table, table])):
             assert table_digest(each) == hashlib.sha256(json.dumps(each.to_pylist()).encode()).hexdigest()
+
+
+def test_a_table_with_a_damaged_page_is_an_error_of_arrow() -> None:
+    content = parquet(pa.table({"iteration": [1, 2]}))
+    damaged = content.replace(b"iteration", b"iteratio\xb4"), content[:8] + b"\xff" * 8 + content[16:]
+    for one in damaged:
+        with pytest.raises(pa.ArrowException):
+            read_table(one)

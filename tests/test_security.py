@@ -27,7 +27,7 @@ TAKEN_AWAY = {
     "pixels": ("study/data/decoding.py", "if image.width * image.height > MOST_PIXELS", "if False"),
     "eps": ("study/data/decoding.py", '"WEBP")', '"WEBP", "EPS")'),
     "entities": ("study/data/annotation_files.py", "forbid_dtd=True", "forbid_entities=False"),
-    "nested": ("study/store/account.py", ", RecursionError", ""),
+    "nested": ("study/store/atomic.py", "except RecursionError:", "except ZeroDivisionError:"),
     "bring": ("study/store/mlflow/client.py", "if old.resolve().parts[-3:] != new.parts[-3:]", "if False"),
     "links": ("study/store/mlflow/client.py", " and not path.is_symlink()", ""),
     "escapes": ("study/printable.py", "_harmless(one) else", "True else"),

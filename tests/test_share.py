@@ -395,6 +395,7 @@ AGAIN = "copy it again, or export it again where its trials were run"
         (of("format", 3), "has format 3, this code reads up to 2; update this code"),
         (of("schema", 1), "has ids of schema 1 and protocol 1, this code of schema 3 .* read it with the code that"),
         (of("trials", 7), f"manifest.json is not as this code writes it .*; {AGAIN}"),
+        (lambda manifest, _: manifest["trials"][0].update(run_id=[1]), "is not as this code writes it .a value is of"),
         (of("format", "one"), f"manifest.json is not as this code writes it .*; {AGAIN}"),
         (
             lambda manifest, _: manifest.pop("profile"),

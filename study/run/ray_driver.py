@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from study.execution import EngineError, Execution
@@ -37,6 +38,8 @@ if TYPE_CHECKING:  # with torch, which the driver need not load
 
 SILENT_DEATHS = 6  # of processes in a row before their first word: whatever kills them kills all
 ACTOR_DEATHS = 100  # of one trial; after so many deaths without progress the cause is permanent
+# Tune would pass these on as a runtime environment, which Ray writes into its logs. Nodes have them in their own.
+KEPT_OUT_OF_LOGS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
 NODE_SECONDS = 120.0  # for a node to join that has a CPU, and for every node to answer
 NODE_POLL_SECONDS = 1.0
 log = logging.getLogger(__name__)
@@ -143,6 +146,7 @@ def _reason(trial: Any) -> str:
 def _run(trials: list[Trial], execution: Execution, tags: Tags, scratch: Path) -> None:
     """Let Tune run the trials, longest cohort first: FIFO, a grid over the ids of first members."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print a traceback for each
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(KEPT_OUT_OF_LOGS)
     nodes = _nodes(execution)
     cohorts = {cohort[0].id: cohort for cohort in cohorts_to_run(trials, execution, nodes, tags)}
     shares = {}

@@ -281,6 +281,8 @@ def _runs(archive: zipfile.ZipFile, manifest: dict[str, Any], path: Path) -> Ite
     old = old_bundles.Contents(archive, manifest["members"]) if manifest["format"] == 1 else None
     for entry in manifest["trials"]:
         id = entry["id"]
+        if not isinstance(entry["run_id"], str):
+            raise TypeError("the id of a run is text")
         if not ID.fullmatch(id):  # importing would write outside the store
             raise InputError(f"{path}: the id {id} cannot be the name of a folder; {AGAIN}")
         try:

@@ -177,6 +177,15 @@ def read_table(content: bytes) -> pa.Table:
     Raises `pa.ArrowException` for other files. Numbers and texts alone, stored as here: other compressions, and nested
     values, turn a file of kilobytes into gigabytes, and repeating one text does, too.
     """
+    try:
+        return _table(content)
+    except pa.ArrowException:
+        raise
+    except (OSError, ValueError) as error:  # Parquet's reader, of damaged pages and names
+        raise pa.ArrowInvalid((str(error).strip() or "it is damaged").splitlines()[0]) from None
+
+
+def _table(content: bytes) -> pa.Table:
     if len(content) > MOST_FILE_BYTES:
         raise pa.ArrowInvalid(f"it has {len(content):,} bytes, more than {MOST_FILE_BYTES:,}")
     schema = pq.read_schema(io.BytesIO(content))

@@ -23,7 +23,17 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import requests
-from common import ROOT, MLflowServer, Processes, Study, execution_of, wait_for, wait_until_training
+from common import (
+    ROOT,
+    MLflowServer,
+    Processes,
+    Study,
+    execution_of,
+    stop,
+    wait_for,
+    wait_until_training,
+    worker_of,
+)
 
 pytestmark = pytest.mark.slow
 Start = Callable[..., Study]
@@ -58,21 +68,23 @@ def ended(words: list[str], **environment: str) -> subprocess.CompletedProcess[s
 
 
 def test_a_launchs_ray_listens_on_loopback_and_serves_holders_of_its_token_alone(tmp_path: Path, start: Start) -> None:
+    execution = execution_of(tmp_path / "store")
     study = start(tmp_path / "store", tmp_path / "log")
-    wait_until_training(execution_of(tmp_path / "store"), 1)
+    for trial in wait_until_training(execution, 2):
+        stop(worker_of(execution, trial))  # so that Ray is there as long as it is asked
     found = listening(study.alive())
     assert {"gcs_server", "raylet"} <= set(found) and set.union(*found.values()) <= LOOPBACK, found
     (gcs,) = study.named("gcs_server")
     port = next(one.laddr.port for one in gcs.net_connections() if one.status == psutil.CONN_LISTEN)
-    client = ["-c", CLIENT.format(port)]
     impatient = {"RAY_gcs_server_request_timeout_seconds": "5", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
-    none = ended(client, **impatient, RAY_AUTH_MODE="disabled")
-    wrong = ended(client, **impatient, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    right = ended(client, **impatient, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=gcs.environ()["RAY_AUTH_TOKEN"])
-    for refused in (none, wrong):
+    impatient["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # or it takes 127.0.0.1 for this machine's other address
+    tokens = {"none": {"RAY_AUTH_MODE": "disabled"}}
+    for name, token in (("wrong", secrets.token_hex(32)), ("right", gcs.environ()["RAY_AUTH_TOKEN"])):
+        tokens[name] = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    done = {name: ended(["-c", CLIENT.format(port)], **impatient, **variables) for name, variables in tokens.items()}
+    for refused in (done["none"], done["wrong"]):
         assert refused.returncode != 0 and "InvalidAuthToken" in refused.stderr, refused.stderr[-500:]
-    assert right.stdout == "1 nodes\n", right.stderr[-500:]
-    study.ends()
+    assert done["right"].stdout == "1 nodes\n", done["right"].stderr[-500:]
 
 
 def test_a_launch_without_ray_listens_nowhere(tmp_path: Path, start: Start) -> None:
@@ -99,16 +111,17 @@ def test_every_server_of_the_study_listens_on_loopback_and_refuses_other_names(t
             asked = {"": 200, "evil.example": 403, "localhost.evil.example": 403}
             for host, code in asked.items():
                 headers = {"Host": host} if host else {}
-                reply = wait_for(lambda: reached(address, headers), f"{name} answers")  # noqa: B023
-                assert reply.status_code == code, (name, host)
-                assert code == 200 or name == "ui" or "--allowed-hosts NAME" in reply.text
+                answered, text = wait_for(lambda: reached(address, headers), f"{name} answers")  # noqa: B023
+                assert answered == code, (name, host)
+                assert code == 200 or name == "ui" or "--allowed-hosts NAME" in text
         finally:
             server.kill_all()
 
 
-def reached(address: str, headers: dict[str, str]) -> requests.Response | None:
+def reached(address: str, headers: dict[str, str]) -> tuple[int, str] | None:
     with suppress(requests.ConnectionError):
-        return requests.get(f"{address}/", headers=headers, timeout=20)
+        reply = requests.get(f"{address}/", headers=headers, timeout=20)
+        return reply.status_code, reply.text
     return None
 
 

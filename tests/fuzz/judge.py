@@ -362,7 +362,7 @@ def _called(call: Callable[[], object]) -> None:
     try:
         call()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 

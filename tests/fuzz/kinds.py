@@ -336,9 +336,10 @@ def _specification() -> dict[str, Any]:
 
 def _from_dict(content: bytes) -> None:
     from study.spec import InputError, Trial
+    from study.store import atomic
 
     try:
-        value = json.loads(content)
+        value = atomic.decoded(content)
     except ValueError:
         return
     trial = Trial.from_dict(value)
