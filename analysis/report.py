@@ -120,11 +120,10 @@ def standing(folder: Path, finals: pd.DataFrame) -> Standing | None:
 
     A result that is unusable now is not lost: the new report says why.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        shown, command = dict(manifest["results"]), str(manifest["command"])
-    except (OSError, ValueError, KeyError, TypeError):
+    manifest = files.read_manifest(folder)
+    if manifest is None or not isinstance(command := manifest.get("command"), str):
         return None
+    shown = manifest["results"]
     outcomes: dict[str, str] = dict(finals[["id", "outcome"]].itertuples(index=False))
     lost = tuple(id for id in shown if id in outcomes and outcomes[id] not in (*RESULTS, Outcome.UNUSABLE))
     return Standing(command, lost, tuple(id for id in shown if id not in outcomes))
@@ -180,8 +179,7 @@ def notebooks(folder: Path) -> list[Path]:
     """
     with ThreadPoolExecutor(cores()) as kernels:
         written = list(kernels.map(lambda source: _executed(source, folder), _lectures()))
-    if (folder / MANIFEST).exists():
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+    if manifest := files.read_manifest(folder):
         files.write(folder / MANIFEST, json.dumps(manifest | {"files": _digests(folder)}, indent=1) + "\n")
     return written
 

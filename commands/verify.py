@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from analysis.files import MANIFEST
+from analysis.files import MANIFEST, read_manifest
 from analysis.plan import FOLDER
 from commands.options import JSON, PATH, STORAGE
 from study.spec import PROTOCOL, SCHEMA, InputError
@@ -47,10 +47,9 @@ def manifest_of(path: Path) -> tuple[dict[str, Any], Path]:
         raise InputError(f"there is no file {path}; name a figure, table or page in a results folder")
     for folder in path.resolve().parents:
         if (folder / MANIFEST).exists():
-            try:
-                return json.loads((folder / MANIFEST).read_bytes()), folder
-            except ValueError:
-                raise InputError(f"{folder / MANIFEST} cannot be read; render the report again") from None
+            if manifest := read_manifest(folder):
+                return manifest, folder
+            raise InputError(f"{folder / MANIFEST} is not as a report writes it; render the report again")
     raise InputError(f"{path} is in no results folder (there is no {MANIFEST} above it); `make report` writes one")
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run, RunData, RunInfo
 from stored import TAGS, Small, account, evaluation, record, seal
 
 from study.execution import Execution
@@ -388,3 +389,26 @@ def test_a_database_that_names_other_places_lets_nothing_of_them_into_the_store(
             connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (place.as_uri(), run.run_id))
         client.settle(first)
         assert not list(first.storage.rglob("id"))
+
+
+@pytest.mark.parametrize("uri", ["elsewhere", "./x/artifacts", "s3://bucket/x"])
+def test_a_stores_own_runs_have_their_files_in_the_store_whatever_its_database_names(
+    first: Execution, small: Small, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_all(first, small(seed=1), tmp_path)
+    (run,) = reader.read(first, [small(seed=1)])
+    with contextlib.closing(sqlite3.connect(first.storage / "mlflow.db")) as connection, connection:
+        connection.execute("UPDATE runs SET artifact_uri = ?", (uri,))
+    before = sorted(tmp_path.rglob("*"))
+    client.attach(first, client.connect(first).get_run(run.run_id), {"note.txt": b"here"})
+    assert set(tmp_path.rglob("*")) - set(before) == {first.storage / "artifacts" / run.run_id / "artifacts/note.txt"}
+
+
+def test_a_run_whose_id_would_lead_elsewhere_is_refused(first: Execution, tmp_path: Path) -> None:
+    run = Run(  # as a database of others may have it
+        RunInfo("../../x", "1", "me", "FINISHED", 0, None, "active", artifact_uri="file:///x"), RunData([], [], [])
+    )
+    with pytest.raises(InputError, match="ids are 32 hexadecimal digits"):
+        client.attach(first, run, {"note.txt": b"here"})
+    assert not (tmp_path / "x").exists()

@@ -101,3 +101,28 @@ def test_what_is_no_rendered_file_is_refused_in_one_line(verify: Verify, rendere
     for file, why in ((tmp_path / "none.png", "there is no file"), (tmp_path / "mine.png", "is in no results folder")):
         code, said = verify(file, rendered / "store")
         assert code == 2 and why in said["error"] and said["error"].count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        None,
+        [],
+        {"files": []},
+        {"results": {"x": 1}},
+        {"plan": 3},
+        {"plan": {"file": "a", "sha256": "b", "dated": "never", "code_unchanged": True}},
+        "[" * 20_000,
+    ],
+    ids=str,
+)
+def test_a_manifest_that_no_report_writes_is_refused_in_one_line(
+    verify: Verify, rendered: Path, tmp_path: Path, written: Any
+) -> None:
+    page = tmp_path / "index.html"
+    page.write_text("a page")
+    own = json.loads((rendered / "results" / "smoke" / "manifest.json").read_bytes())
+    text = written if isinstance(written, str) else json.dumps(own | written if isinstance(written, dict) else written)
+    (tmp_path / "manifest.json").write_text(text)
+    code, said = verify(page, rendered / "store")
+    assert code == 2 and "is not as a report writes it; render the report again" in said["error"]

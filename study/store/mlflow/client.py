@@ -188,7 +188,7 @@ def settle(execution: Execution) -> None:
         raise InputError(f"store {execution.storage} is read-only: its MLflow stays as it is")
     with reaching(execution, "cannot be written"):
         for run_id, uri in rebase(database, execution.storage, commit=False):
-            _bring(Path(url2pathname(urlsplit(uri).path)), _artifacts(execution) / run_id / "artifacts")
+            _bring(Path(url2pathname(urlsplit(uri).path)), _files(execution, run_id))
         rebase(database, execution.storage)
 
 
@@ -228,6 +228,13 @@ def _bring(old: Path, new: Path) -> None:
 
 def _artifacts(execution: Execution) -> Path:
     return execution.storage.resolve() / "artifacts"
+
+
+def _files(execution: Execution, run_id: str) -> Path:
+    """The folder of the run's files in the store. Raises `InputError` for an id that would lead elsewhere."""
+    if not re.fullmatch("[0-9a-f]{32}", run_id):  # the database may be anybody's
+        raise InputError(f"the database of {execution.storage} has a run {run_id!r}; ids are 32 hexadecimal digits")
+    return _artifacts(execution) / run_id / "artifacts"
 
 
 def experiment(mlflow: MlflowClient, execution: Execution, profile: str) -> str:
@@ -301,10 +308,8 @@ def tag(mlflow: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
 
 def artifacts(execution: Execution, run: MlflowRun) -> ArtifactRepository:
     """Where the run's files are written: the store itself for the runs of its own database."""
-    uri = run.info.artifact_uri
-    if not execution.tracking_uri and uri.startswith("file:"):
-        uri = (_artifacts(execution) / run.info.run_id / "artifacts").as_uri()
-    return get_artifact_repository(uri, tracking_address(execution))
+    own = "" if execution.tracking_uri else _files(execution, run.info.run_id).as_uri()
+    return get_artifact_repository(own or run.info.artifact_uri, tracking_address(execution))
 
 
 def attach(execution: Execution, run: MlflowRun, files: Mapping[str, bytes]) -> None:
@@ -320,7 +325,7 @@ def attach(execution: Execution, run: MlflowRun, files: Mapping[str, bytes]) -> 
 def fetch(execution: Execution, run: MlflowRun, name: str) -> bytes:
     """A file of the run. Read from the recorded place if the store lacks it, as until `settle` has copied it here."""
     if not execution.tracking_uri:
-        here: Path = _artifacts(execution) / run.info.run_id / "artifacts" / name
+        here = _files(execution, run.info.run_id) / name
         if here.exists():
             return here.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
