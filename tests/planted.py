@@ -89,7 +89,8 @@ def planted(
         tags = {"git_commit": "0" * 40, "seconds": str(10.0 * trial.model.depth), "device": "cpu", "data_digest": "0"}
         detector = isinstance(trial, DetectionTrial)
         if outcome == "finished" and not detector:
-            tags |= {name: repr(each - 0.5) for name, each in zip(RECALIBRATED, (0.9 * train, test), strict=True)}
+            errors = zip(RECALIBRATED, (0.9 * train, test), strict=True)
+            tags |= {name: repr(max(0.0, each - 0.5)) for name, each in errors}
         if outcome == "diverged":
             tags["diverged_at"] = str(trial.recipe.iterations // 2)
         if outcome == "unusable":

@@ -56,7 +56,7 @@ def test_the_papers_trials_are_listed_with_their_ids_and_costs(command: Command,
     done = command("plan", "--profile", "paper", "--json", "--storage", str(tmp_path / "none"))
     plan = json.loads(done.out)
     assert set(plan) == {
-        *("profile", "trials", "total_seconds", "makespan_seconds"),
+        *("profile", "data", "trials", "total_seconds", "makespan_seconds"),
         *("cpu_hours", "gpu_hours", "storage_bytes", "money", "kwh", "other_versions"),
     }
     assert {row["id"] for row in plan["trials"]} == {trial.id for trial in planned(PAPER)}
