@@ -29,8 +29,9 @@ from commands.options import PROBE, RUN_OPTIONS, Costs, Deciding, Selection, cos
 from commands.plan import HERE, plan_of, probe_conditions
 from commands.train import run_missing
 from experiments import planned, with_needed
+from experiments.profiles import MOST_SEEDS
 from study.run.forecast import Accounts, Forecast, Plan, has_result, make_plan
-from study.spec import InputError, check_at_least, check_choice
+from study.spec import InputError, check_at_least, check_at_most, check_choice
 from study.store import provenance
 from study.store.records import Run
 
@@ -56,6 +57,7 @@ def decide(selected: Selection, costs: Costs, probe: bool, deciding: Deciding, c
     most = deciding.max_seeds
     if most is not None:
         check_at_least("max-seeds", most, FEWEST)
+        check_at_most("max-seeds", most, MOST_SEEDS)
     for name, value in (("seeds", selected.choice.seeds), ("profile-trace", selected.execution.profile_trace)):
         if value:
             raise InputError(f"--{name} does not go with --until-decided; leave one of them out")

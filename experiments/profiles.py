@@ -22,9 +22,12 @@ from study.spec import (
     Recipe,
     Trial,
     check_at_least,
+    check_at_most,
     check_choice,
 )
 from study.store import atomic
+
+MOST_SEEDS = 10_000  # of a condition: a plan of a billion trials would be computed for hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +164,7 @@ class Profile:
     def with_seeds(self, seeds: int) -> "Profile":
         """The same profile with `seeds` seeds of every condition."""
         check_at_least("seeds", seeds, 1)
+        check_at_most("seeds", seeds, MOST_SEEDS)
         return replace(self, seeds=seeds)
 
     def on_scales(self, scales: Mapping[str, Scale | None]) -> "Profile":

@@ -121,6 +121,12 @@ def check_choice(what: str, value: object, allowed: Iterable[Any]) -> None:
         raise InputError(f"{what} {value!r} is unknown; choose one of {', '.join(map(str, allowed))}")
 
 
+def check_at_most(what: str, value: float, most: float) -> None:
+    """Raise `InputError` unless `value <= most`."""
+    if not value <= most:
+        raise InputError(f"{what} {value} is too large; it must be at most {most}")
+
+
 def check_at_least(what: str, value: float, least: float) -> None:
     """Raise `InputError` unless `value >= least`."""
     if not value >= least:

@@ -102,6 +102,7 @@ def test_list_names_every_experiment_and_profile(command: Command) -> None:
         (["plan", "--profile", "fast"], "profile 'fast' is unknown; choose one of smoke, quick, class, one-gpu, paper"),
         (["plan", "--experiments", "shortcuts"], "experiment 'shortcuts' is unknown; choose one of plain-vs-residual"),
         (["plan", "--seeds", "0"], "seeds 0 is too small; it must be at least 1"),
+        (["plan", "--seeds", "2147483648"], "seeds 2147483648 is too large; it must be at most 10000"),
         (["plan", "--seeds", "many"], "'many' is not a valid integer"),
         (["plan", "--data", "mnist"], "'mnist' is unknown; choose one of digits"),
         (["plan", "--speed", "9"], "No such option"),
