@@ -11,8 +11,9 @@ import os
 import platform
 import tempfile
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -177,8 +178,9 @@ def notebooks(folder: Path) -> list[Path]:
     They find the results through the environment variable STUDY_RESULTS. A cell that fails raises: half a lecture is
     not written.
     """
-    with ThreadPoolExecutor(cores()) as kernels:
-        written = list(kernels.map(lambda source: _executed(source, folder), _lectures()))
+    with _own_jupyter() as env, ThreadPoolExecutor(cores()) as kernels:
+        env["STUDY_RESULTS"] = str(folder.resolve())
+        written = list(kernels.map(lambda source: _executed(source, folder, env), _lectures()))
     if manifest := files.read_manifest(folder):
         files.write(folder / MANIFEST, json.dumps(manifest | {"files": _digests(folder)}, indent=1) + "\n")
     return written
@@ -188,13 +190,26 @@ def _lectures() -> list[Path]:
     return sorted(NOTEBOOKS.glob("*.ipynb"))
 
 
-def _executed(source: Path, folder: Path) -> Path:
+@contextmanager
+def _own_jupyter() -> Iterator[dict[str, str]]:
+    """The environment of kernels. A user's start-up files are for interactive work, and nothing is put into a home."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory(prefix="study-kernel-") as own:
+        places = {"IPYTHONDIR": own, "JUPYTER_RUNTIME_DIR": own}
+        os.environ.update(places)  # this process, too, looks for kernels there
+        try:
+            yield {name: value for name, value in os.environ.items() if name not in ("PYTHONSTARTUP", "PYTHONWARNINGS")}
+        finally:
+            for name in places:
+                os.environ.pop(name)
+            os.environ.update({name: before[name] for name in places if name in before})
+
+
+def _executed(source: Path, folder: Path, env: dict[str, str]) -> Path:
     notebook = nbformat.read(source, as_version=4)
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False, extra_arguments=_QUIET)
     client.resources = {"metadata": {"path": str(NOTEBOOKS.parents[1])}}
-    with tempfile.TemporaryDirectory(prefix="study-kernel-") as own:  # a user's start-up files are for interactive work
-        env = {name: value for name, value in os.environ.items() if name not in ("PYTHONSTARTUP", "PYTHONWARNINGS")}
-        client.execute(env=env | {"STUDY_RESULTS": str(folder.resolve()), "IPYTHONDIR": own})
+    client.execute(env=env)
     content, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook)  # 'lab' loads scripts from afar
     text = page.TEMPLATES.get_template("lecture.html").render(name=source.stem.replace("_", " "), content=content)
     return files.write(folder / "notebooks" / f"{source.stem}.html", text)

@@ -108,6 +108,8 @@ def test_list_names_every_experiment_and_profile(command: Command) -> None:
         (["plan", "--speed", "9"], "No such option"),
         (["run", "--storage", "/proc/store"], "store /proc/store cannot be written"),
         (["run", "--storage", str(ROOT / "study")], "is not a store"),
+        (["plan", "--storage", ""], "a path is empty: it names no place"),
+        (["plan", "--data-root", ""], "a path is empty: it names no place"),
         (["run", "--device", "tpu"], "device 'tpu' is unknown; choose one of auto, cpu, cuda"),
         (["run", "--threads", "0"], "threads 0 is too small"),
         (["plan", "--storage", "s" * 300], "cannot be used (File name too long); choose another place"),

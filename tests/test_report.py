@@ -290,6 +290,11 @@ def test_the_lectures_run_on_the_files_of_a_report_alone(folder, tmp_path, monke
     (tmp_path / "mine.py").write_text("raise SystemExit('a start-up file of mine')\n")
     for variable, value in (("PYTHONSTARTUP", str(tmp_path / "mine.py")), ("PYTHONWARNINGS", "error")):
         monkeypatch.setenv(variable, value)
+    home = tmp_path / "home"
+    home.mkdir()
+    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(home))
     pages = {page.stem: page.read_text() for page in report.notebooks(folder)}
     assert set(pages) == {"degradation", "shortcuts", "depth", "layer_responses", "past_the_paper"}
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -299,6 +304,7 @@ def test_the_lectures_run_on_the_files_of_a_report_alone(folder, tmp_path, monke
         assert pictures and all("profile quick" in said for said in pictures)
         assert "<script" not in text and not re.search(r'(?:href|src)="https?:', text) and "<img" not in text
     assert "Do deeper plain nets train worse?" in pages["degradation"]
+    assert not any(path.name.startswith((".ipython", "runtime")) for path in home.rglob("*"))
 
 
 def test_the_notebook_is_committed_without_outputs():

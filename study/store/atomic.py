@@ -38,9 +38,11 @@ def place(where: str | Path) -> Path:
 def local(where: str | Path) -> Path:
     """The path on this machine that a person typed, `~` being a home as in a shell: `--storage=~/x` reaches no shell.
 
-    Raises `InputError` for nobody's home, and for a name that is no UTF-8, as pages and addresses that contain it must
-    be.
+    Raises `InputError` for no name, as of a variable that is not set, for nobody's home, and for a name that is no
+    UTF-8, as pages and addresses that contain it must be.
     """
+    if not str(where):
+        raise InputError("a path is empty: it names no place; name one, '.' for this folder, or leave the option out")
     try:
         path = Path(where).expanduser()
     except RuntimeError:
