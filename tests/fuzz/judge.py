@@ -60,11 +60,11 @@ RELATIVE = (
     "os.symlink",
 )  # end with descriptors of folders
 WARNING = r"WARNING|\d{4}/\d\d/\d\d [\d:]+ WARNING mlflow"
-# Where Ray's files are if the path in TMPDIR is too long for its sockets, as a sandbox's is; where Python tries whether
-# it may write where TMPDIR is no folder; and no file, but what resets the peak of a trial's own memory.
-HARMLESS = re.compile(
-    r"(/var)?/tmp/study-[^/]+|((/var|/usr)?/tmp|\{root\}/cwd)(/.*)?/[a-z0-9_]{8}|/proc/\d+/clear_refs"
-)
+# Where Ray's files are if the path in TMPDIR is too long for its sockets, as a sandbox's is; and no file, but what
+# resets the peak of a trial's own memory.
+HARMLESS = re.compile(r"(/var)?/tmp/study-[^/]+|/proc/\d+/clear_refs")
+# Where Python tries whether it may write, if TMPDIR is no folder.
+TRIED = re.compile(r"((/var|/usr)?/tmp|\{root\}/cwd(/[^/]+)?)/[a-z0-9_]{8}")
 PROBE = ".writable-"  # beside results that are not there yet: whether they could be
 
 
@@ -168,7 +168,8 @@ def _judged(process: "Process", root: Path, case: Case, limit: float) -> Ending:
     out, err = (path.read_text(errors="replace") if path.exists() else "" for path in job.reports)
     for path in job.reports:
         path.unlink(missing_ok=True)
-    outside = [one for one in outside if not HARMLESS.fullmatch(one)]
+    harmless = [HARMLESS, TRIED] if "TMPDIR" in case.environment else [HARMLESS]
+    outside = [one for one in outside if not any(known.fullmatch(one) for known in harmless)]
     faults = [*_faults(code, out, err), *(f"writes outside: {one}" for one in outside)]
     after = _snapshot(root, allowed)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
