@@ -79,6 +79,7 @@ MISSING: Row = {
 
 # Images an error is counted over: (training, test). One of them is the resolution of that error. Of other data, such as
 # a folder, it is the test images that runs counted, also of training errors: a coarse one errs towards undecided.
+# One table for the process: tests of claims ask by name, and their code is fixed by analysis plans that have run.
 IMAGES = dict(counts.IMAGES)
 IMAGES_ELSE = (1_000, 1_000)  # where no run of the data counted them
 
@@ -104,6 +105,13 @@ class Frames:
     curves: pd.DataFrame
     layers: pd.DataFrame
     evaluations: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(EVALUATIONS)))
+
+    def __post_init__(self) -> None:
+        """Take the counts of data that are not known by name: of runs, and of a report's files read by a lecture."""
+        counted = self.finals.get("test_images", pd.Series(0, self.finals.index))
+        own = (counted > 0) & ~self.finals["data"].isin(list(counts.IMAGES))
+        for name, images in zip(self.finals.loc[own, "data"], counted[own].astype(int), strict=True):
+            IMAGES[name] = (images, images)
 
 
 def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
@@ -137,9 +145,6 @@ def load(planned: Mapping[Trial, list[str]], runs: Iterable[Run]) -> Frames:
         measured[id] = _measured(run, curves[id].to_pandas())
         if run.evaluations is not None:
             evaluations += _evaluated(run.trial, planned[run.trial], run.run_id, run.evaluations.to_pylist())
-    for row, trial in ((measured[trial.id], trial) for trial in planned if trial.id in measured):
-        if trial.data.name not in counts.IMAGES and (images := int(row["test_images"])):
-            IMAGES[trial.data.name] = (images, images)
     starts = {trial.id: trial for trial in planned}
     finals = pd.DataFrame(
         [

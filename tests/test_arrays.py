@@ -244,7 +244,7 @@ def test_an_image_keeps_its_shuffled_label_from_epoch_to_epoch() -> None:
     assert epoch(0) == epoch(5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a GPU's bits are compared with a CPU's: needs both")
 def test_a_gpu_sees_the_same_bits_as_a_cpu() -> None:
     spec = arrays.describe("digits", NOWHERE, padding=1, flip=True, normalise="scalar")
     cpu, gpu = arrays.load(spec, NOWHERE), arrays.load(spec, NOWHERE, "cuda")

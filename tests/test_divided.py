@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import refused
 from PIL import Image
 
 from study.data import arrays, decoding
@@ -34,14 +35,6 @@ def fill(folder: Path, *classes: str, count: int = 12, ending: str = "png") -> P
 
 def described(name: str, root: Path) -> Data:
     return arrays.describe(name, root)
-
-
-def refused(name: str, root: Path, *parts: str) -> None:
-    with pytest.raises(InputError) as error:
-        arrays.describe(name, root)
-    assert "\n" not in str(error.value)
-    for part in parts:
-        assert part in str(error.value)
 
 
 def notes(name: str, root: Path) -> str:

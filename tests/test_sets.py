@@ -1,11 +1,13 @@
 """Claims about the data that a person chooses: every experiment heeds the choice or is refused, and counts are told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from pictures import jpeg, write
+from planted import frames
 from test_divided import fill
 from test_own_scenes import lists, voc
 
@@ -118,6 +120,10 @@ def test_a_test_set_is_small_where_one_image_is_more_than_the_margin_of_claims()
 
 def test_the_resolution_of_a_folders_error_is_one_of_its_test_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "IMAGES", dict(runs.IMAGES))
+    """Of whoever has frames: who loads runs, and a lecture, which reads a report's files in a process of its own."""
     assert runs.one_image_pct("folder:zoo", "test_error_pct") == 0.1
-    runs.IMAGES["folder:zoo"] = (8, 8)
+    of = frames(SMOKE)
+    replace(of, finals=of.finals.assign(data="folder:zoo", test_images=[8, *[0] * (len(of.finals) - 1)]))
     assert runs.one_image_pct("folder:zoo", "test_error_pct") == 12.5
+    replace(of, finals=of.finals.assign(data="digits", test_images=8))
+    assert runs.one_image_pct("digits", "test_error_pct") == 100 / 360

@@ -15,7 +15,7 @@ KINDS = ("cut", "slow", "checkpoint", "worker_gone", "launcher", "postgres", "he
 @pytest.mark.slow
 def test_a_study_over_three_hosts_ends_with_the_undisturbed_numbers_whatever_fails() -> None:
     if reason := missing():
-        pytest.skip(reason)
+        pytest.skip(reason)  # namespaces, PostgreSQL's programs or its user are not on this machine
     with tempfile.TemporaryDirectory(prefix="hosts-", dir="/var/tmp") as folder:  # short: Ray puts sockets there
         Path(folder).chmod(0o755)  # PostgreSQL's user enters it
         counts = torment(Path(folder), len(KINDS), seed=1, seeds=3, kinds=KINDS)
